@@ -1,0 +1,2 @@
+//! The `gantry-runner` binary.
+fn main() {}

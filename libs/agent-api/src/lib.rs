@@ -1,0 +1,230 @@
+//! Messages between agent and suite, readable three minor versions back. JSON over HTTP/1.1, over a Unix
+//! socket on one machine or TLS elsewhere. Every call but the claim carries `Authorization: Bearer <fence>`:
+//! the fence token, signed by the dispatcher with task, epoch and expiry (reliability §7).
+//!
+//! | route | answered by |
+//! |---|---|
+//! | `POST /v1/claim` [`Claim`] → [`Lease`] | dispatcher |
+//! | `POST /v1/tasks/{task}/renew` [`Renew`] → [`Renewed`] | dispatcher |
+//! | `POST /v1/tasks/{task}/finish` [`FinalReport`] → `{}` | dispatcher |
+//! | `GET /v1/tasks/{task}/source` → [`Source`] | dispatcher |
+//! | `GET /v1/tasks/{task}/secrets` → [`SealedSecrets`] | contexts, role delivery |
+//! | `POST /v1/tasks/{task}/steps` [`StepReport`] → `{}` | output-processor |
+//! | `PUT /v1/tasks/{task}/streams/{step}/chunks?offset=N` → [`ChunkAck`] | output-processor |
+//! | `POST /v1/tasks/{task}/streams/{step}/seal` [`Seal`] → `{}` | output-processor |
+//!
+//! Errors are `{"code", "message"}` ([`Problem`]): 409 `stale_lease` (stop at once), `offset_gap`, `log_conflict`,
+//! `stream_sealed`, `seal_mismatch`; 422 `checksum_mismatch`; 429 and 503 are retried.
+
+use ids::{ClaimId, InstanceId, JobId, OrgId, PipelineId, ProjectId, StepId, TaskId, Timestamp, WorkflowId};
+use model::plan::JobDefinition;
+use serde::{Deserialize, Serialize};
+
+/// The header that carries the CRC-32C of a chunk, eight lower-case hex digits.
+pub const CHUNK_CRC: &str = "chunk-crc32c";
+/// Largest chunk in bytes.
+pub const MAX_CHUNK: usize = 1 << 20;
+
+/// Asks for the task that a one-time token was made for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claim {
+    /// Chosen by the agent: a repeat returns the same lease.
+    pub claim_id: ClaimId,
+    /// New at each start of the agent.
+    pub instance_id: InstanceId,
+    /// The one-time token.
+    pub token: String,
+    /// Public half of the task's X25519 key, base64: secrets are sealed to it.
+    pub public_key: String,
+    /// Version of the agent.
+    pub version: String,
+}
+
+/// A lease on a task.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Lease {
+    /// Which.
+    pub task_id: TaskId,
+    /// Strictly increasing per task.
+    pub epoch: i64,
+    /// Fence token for every other call.
+    pub fence: String,
+    /// Whether the start permit is carried: nothing needs to be prepared.
+    pub permit: bool,
+    /// Durations that both sides derive their deadlines from.
+    pub timing: Timing,
+    /// What is run.
+    pub spec: TaskSpec,
+}
+
+/// Durations of a lease in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Between renewals; default 10 s.
+    pub renew_ms: u64,
+    /// After the last successful renewal the agent kills the task; default 150 s.
+    pub self_stop_ms: u64,
+    /// The lease's length; default 180 s.
+    pub lease_ms: u64,
+    /// Between SIGTERM and SIGKILL; default 10 s.
+    pub grace_ms: u64,
+    /// Longest run of a job; default 5 h.
+    pub job_timeout_ms: u64,
+    /// Bytes of spool on disk before the step's pipe blocks; default 256 MiB.
+    pub spool_bytes: u64,
+}
+
+/// What an agent runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// Job.
+    pub job_id: JobId,
+    /// Compiled job name.
+    pub job_name: String,
+    /// Job number.
+    pub job_number: i64,
+    /// Page of the job.
+    pub job_url: String,
+    /// Workflow.
+    pub workflow_id: WorkflowId,
+    /// Original workflow instance.
+    pub workspace_id: WorkflowId,
+    /// Pipeline.
+    pub pipeline_id: PipelineId,
+    /// Number of the pipeline.
+    pub pipeline_number: i64,
+    /// Organisation.
+    pub org_id: OrgId,
+    /// Name of the organisation.
+    pub org: String,
+    /// Project.
+    pub project_id: ProjectId,
+    /// Name of the repository.
+    pub repo: String,
+    /// Commit.
+    pub revision: String,
+    /// Branch, on branch pipelines.
+    pub branch: Option<String>,
+    /// Tag, on tag pipelines.
+    pub tag: Option<String>,
+    /// Login of who triggered, if known.
+    pub username: Option<String>,
+    /// Clone URL as `CIRCLE_REPOSITORY_URL` shows it.
+    pub repository_url: String,
+    /// Upstream jobs.
+    pub upstream: Vec<JobId>,
+    /// Parallel index.
+    pub index: u32,
+    /// Parallel count.
+    pub total: u32,
+    /// Whether the job has contexts or project variables to ask for.
+    pub has_secrets: bool,
+    /// The job.
+    pub definition: JobDefinition,
+}
+
+/// Renews a lease.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Renew {}
+
+/// A renewed lease.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Renewed {
+    /// New fence token.
+    pub fence: String,
+    /// Whether the task is to stop: canceled.
+    pub cancel: bool,
+}
+
+/// Where the repository is now (the server's port may have changed).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// URL without credentials.
+    pub url: String,
+    /// User name for basic authentication.
+    pub username: String,
+    /// Password: a token that reads this repository until the lease ends.
+    pub password: String,
+}
+
+/// Secrets sealed to the task's key: X25519 with an ephemeral key, HKDF-SHA-256 (info `gantry task secrets`),
+/// AES-256-GCM with a zero nonce and the task's id as associated data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SealedSecrets {
+    /// Ephemeral public key, base64.
+    pub ephemeral: String,
+    /// Ciphertext with tag, base64. Plain text is the JSON of [`Secrets`].
+    pub sealed: String,
+}
+
+/// Environment from contexts and project variables, lowest precedence first.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Secrets {
+    /// Name and value.
+    pub variables: Vec<(String, String)>,
+}
+
+/// A step began or ended. Repeats are harmless.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Its id, chosen by the agent.
+    pub step_id: StepId,
+    /// 0, 99, 101… (execution §10).
+    pub number: u32,
+    /// Shown name.
+    pub name: String,
+    /// `running`, `success`, `failed`, `canceled`, `timedout`, `infrastructure_fail`.
+    pub status: String,
+    /// Shell line, newline, script.
+    pub bash_command: Option<String>,
+    /// Exit code, once ended.
+    pub exit_code: Option<i32>,
+    /// Whether it was started and left.
+    pub background: bool,
+    /// The agent's clock: a claim.
+    pub started_at: Timestamp,
+    /// The agent's clock: a claim.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// Answer to a chunk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChunkAck {
+    /// All bytes below are stored.
+    pub next_offset: u64,
+    /// The size limit was hit: send no more.
+    #[serde(default)]
+    pub limit_reached: bool,
+}
+
+/// Seals a stream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Seal {
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// SHA-256 of them, hex.
+    pub sha256: String,
+    /// Bytes that the step produced, when more than stored.
+    pub produced_bytes: u64,
+}
+
+/// The end of a task, kept on disk until acknowledged.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FinalReport {
+    /// `success`, `failed`, `canceled`, `timedout` or `infrastructure_fail`.
+    pub status: model::status::JobStatus,
+    /// Why, where the status alone does not say it.
+    pub reason: Option<String>,
+}
+
+/// An error answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// Stable code.
+    pub code: String,
+    /// What is wrong.
+    pub message: String,
+    /// Of `offset_gap` and `seal_mismatch`: where to go on.
+    #[serde(default)]
+    pub next_offset: Option<u64>,
+}

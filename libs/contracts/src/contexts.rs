@@ -1,0 +1,140 @@
+//! Contexts and project variables; owner: `contexts`. Values never ride in events.
+
+use crate::{ask, event};
+use ids::{ContextId, OrgId, ProjectId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// A context came into being.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextCreated {
+    /// Its id; aggregate kind `context`.
+    pub context_id: ContextId,
+    /// Whose.
+    pub org_id: OrgId,
+    /// Name.
+    pub name: String,
+}
+event!(ContextCreated, "context.created", 1);
+
+/// A context and all its values are gone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextDeleted {
+    /// Which.
+    pub context_id: ContextId,
+}
+event!(ContextDeleted, "context.deleted", 1);
+
+/// A variable was set (aggregate kind `context`, or `project_variables` with the project's id).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VariableSet {
+    /// Its name.
+    pub name: String,
+}
+event!(VariableSet, "variable.set", 1);
+
+/// A variable was removed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VariableRemoved {
+    /// Its name.
+    pub name: String,
+}
+event!(VariableRemoved, "variable.removed", 1);
+
+/// A context as others see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextInfo {
+    /// Its id.
+    pub id: ContextId,
+    /// Name.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A variable as others see it: never its value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VariableInfo {
+    /// Name.
+    pub name: String,
+    /// `xxxx` and the last characters, as api-v2 shows it.
+    pub masked: String,
+    /// When it was first set.
+    pub created_at: Timestamp,
+    /// When it was last set.
+    pub updated_at: Timestamp,
+}
+
+/// Whose variables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// A context's.
+    Context(ContextId),
+    /// A project's.
+    Project(ProjectId),
+}
+
+/// A value that rides sealed in a request: base64 of the `secrets` port's ciphertext under the label
+/// `request`. Plain values never ride on the bus.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SetVariable {
+    /// Where.
+    pub scope: Scope,
+    /// Name.
+    pub name: String,
+    /// Sealed value.
+    pub sealed: String,
+}
+ask!(SetVariable, "contexts", "variable.set", VariableInfo);
+
+/// Removes a variable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemoveVariable {
+    /// Where.
+    pub scope: Scope,
+    /// Name.
+    pub name: String,
+}
+ask!(RemoveVariable, "contexts", "variable.remove", ());
+
+/// Variables of a scope, by name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListVariables {
+    /// Where.
+    pub scope: Scope,
+}
+ask!(ListVariables, "contexts", "variable.list", Vec<VariableInfo>);
+
+/// Makes a context. Refused `exists`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CreateContext {
+    /// Whose.
+    pub org_id: OrgId,
+    /// Name.
+    pub name: String,
+}
+ask!(CreateContext, "contexts", "context.create", ContextInfo);
+
+/// Contexts of an organisation, by name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListContexts {
+    /// Whose.
+    pub org_id: OrgId,
+}
+ask!(ListContexts, "contexts", "context.list", Vec<ContextInfo>);
+
+/// One context.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetContext {
+    /// Which.
+    pub id: ContextId,
+}
+ask!(GetContext, "contexts", "context.get", ContextInfo);
+
+/// Deletes a context.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeleteContext {
+    /// Which.
+    pub id: ContextId,
+}
+ask!(DeleteContext, "contexts", "context.delete", ());

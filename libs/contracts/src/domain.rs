@@ -1,0 +1,168 @@
+//! Organisations, users, tokens and projects; owner: `domain`.
+
+use crate::{ask, event};
+use ids::{OrgId, ProjectId, TokenId, UserId};
+use serde::{Deserialize, Serialize};
+
+/// An organisation came into being.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OrgCreated {
+    /// Its id; aggregate kind `org`.
+    pub org_id: OrgId,
+    /// Name in slugs, for example `local`.
+    pub name: String,
+}
+event!(OrgCreated, "org.created", 1);
+
+/// A user came into being. Personal part: `{"login": …}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UserCreated {
+    /// Its id; aggregate kind `user`.
+    pub user_id: UserId,
+}
+event!(UserCreated, "user.created", 1);
+
+/// A token came into being. The token itself is never in a message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenCreated {
+    /// Its id; aggregate kind `token`.
+    pub token_id: TokenId,
+    /// Whose.
+    pub user_id: UserId,
+    /// Label.
+    pub label: String,
+}
+event!(TokenCreated, "token.created", 1);
+
+/// A token no longer opens anything.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenRevoked {
+    /// Which.
+    pub token_id: TokenId,
+}
+event!(TokenRevoked, "token.revoked", 1);
+
+/// A project came into being.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProjectCreated {
+    /// The project; aggregate kind `project`.
+    pub project: Project,
+}
+event!(ProjectCreated, "project.created", 1);
+
+/// A project as others see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Project {
+    /// Its id.
+    pub id: ProjectId,
+    /// Its organisation.
+    pub org_id: OrgId,
+    /// Name of the organisation.
+    pub org: String,
+    /// Name of the repository.
+    pub name: String,
+    /// `git/<org>/<repo>`.
+    pub slug: String,
+    /// Branch that is never auto-canceled.
+    pub default_branch: String,
+}
+
+/// An organisation as others see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Org {
+    /// Its id.
+    pub id: OrgId,
+    /// Its name.
+    pub name: String,
+}
+
+/// A user as others see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Its id.
+    pub id: UserId,
+    /// Its login.
+    pub login: String,
+    /// Whether it administers the installation.
+    pub admin: bool,
+}
+
+/// A token's public part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// Its id.
+    pub id: TokenId,
+    /// Its label.
+    pub label: String,
+    /// When it was made.
+    pub created_at: ids::Timestamp,
+}
+
+/// Who holds the token with this SHA-256 (lower-case hex)? Refused `unauthenticated`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VerifyToken {
+    /// SHA-256 of the token, hex.
+    pub sha256: String,
+}
+ask!(VerifyToken, "domain", "token.verify", User);
+
+/// Makes a token for the actor; only its hash is sent. Answer: its public part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CreateToken {
+    /// Label.
+    pub label: String,
+    /// SHA-256 of the token, hex.
+    pub sha256: String,
+}
+ask!(CreateToken, "domain", "token.create", TokenInfo);
+
+/// Tokens of the actor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListTokens {}
+ask!(ListTokens, "domain", "token.list", Vec<TokenInfo>);
+
+/// Revokes a token of the actor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RevokeToken {
+    /// Which.
+    pub id: TokenId,
+}
+ask!(RevokeToken, "domain", "token.revoke", ());
+
+/// Makes the first administrator (login `admin`), the organisation `local` and the admin's token, once;
+/// a repeat replaces the token's hash. Asked by the start-up of `gantry up` only.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// SHA-256 of the admin's token, hex.
+    pub token_sha256: String,
+}
+ask!(Bootstrap, "domain", "bootstrap", User);
+
+/// The project with this reference: slug `git/org/repo`, `circleci/<base58>/<base58>`, or UUID.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetProject {
+    /// As the client wrote it.
+    pub reference: String,
+}
+ask!(GetProject, "domain", "project.get", Project);
+
+/// The project `git/<org>/<repo>`, made if it does not exist. Refused `not_found` when the organisation
+/// does not exist, `invalid` when a name has other characters than `[A-Za-z0-9._-]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EnsureProject {
+    /// Organisation.
+    pub org: String,
+    /// Repository.
+    pub repo: String,
+}
+ask!(EnsureProject, "domain", "project.ensure", Project);
+
+/// All projects that the actor may read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListProjects {}
+ask!(ListProjects, "domain", "project.list", Vec<Project>);
+
+/// All organisations of the actor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListOrgs {}
+ask!(ListOrgs, "domain", "org.list", Vec<Org>);

@@ -1,0 +1,42 @@
+//! Messages between services: one envelope, a module of events and requests per owner.
+//!
+//! An event's body carries all that its consumers need; nobody re-reads another service's tables
+//! (architecture §4). Golden JSON of each lies in `golden/`.
+
+pub mod envelope;
+pub mod request;
+
+pub mod conductor;
+pub mod contexts;
+pub mod delivery;
+pub mod dispatcher;
+pub mod domain;
+pub mod output;
+pub mod permissions;
+pub mod pipelines;
+
+pub use envelope::{Actor, Aggregate, Envelope, Event, NewEvent};
+pub use request::{Refusal, Request, RequestError};
+
+/// Declares the type name and schema number of an event's body.
+#[macro_export]
+macro_rules! event {
+    ($body:ty, $name:literal, $schema:literal) => {
+        impl $crate::Event for $body {
+            const TYPE: &'static str = $name;
+            const SCHEMA: u32 = $schema;
+        }
+    };
+}
+
+/// Declares a request: the service that answers it, its name, and the type of its answer.
+#[macro_export]
+macro_rules! ask {
+    ($body:ty, $service:literal, $name:literal, $reply:ty) => {
+        impl $crate::request::Ask for $body {
+            const SERVICE: &'static str = $service;
+            const NAME: &'static str = $name;
+            type Reply = $reply;
+        }
+    };
+}

@@ -1,0 +1,126 @@
+//! Pipelines; owner: `pipelines`.
+
+use crate::{ask, domain::Project, event};
+use ids::{PipelineId, Timestamp, UserId};
+use model::plan::Plan;
+use serde::{Deserialize, Serialize};
+
+/// The revision that is built.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vcs {
+    /// Commit.
+    pub revision: String,
+    /// Branch, on branch pipelines.
+    pub branch: Option<String>,
+    /// Tag, on tag pipelines.
+    pub tag: Option<String>,
+}
+
+/// What made a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trigger {
+    /// `webhook` (pushes), `api`, …
+    pub kind: String,
+    /// Who, if known.
+    pub actor: Option<UserId>,
+    /// Their login, if known.
+    pub actor_login: Option<String>,
+    /// When the trigger arrived.
+    pub received_at: Timestamp,
+}
+
+/// A message about a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipelineError {
+    /// `config`, `config-fetch`, `plan`, `other` …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Text with file:line:col.
+    pub message: String,
+}
+
+/// A pipeline came into being: planned or errored. Personal part: `{"subject": …}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PipelineCreated {
+    /// Its id; aggregate kind `pipeline`.
+    pub pipeline_id: PipelineId,
+    /// Project.
+    pub project: Project,
+    /// Dense per project, from 1.
+    pub number: i64,
+    /// What made it.
+    pub trigger: Trigger,
+    /// Revision.
+    pub vcs: Vcs,
+    /// Empty: it compiled.
+    pub errors: Vec<PipelineError>,
+    /// The plan, when below 64 KiB; a larger one is the blob `plans/<digest>`.
+    pub plan: Option<Plan>,
+    /// SHA-256 (hex) of the plan's JSON.
+    pub plan_digest: Option<String>,
+}
+event!(PipelineCreated, "pipeline.created", 1);
+
+/// Public state of a pipeline.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PipelineView {
+    /// Its id.
+    pub id: PipelineId,
+    /// Its number.
+    pub number: i64,
+    /// `created`, `errored` …
+    pub state: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// What it says.
+    pub errors: Vec<PipelineError>,
+    /// Project.
+    pub project: Project,
+    /// Revision.
+    pub vcs: Vcs,
+    /// Commit subject.
+    pub subject: Option<String>,
+    /// What made it.
+    pub trigger: Trigger,
+}
+
+/// Makes a pipeline for a branch (default: the project's) or tag with parameters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TriggerPipeline {
+    /// Project.
+    pub project: Project,
+    /// Branch.
+    pub branch: Option<String>,
+    /// Tag; not together with a branch.
+    pub tag: Option<String>,
+    /// Pipeline parameters by name.
+    pub parameters: serde_json::Map<String, serde_json::Value>,
+    /// Login of the actor.
+    pub actor_login: Option<String>,
+}
+ask!(TriggerPipeline, "pipelines", "pipeline.trigger", PipelineView);
+
+/// One pipeline.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetPipeline {
+    /// Which.
+    pub id: PipelineId,
+}
+ask!(GetPipeline, "pipelines", "pipeline.get", PipelineView);
+
+/// Source and compiled configuration of a pipeline.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetPipelineConfig {
+    /// Which.
+    pub id: PipelineId,
+}
+ask!(GetPipelineConfig, "pipelines", "pipeline.config", PipelineConfig);
+
+/// Source and compiled configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PipelineConfig {
+    /// As in the repository.
+    pub source: String,
+    /// As compiled.
+    pub compiled: String,
+}

@@ -1,0 +1,134 @@
+//! The installation's signing key and the short-lived tokens that services hand to agents.
+//!
+//! A token is `base64url(JSON claims) "." base64url(MAC)`; the MAC is HMAC-SHA-256 under a key derived for
+//! one purpose, so that a token of one kind never passes for another.
+
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
+use ids::{JobId, TaskId};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{fs, io, path::Path, sync::Arc};
+
+/// One-time token with which an agent claims its task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementClaims {
+    /// Which task.
+    pub task_id: TaskId,
+    /// Epoch of the placement.
+    pub epoch: i64,
+}
+
+/// What an agent shows to every receiver (reliability §7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceClaims {
+    /// Which task.
+    pub task_id: TaskId,
+    /// Its job.
+    pub job_id: JobId,
+    /// Epoch of the lease.
+    pub epoch: i64,
+    /// Unix milliseconds, no later than the lease's deadline.
+    pub expires_at: i64,
+}
+
+/// What opens one repository for reading.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceClaims {
+    /// Slug of the project.
+    pub project_slug: String,
+    /// Unix milliseconds.
+    pub expires_at: i64,
+}
+
+/// The key ring of one installation; cheap to clone.
+#[derive(Clone)]
+pub struct Keys(Arc<[u8; 32]>);
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keys(…)")
+    }
+}
+
+impl Keys {
+    /// Keys from 32 secret bytes.
+    pub fn from_bytes(key: [u8; 32]) -> Self {
+        Self(Arc::new(key))
+    }
+
+    /// Reads the key file, or makes it (mode 0600) with fresh random bytes.
+    ///
+    /// # Errors
+    /// The file cannot be read or written, or has another length than 32 bytes.
+    pub fn load_or_create(path: &Path) -> io::Result<Self> {
+        match fs::read(path) {
+            Ok(bytes) => {
+                let key: [u8; 32] = bytes.try_into().map_err(|_| {
+                    io::Error::new(io::ErrorKind::InvalidData, format!("{} is not a key of 32 bytes", path.display()))
+                })?;
+                Ok(Self::from_bytes(key))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                use std::{io::Write, os::unix::fs::OpenOptionsExt};
+                let mut key = [0u8; 32];
+                aws_lc_rs::rand::fill(&mut key).map_err(|_| io::Error::other("no randomness"))?;
+                let draft = path.with_extension("new");
+                let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+                file.write_all(&key)?;
+                file.sync_all()?;
+                fs::rename(&draft, path)?;
+                Ok(Self::from_bytes(key))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn derived(&self, purpose: &str) -> hmac::Key {
+        let root = hmac::Key::new(hmac::HMAC_SHA256, &*self.0);
+        hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, purpose.as_bytes()).as_ref())
+    }
+
+    /// MAC of `data` for one purpose.
+    pub fn sign(&self, purpose: &str, data: &[u8]) -> Vec<u8> {
+        hmac::sign(&self.derived(purpose), data).as_ref().to_vec()
+    }
+
+    /// Whether `mac` is the MAC of `data` for this purpose; in constant time.
+    pub fn verify(&self, purpose: &str, data: &[u8], mac: &[u8]) -> bool {
+        hmac::verify(&self.derived(purpose), data, mac).is_ok()
+    }
+
+    /// A token that carries `claims`.
+    ///
+    /// # Panics
+    /// Never for plain data.
+    pub fn seal_claims(&self, purpose: &str, claims: &impl Serialize) -> String {
+        let body = serde_json::to_vec(claims).expect("claims are plain data");
+        let mac = self.sign(purpose, &body);
+        format!("{}.{}", B64.encode(&body), B64.encode(mac))
+    }
+
+    /// The claims of a token whose MAC is right. Expiry is the caller's to check.
+    pub fn open_claims<T: DeserializeOwned>(&self, purpose: &str, token: &str) -> Option<T> {
+        let (body, mac) = token.split_once('.')?;
+        let (body, mac) = (B64.decode(body).ok()?, B64.decode(mac).ok()?);
+        self.verify(purpose, &body, &mac).then(|| serde_json::from_slice(&body).ok())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_opens_for_its_purpose_only() {
+        let keys = Keys::from_bytes([7; 32]);
+        let claims = PlacementClaims { task_id: TaskId::new(), epoch: 3 };
+        let token = keys.seal_claims("placement", &claims);
+        assert_eq!(keys.open_claims::<PlacementClaims>("placement", &token), Some(claims));
+        assert_eq!(keys.open_claims::<PlacementClaims>("fence", &token), None);
+        let mut altered = token.clone();
+        altered.replace_range(0..1, if token.starts_with('A') { "B" } else { "A" });
+        assert_eq!(keys.open_claims::<PlacementClaims>("placement", &altered), None);
+    }
+}

@@ -1,0 +1,3 @@
+//! What every service needs and none owns: configuration, keys, telemetry, lifecycle.
+
+pub mod keys;

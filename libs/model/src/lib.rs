@@ -1,0 +1,6 @@
+//! The vocabulary and the decisions of Gantry, without any I/O.
+//!
+//! Each aggregate has a state, commands, events, `decide` and `evolve` (architecture §3).
+
+pub mod plan;
+pub mod status;
