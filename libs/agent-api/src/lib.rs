@@ -8,6 +8,7 @@
 //! | `POST /v1/tasks/{task}/renew` [`Renew`] → [`Renewed`] | dispatcher |
 //! | `POST /v1/tasks/{task}/finish` [`FinalReport`] → `{}` | dispatcher |
 //! | `GET /v1/tasks/{task}/source` → [`Source`] | dispatcher |
+//! | `GET /v1/tasks/{task}/commands?wait_ms=N` → [`Commands`] | dispatcher; answers when there is a command, or after `wait_ms` (at most 25 s) |
 //! | `GET /v1/tasks/{task}/secrets` → [`SealedSecrets`] | contexts, role delivery |
 //! | `POST /v1/tasks/{task}/steps` [`StepReport`] → `{}` | output-processor |
 //! | `PUT /v1/tasks/{task}/streams/{step}/chunks?offset=N` → [`ChunkAck`] | output-processor |
@@ -134,6 +135,51 @@ pub struct Renewed {
     pub fence: String,
     /// Whether the task is to stop: canceled.
     pub cancel: bool,
+}
+
+/// What the dispatcher wants of the agent between two renewals: a long poll, so that a cancel arrives at once
+/// . A poll that ends without a command is repeated; 409 `stale_lease` means stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commands {
+    /// Whether the task is to stop: canceled.
+    pub cancel: bool,
+}
+
+/// Name of the [`LaunchFile`] in a task's folder.
+pub const LAUNCH_FILE: &str = "claim.json";
+
+/// What compute leaves for an agent in its task folder (mode 0600) before it starts it as
+/// `gantry-runner --task-dir <folder>`. Secrets travel here and never in arguments or environment, which
+/// other processes can read. The agent keeps its own state (spool, final report) in the same folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchFile {
+    /// Where the suite listens: `unix:/path/agent.sock`, or a base URL. The path of a socket is stable across
+    /// restarts of the server, or a link that the server renews.
+    pub endpoint: String,
+    /// One-time token to claim with.
+    pub token: String,
+    /// What keeps steps from the server's files: `user` (steps run as [`Self::job_user`]), `namespace` (user,
+    /// mount and PID namespaces without [`Self::hide`]) or `none`.
+    pub isolation: String,
+    /// As whom steps run, with isolation `user`.
+    #[serde(default)]
+    pub job_user: Option<JobUser>,
+    /// Absolute folders that steps must not see.
+    #[serde(default)]
+    pub hide: Vec<String>,
+    /// The cgroup (v2) folder made for this task, if one could be made: steps go below it, and `cgroup.kill`
+    /// there ends them all.
+    #[serde(default)]
+    pub cgroup: Option<String>,
+}
+
+/// A user of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobUser {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
 }
 
 /// Where the repository is now (the server's port may have changed).
