@@ -29,6 +29,11 @@ pub struct FenceClaims {
     pub epoch: i64,
     /// Unix milliseconds, no later than the lease's deadline.
     pub expires_at: i64,
+    /// Public half of the task's X25519 key as its agent claimed with it, base64: secrets are sealed to this
+    /// key and no other, so that a fence token alone does not open them. The dispatcher fills it at claim and
+    /// keeps it at each renewal; `None`: no secrets are delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
 }
 
 /// What opens one repository for reading.
