@@ -1,0 +1,233 @@
+//! The file system adapter.
+//!
+//! `objects/ab/cdef…` is named by the SHA-256 of the key and holds the bytes, then the key, then a trailer of fixed
+//! size. Bytes come first so that a range is a plain seek; key and digest travel in the same file so that one
+//! rename publishes all of it.
+
+use crate::{Blobs, Body, Digest, Error, Get, Key, Meta, Method, Put, Result, digest};
+use async_trait::async_trait;
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use sha2::Digest as _;
+use std::{
+    io::{self, SeekFrom},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
+};
+use uuid::Uuid;
+
+const MAGIC: &[u8; 8] = b"GANTRYB1";
+/// Size of body, SHA-256, length of key, magic.
+const TRAILER: usize = 8 + 32 + 4 + 8;
+const PIECE: usize = 256 * 1024;
+
+/// Blobs as files in a folder that one process owns. Cheap to clone.
+#[derive(Clone)]
+pub struct FsBlobs(Arc<Inner>);
+
+struct Inner {
+    objects: PathBuf,
+    temporary: PathBuf,
+    key: hmac::Key,
+}
+
+impl std::fmt::Debug for FsBlobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FsBlobs").field("objects", &self.0.objects).finish_non_exhaustive()
+    }
+}
+
+impl FsBlobs {
+    /// Opens or makes the folder, and sweeps what a crash left half written. `signing_key` signs URLs.
+    ///
+    /// # Errors
+    /// The folder cannot be made or read.
+    pub async fn open(folder: &Path, signing_key: &[u8]) -> Result<Self> {
+        let (objects, temporary) = (folder.join("objects"), folder.join("tmp"));
+        tokio::fs::create_dir_all(&objects).await?;
+        tokio::fs::create_dir_all(&temporary).await?;
+        let mut leftovers = tokio::fs::read_dir(&temporary).await?;
+        while let Some(leftover) = leftovers.next_entry().await? {
+            tracing::info!(file = %leftover.path().display(), "removing an unfinished blob");
+            tokio::fs::remove_file(leftover.path()).await?;
+        }
+        let key = hmac::Key::new(hmac::HMAC_SHA256, signing_key);
+        Ok(Self(Arc::new(Inner { objects, temporary, key })))
+    }
+
+    fn place(&self, key: &Key) -> PathBuf {
+        let name = hex::encode(digest(key.as_str().as_bytes()));
+        self.0.objects.join(&name[..2]).join(&name[2..])
+    }
+
+    fn mac_input(key: &Key, method: Method, expires: i64) -> String {
+        match method {
+            Method::Get => format!("GET\n{key}\n\n\n{expires}"),
+            Method::Put { size, sha256 } => format!("PUT\n{key}\n{size}\n{}\n{expires}", hex::encode(sha256)),
+        }
+    }
+
+    /// Whether `signature` allows this at this moment.
+    pub(crate) fn allows(&self, key: &Key, method: Method, expires: i64, signature: &str) -> bool {
+        let Ok(mac) = B64.decode(signature) else { return false };
+        let input = Self::mac_input(key, method, expires);
+        hmac::verify(&self.0.key, input.as_bytes(), &mac).is_ok() && Utc::now().timestamp() < expires
+    }
+
+    async fn open_blob(&self, key: &Key) -> Result<Option<(File, Meta)>> {
+        let mut file = match File::open(self.place(key)).await {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let length = file.metadata().await?.len();
+        let damaged = || Error::Damaged(key.clone());
+        let trailer_at = length.checked_sub(TRAILER as u64).ok_or_else(damaged)?;
+        file.seek(SeekFrom::Start(trailer_at)).await?;
+        let mut trailer = [0u8; TRAILER];
+        file.read_exact(&mut trailer).await?;
+        let (size, rest) = trailer.split_at(8);
+        let (sha256, rest) = rest.split_at(32);
+        let (key_length, magic) = rest.split_at(4);
+        let size = u64::from_le_bytes(size.try_into().map_err(|_| damaged())?);
+        let key_length = u32::from_le_bytes(key_length.try_into().map_err(|_| damaged())?);
+        let sha256: Digest = sha256.try_into().map_err(|_| damaged())?;
+        if magic != MAGIC || size.checked_add(u64::from(key_length)) != Some(trailer_at) {
+            return Err(damaged());
+        }
+        Ok(Some((file, Meta { size, sha256 })))
+    }
+
+    /// Writes body, key and trailer to a temporary file, on disk when it returns.
+    async fn write(&self, path: &Path, key: &Key, mut body: Body, announced: Announced) -> Result<Meta> {
+        let mut file = File::create_new(path).await?;
+        let (mut hasher, mut size) = (sha2::Sha256::new(), 0u64);
+        let mismatch = |what, announced: String, actual: String| {
+            Err(Error::Mismatch { key: key.clone(), what, announced, actual })
+        };
+        while let Some(piece) = body.next().await {
+            let piece = piece?;
+            size += piece.len() as u64;
+            if let Some(limit) = announced.size.filter(|&limit| size > limit) {
+                return mismatch("size", limit.to_string(), format!("more than {limit}"));
+            }
+            hasher.update(&piece);
+            file.write_all(&piece).await?;
+        }
+        let sha256: Digest = hasher.finalize().into();
+        if let Some(expected) = announced.size.filter(|&expected| expected != size) {
+            return mismatch("size", expected.to_string(), size.to_string());
+        }
+        if sha256 != announced.sha256 {
+            return mismatch("digest", hex::encode(announced.sha256), hex::encode(sha256));
+        }
+        let mut tail = Vec::with_capacity(key.as_str().len() + TRAILER);
+        tail.extend_from_slice(key.as_str().as_bytes());
+        tail.extend_from_slice(&size.to_le_bytes());
+        tail.extend_from_slice(&sha256);
+        tail.extend_from_slice(&u32::try_from(key.as_str().len()).unwrap_or_default().to_le_bytes());
+        tail.extend_from_slice(MAGIC);
+        file.write_all(&tail).await?;
+        file.flush().await?;
+        file.sync_all().await?;
+        Ok(Meta { size, sha256 })
+    }
+
+    pub(crate) async fn store(&self, key: &Key, body: Body, announced: Announced) -> Result<Put> {
+        if let Some((_, meta)) = self.open_blob(key).await? {
+            return Ok(Put::AlreadyExists(meta));
+        }
+        let draft = self.0.temporary.join(Uuid::now_v7().to_string());
+        let written = self.write(&draft, key, body, announced).await;
+        let stored = match written {
+            Ok(meta) => self.publish(&draft, key, meta).await,
+            Err(error) => Err(error),
+        };
+        // After a link the draft is a second name, after an error it is waste; a crash leaves it to the next start.
+        match tokio::fs::remove_file(&draft).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, file = %draft.display(), "cannot remove a temporary file"),
+        }
+        stored
+    }
+
+    /// Gives the draft its name unless another has it. A link, unlike a rename, never replaces.
+    async fn publish(&self, draft: &Path, key: &Key, meta: Meta) -> Result<Put> {
+        let place = self.place(key);
+        let folder = place.parent().unwrap_or(&self.0.objects).to_owned();
+        tokio::fs::create_dir_all(&folder).await?;
+        match tokio::fs::hard_link(draft, &place).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let (_, meta) = self.open_blob(key).await?.ok_or_else(|| Error::Missing(key.clone()))?;
+                return Ok(Put::AlreadyExists(meta));
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+                tokio::fs::rename(draft, &place).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        File::open(&folder).await?.sync_all().await?;
+        File::open(&self.0.objects).await?.sync_all().await?;
+        Ok(Put::Stored(meta))
+    }
+}
+
+/// What the writer said before it wrote.
+pub(crate) struct Announced {
+    pub(crate) size: Option<u64>,
+    pub(crate) sha256: Digest,
+}
+
+#[async_trait]
+impl Blobs for FsBlobs {
+    async fn put(&self, key: &Key, body: Body, sha256: Digest) -> Result<Put> {
+        self.store(key, body, Announced { size: None, sha256 }).await
+    }
+
+    async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Get> {
+        let (mut file, meta) = self.open_blob(key).await?.ok_or_else(|| Error::Missing(key.clone()))?;
+        let range = match range {
+            None => 0..meta.size,
+            Some(range) if range.start <= meta.size && range.start <= range.end => range.start..range.end.min(meta.size),
+            Some(_) => return Err(Error::Range { key: key.clone(), size: meta.size }),
+        };
+        file.seek(SeekFrom::Start(range.start)).await?;
+        let limited = file.take(range.end - range.start);
+        let body = tokio_util::io::ReaderStream::with_capacity(limited, PIECE).boxed();
+        Ok(Get { meta, range, body })
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<Meta>> {
+        Ok(self.open_blob(key).await?.map(|(_, meta)| meta))
+    }
+
+    async fn delete(&self, key: &Key) -> Result<bool> {
+        match tokio::fs::remove_file(self.place(key)).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn sign(&self, key: &Key, method: Method, expires: DateTime<Utc>) -> String {
+        let expires = expires.timestamp();
+        let mac = hmac::sign(&self.0.key, Self::mac_input(key, method, expires).as_bytes());
+        let signature = B64.encode(mac.as_ref());
+        match method {
+            Method::Get => format!("/blobs/{key}?expires={expires}&signature={signature}"),
+            Method::Put { size, sha256 } => {
+                let sha256 = hex::encode(sha256);
+                format!("/blobs/{key}?size={size}&sha256={sha256}&expires={expires}&signature={signature}")
+            }
+        }
+    }
+}
