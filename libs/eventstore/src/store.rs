@@ -1,0 +1,206 @@
+//! A service's schema and the way to it.
+
+use crate::{
+    Error, Page, Position, Result, Tx,
+    tail::{COLUMNS, envelope_from_row, read_after},
+};
+use contracts::Envelope;
+use sha2::{Digest, Sha256};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool, SqlSafeStr,
+    migrate::{Migration, MigrationType, Migrator},
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// For services without tables of their own.
+pub static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
+
+/// An aggregate, as its lock names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Kind of the aggregate.
+    pub kind: &'static str,
+    /// Its id.
+    pub id: Uuid,
+}
+
+impl Key {
+    /// The key of an aggregate.
+    pub fn new(kind: &'static str, id: impl Into<Uuid>) -> Self {
+        Self { kind, id: id.into() }
+    }
+}
+
+/// A 64-bit advisory lock key that is the same in every process.
+pub(crate) fn lock_number(parts: &[&[u8]]) -> i64 {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let digest = hash.finalize();
+    let mut first = [0u8; 8];
+    first.copy_from_slice(&digest[..8]);
+    i64::from_le_bytes(first)
+}
+
+/// Name of a service's schema.
+pub(crate) fn schema_of(service: &str) -> String {
+    service.replace('-', "_")
+}
+
+/// Opens a pool the way the suite needs it: one for all services of a process.
+///
+/// # Errors
+/// The URL is not one of Postgres, or the server does not answer.
+pub async fn open_pool(url: &str, max_connections: u32) -> Result<PgPool> {
+    // Each service has statements of its own text, all on the same connections.
+    let options = PgConnectOptions::from_str(url)?
+        .statement_cache_capacity(1024)
+        .options([("jit", "off"), ("idle_in_transaction_session_timeout", "5000")])
+        .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
+    let pool = PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(Duration::from_secs(30))
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await?;
+    Ok(pool)
+}
+
+struct Inner {
+    pool: PgPool,
+    service: &'static str,
+    schema: String,
+    wake: watch::Sender<u64>,
+}
+
+/// A service's schema; cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.0.service)
+    }
+}
+
+impl Store {
+    /// Makes or upgrades the schema of a service, and opens it. A `-` of the name is a `_` in the schema's.
+    ///
+    /// # Errors
+    /// The database is away or a migration fails.
+    pub async fn open(pool: PgPool, service: &'static str, migrations: &'static Migrator) -> Result<Self> {
+        let schema = schema_of(service);
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if service.is_empty() || service.len() > 48 || !schema.chars().all(plain) {
+            return Err(Error::BadService(service.to_owned()));
+        }
+        // A connection of its own: search_path must not leak into the pool.
+        let mut conn = pool.acquire().await?.detach();
+        let lock = lock_number(&[b"migrate", service.as_bytes()]);
+        conn.execute(AssertSqlSafe(format!(
+            "SELECT pg_advisory_lock({lock}); SET client_min_messages = warning; \
+             CREATE SCHEMA IF NOT EXISTS {schema}; SET search_path = {schema}"
+        )))
+        .await?;
+        let mut common = Migrator::with_migrations(vec![Migration::new(
+            1,
+            "tables that every service has".into(),
+            MigrationType::Simple,
+            include_str!("common.sql").into_sql_str(),
+            false,
+        )]);
+        common.dangerous_set_table_name("_common_migrations");
+        common.run(&mut conn).await?;
+        migrations.run(&mut conn).await?;
+        conn.close().await?;
+        Ok(Self(Arc::new(Inner { pool, service, schema, wake: watch::Sender::new(0) })))
+    }
+
+    /// The pool; it serves all services of the process.
+    pub fn pool(&self) -> &PgPool {
+        &self.0.pool
+    }
+
+    /// Name of the service.
+    pub fn service(&self) -> &'static str {
+        self.0.service
+    }
+
+    /// Name of its schema: that of the service, with `_` for `-`.
+    pub fn schema(&self) -> &str {
+        &self.0.schema
+    }
+
+    /// Begins a transaction and takes the locks of the aggregates that it will append to. Give all of them: only
+    /// so is the order of positions the order of versions. New aggregates need no lock.
+    ///
+    /// # Errors
+    /// The database is away, or a lock was not free within 10 s.
+    pub async fn begin(&self, locks: &[Key]) -> Result<Tx> {
+        Tx::begin(self, locks).await
+    }
+
+    /// Events of one aggregate after a version, oldest first.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn history(&self, aggregate_kind: &str, id: Uuid, after_version: i64) -> Result<Vec<Envelope>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM {}.events e WHERE e.aggregate_kind = $1 AND e.aggregate_id = $2 AND e.version > $3 \
+             ORDER BY e.version",
+            self.schema()
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(aggregate_kind)
+            .bind(id)
+            .bind(after_version)
+            .fetch_all(self.pool())
+            .await?;
+        rows.iter().map(|row| envelope_from_row(row).map(|(_, envelope)| envelope)).collect()
+    }
+
+    /// Events of all aggregates in position order; what verification and rebuilding read.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn read_after(&self, after: Position, limit: u32) -> Result<Page> {
+        read_after(self.pool(), self.service(), after, limit).await
+    }
+
+    /// Ticks after each commit of this process that appended events.
+    pub fn committed(&self) -> watch::Receiver<u64> {
+        self.0.wake.subscribe()
+    }
+
+    pub(crate) fn woke(&self) {
+        self.0.wake.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Removes recorded answers older than a day.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn sweep(&self) -> Result<u64> {
+        let sql = format!(
+            "DELETE FROM {}.idempotency WHERE recorded < clock_timestamp() - interval '24 hours'",
+            self.schema()
+        );
+        Ok(sqlx::query(AssertSqlSafe(sql)).execute(self.pool()).await?.rows_affected())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lock_numbers_depend_on_where_parts_end() {
+        assert_ne!(lock_number(&[b"ab", b"c"]), lock_number(&[b"a", b"bc"]));
+        assert_eq!(lock_number(&[b"a", b"bc"]), lock_number(&[b"a", b"bc"]));
+    }
+}
