@@ -1,1 +1,189 @@
-//! gantry-e2e
+//! Drives the real `gantry` binary through its public contract only.
+
+use anyhow::{Context, bail, ensure};
+use nix::{sys::signal::{Signal, kill}, unistd::Pid};
+use serde_json::Value;
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+
+/// A running `gantry up` on a data folder.
+pub struct Suite {
+    /// Base address.
+    pub url: String,
+    /// The administrator's token.
+    pub token: String,
+    /// Process id.
+    pub pid: i32,
+    child: Child,
+    http: reqwest::Client,
+}
+
+/// The built `gantry`: `GANTRY_BIN`, else the one of the test profile.
+pub fn binary() -> PathBuf {
+    env::var_os("GANTRY_BIN").map(PathBuf::from).unwrap_or_else(|| {
+        let target = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+        target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")).join("ci/gantry")
+    })
+}
+
+impl Suite {
+    /// Starts the suite and waits for its ready line. Talk goes to `up.log` beside the data folder.
+    pub async fn up(data: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+        let log = fs::OpenOptions::new().create(true).append(true).open(data.with_extension("log"))?;
+        let mut child = Command::new(binary())
+            .args(["up", "--json", "--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .args(arguments)
+            .env("GANTRY_EXECUTORS_DOCKER", "host")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} cannot be run; build it with --profile ci first", binary().display()))?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        let line = tokio::time::timeout(Duration::from_secs(90), BufReader::new(stdout).lines().next_line())
+            .await
+            .context("no ready line within 90 s")??;
+        let Some(line) = line else {
+            bail!("gantry up ended: {}", fs::read_to_string(data.with_extension("log")).unwrap_or_default());
+        };
+        let ready: Value = serde_json::from_str(&line).with_context(|| format!("not a ready line: {line}"))?;
+        let text = |key: &str| ready.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(Self {
+            url: text("url"),
+            token: text("token"),
+            pid: i32::try_from(ready.get("pid").and_then(Value::as_i64).unwrap_or_default())?,
+            child,
+            http: reqwest::Client::new(),
+        })
+    }
+
+    /// GET below the base address.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let answer = self.http.get(format!("{}{path}", self.url)).header("Circle-Token", &self.token).send().await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        ensure!(status.is_success(), "GET {path}: {status} {text}");
+        serde_json::from_str(&text).with_context(|| format!("GET {path} is not JSON: {text}"))
+    }
+
+    /// POST below the base address; the status and the answer.
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<(u16, Value)> {
+        let request = self.http.post(format!("{}{path}", self.url)).header("Circle-Token", &self.token).json(body);
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.json().await.unwrap_or_default()))
+    }
+
+    /// The bytes at a path.
+    pub async fn bytes(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let request = self.http.get(format!("{}{path}", self.url)).header("Circle-Token", &self.token);
+        Ok(request.send().await?.error_for_status()?.bytes().await?.to_vec())
+    }
+
+    /// All items of a list.
+    pub async fn items(&self, path: &str) -> anyhow::Result<Vec<Value>> {
+        let mut items = Vec::new();
+        let mut token = None::<String>;
+        loop {
+            let glue = if path.contains('?') { '&' } else { '?' };
+            let at = token.map_or_else(|| path.to_owned(), |token| format!("{path}{glue}page-token={token}"));
+            let page = self.get(&at).await?;
+            items.extend(page.get("items").and_then(Value::as_array).cloned().unwrap_or_default());
+            match page.get("next_page_token").and_then(Value::as_str) {
+                Some(next) => token = Some(next.to_owned()),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// Makes a repository of `files` and pushes it; what git said on standard error.
+    pub async fn push(&self, work: &Path, project: &str, files: &Path, reference: &str) -> anyhow::Result<String> {
+        let repository = work.join(project);
+        if !repository.join(".git").exists() {
+            fs::create_dir_all(&repository)?;
+            git(&repository, &["init", "-q", "-b", "main"]).await?;
+        }
+        copy_tree(files, &repository)?;
+        git(&repository, &["add", "-A"]).await?;
+        git(&repository, &["commit", "-q", "--allow-empty", "-m", "Build it"]).await?;
+        let remote = format!("{}/git/local/{project}.git", self.url.replacen("://", &format!("://x:{}@", self.token), 1));
+        if let Some(tag) = reference.strip_prefix("refs/tags/") {
+            git(&repository, &["tag", "-f", tag]).await?;
+            return git(&repository, &["push", &remote, reference]).await;
+        }
+        git(&repository, &["push", &remote, &format!("HEAD:{reference}")]).await
+    }
+
+    /// Sends SIGKILL to the server alone and waits for its end.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        kill(Pid::from_raw(self.pid), Signal::SIGKILL)?;
+        self.child.wait().await?;
+        Ok(())
+    }
+
+    /// Stops the server and asserts that it ends well within its limit of 10 s.
+    pub async fn down(mut self) -> anyhow::Result<()> {
+        kill(Pid::from_raw(self.pid), Signal::SIGTERM)?;
+        let status = tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await.context("still runs after 20 s")??;
+        ensure!(status.success(), "gantry up ended with {status}");
+        Ok(())
+    }
+}
+
+/// Runs git; what it said on standard error.
+pub async fn git(dir: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new("git")
+        .current_dir(dir)
+        .args(["-c", "user.name=Ana", "-c", "user.email=ana@example.com"])
+        .args(arguments)
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "git {arguments:?}: {said}");
+    Ok(said)
+}
+
+/// Asks until the answer is there, at most `limit`.
+pub async fn until<T, F>(what: &str, limit: Duration, mut ask: impl FnMut() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<Option<T>>>,
+{
+    let begun = Instant::now();
+    loop {
+        let last = ask().await;
+        if let Ok(Some(found)) = last {
+            return Ok(found);
+        }
+        if begun.elapsed() > limit {
+            let error = last.err().map(|error| format!(" ({error:#})")).unwrap_or_default();
+            bail!("{what}: not within {limit:?}{error}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Copies a folder's files over another's.
+pub fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            fs::create_dir_all(&target)?;
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! A thin client of the public API.
+
+use crate::{Exit, Failure, place::Place};
+use eventsource_stream::{Event, Eventsource};
+use futures::{Stream, StreamExt};
+use reqwest::{Method, Response};
+use serde_json::Value;
+
+/// Speaks to one server with one token.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    server: String,
+    token: String,
+}
+
+impl Client {
+    /// A client of the server that the flags and this folder name.
+    ///
+    /// # Errors
+    /// No server or no token is known.
+    pub fn connect(global: &crate::Global) -> Result<Self, Failure> {
+        let Place { server, token } = Place::find(global)?;
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Failure::new(Exit::Connection, error.to_string()))?;
+        Ok(Self { http, server, token })
+    }
+
+    /// Base address of the server.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// The token, for a git remote.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response, Failure> {
+        let mut request =
+            self.http.request(method, format!("{}{path}", self.server)).header("Circle-Token", &self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status().as_u16();
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let text = response.text().await.unwrap_or_default();
+        let said = serde_json::from_str::<Value>(&text).ok().and_then(|json| {
+            ["message", "detail", "error", "title"].iter().find_map(|key| json.get(key)?.as_str().map(str::to_owned))
+        });
+        let message = said.unwrap_or_else(|| format!("the server answered {status} to {path}"));
+        Err(Failure::new(Exit::of_http(status), message))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        Failure::new(Exit::Connection, format!("{} cannot be reached: {error}", self.server))
+    }
+
+    /// GET a JSON document.
+    pub async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.json(Method::GET, path, None).await
+    }
+
+    /// POST a JSON document.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.json(Method::POST, path, Some(body)).await
+    }
+
+    /// PUT a JSON document.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.json(Method::PUT, path, Some(body)).await
+    }
+
+    /// DELETE.
+    pub async fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.json(Method::DELETE, path, None).await
+    }
+
+    async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let response = self.send(method, path, body).await?;
+        response
+            .json()
+            .await
+            .map_err(|error| Failure::new(Exit::Server, format!("the answer to {path} is not JSON: {error}")))
+    }
+
+    /// A body of bytes as it arrives.
+    pub async fn bytes(&self, path: &str) -> Result<impl Stream<Item = Result<bytes::Bytes, Failure>> + use<>, Failure> {
+        let response = self.send(Method::GET, path, None).await?;
+        Ok(response.bytes_stream().map(|part| part.map_err(|error| Failure::new(Exit::Connection, error.to_string()))))
+    }
+
+    /// Server-sent events of a GET.
+    pub async fn events(&self, path: &str) -> Result<impl Stream<Item = Event> + use<>, Failure> {
+        let response = self.send(Method::GET, path, None).await?;
+        Ok(response.bytes_stream().eventsource().filter_map(|event| async move { event.ok() }))
+    }
+
+    /// Server-sent events of a GraphQL subscription.
+    pub async fn subscribe(&self, query: &str, variables: Value) -> Result<impl Stream<Item = Event> + use<>, Failure> {
+        let body = serde_json::json!({ "query": query, "variables": variables });
+        let response = self.send(Method::POST, "/graphql/stream", Some(&body)).await?;
+        Ok(response.bytes_stream().eventsource().filter_map(|event| async move { event.ok() }))
+    }
+
+    /// All items of a paged list, at most `most`.
+    pub async fn items(&self, path: &str, most: usize) -> Result<Vec<Value>, Failure> {
+        let mut items = Vec::new();
+        let mut page = String::new();
+        loop {
+            let glue = if path.contains('?') { '&' } else { '?' };
+            let at = if page.is_empty() { path.to_owned() } else { format!("{path}{glue}page-token={page}") };
+            let mut answer = self.get(&at).await?;
+            if let Some(Value::Array(found)) = answer.get_mut("items").map(Value::take) {
+                items.extend(found);
+            }
+            match answer.get("next_page_token").and_then(Value::as_str) {
+                Some(next) if items.len() < most => page = next.to_owned(),
+                _ => break,
+            }
+        }
+        items.truncate(most);
+        Ok(items)
+    }
+}

@@ -1,0 +1,167 @@
+//! One module per command.
+
+mod config;
+mod context;
+mod log;
+mod nouns;
+mod secret;
+mod token;
+mod try_it;
+mod verbs;
+mod watch;
+mod why;
+
+use crate::{Exit, Failure, Global};
+use clap::Subcommand;
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// The client commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Watch a pipeline run, live, to its end
+    #[command(after_help = "Examples:\n  gantry watch            the newest pipeline of this folder's project\n  gantry watch 12 --project git/local/app\n\nExits with the run's result: 0 success, 1 failed, 6 canceled, 11 on hold with --no-wait-approval.")]
+    Watch {
+        /// Pipeline number, or `latest`
+        #[arg(default_value = "latest")]
+        number: String,
+        /// Exit with 11 when only an approval is missing
+        #[arg(long)]
+        no_wait_approval: bool,
+    },
+    /// Print the output of a job
+    #[command(after_help = "Examples:\n  gantry log 7             job number 7\n  gantry log 7 --step 102 --follow\n  gantry log 7 --failed")]
+    Log {
+        /// Job number
+        job: i64,
+        /// Only this step, by its number
+        #[arg(long)]
+        step: Option<u64>,
+        /// Go on until the step ends
+        #[arg(short, long)]
+        follow: bool,
+        /// Only failed steps
+        #[arg(long)]
+        failed: bool,
+    },
+    /// Say why a job waits, or why it failed
+    Why {
+        /// Job number
+        job: i64,
+    },
+    /// Build a configuration's pipelines by hand, list them, look at one
+    #[command(subcommand)]
+    Pipeline(nouns::Pipeline),
+    /// Look at a workflow
+    #[command(subcommand)]
+    Workflow(nouns::Workflow),
+    /// Look at a job
+    #[command(subcommand)]
+    Job(nouns::Job),
+    /// Look at projects
+    #[command(subcommand)]
+    Project(nouns::Project),
+    /// Secrets of a project, as environment variables
+    #[command(subcommand)]
+    Secret(secret::Secret),
+    /// Contexts: secrets that projects share
+    #[command(subcommand)]
+    Context(context::Context),
+    /// API tokens
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Cancel a workflow, or with --job one job
+    Cancel {
+        /// Id of the workflow, or of the job with --job
+        id: String,
+        /// The id is a job's
+        #[arg(long)]
+        job: bool,
+    },
+    /// Approve what waits in a workflow
+    Approve {
+        /// Id of the workflow
+        workflow: String,
+        /// Name or id of the approval job; not needed when only one waits
+        job: Option<String>,
+    },
+    /// Run a workflow again
+    Rerun {
+        /// Id of the workflow
+        workflow: String,
+        /// Keep what succeeded
+        #[arg(long)]
+        failed: bool,
+    },
+    /// Check a configuration without a server
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Make a sample project, push it and watch it
+    Try {
+        /// Folder for the sample's repository; default: a temporary one
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+}
+
+impl Command {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What was asked could not be done; the failure carries the exit code.
+    pub async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        match self {
+            Self::Watch { number, no_wait_approval } => watch::run(global, &number, no_wait_approval).await,
+            Self::Log { job, step, follow, failed } => log::run(global, job, step, follow, failed).await,
+            Self::Why { job } => why::run(global, job).await,
+            Self::Pipeline(command) => command.run(global).await,
+            Self::Workflow(command) => command.run(global).await,
+            Self::Job(command) => command.run(global).await,
+            Self::Project(command) => command.run(global).await,
+            Self::Secret(command) => command.run(global).await,
+            Self::Context(command) => command.run(global).await,
+            Self::Token(command) => command.run(global).await,
+            Self::Cancel { id, job } => verbs::cancel(global, &id, job).await,
+            Self::Approve { workflow, job } => verbs::approve(global, &workflow, job.as_deref()).await,
+            Self::Rerun { workflow, failed } => verbs::rerun(global, &workflow, failed).await,
+            Self::Config(command) => command.run(global),
+            Self::Try { dir } => try_it::run(global, dir).await,
+        }
+    }
+}
+
+/// A field as text; nothing for absent and null.
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Prints a list: one JSON document, or one tab-separated line each.
+fn print_list(global: &Global, items: &[Value], columns: &[&str]) {
+    if global.json {
+        println!("{}", Value::Array(items.to_vec()));
+        return;
+    }
+    for item in items {
+        println!("{}", columns.iter().map(|path| cell(item, path)).collect::<Vec<_>>().join("\t"));
+    }
+}
+
+/// Prints one thing: one JSON document, or one `name<TAB>value` line each.
+fn print_one(global: &Global, item: &Value, columns: &[&str]) {
+    if global.json {
+        println!("{item}");
+        return;
+    }
+    for path in columns {
+        println!("{path}\t{}", cell(item, path));
+    }
+}
+
+/// A cell by its dotted path.
+fn cell(item: &Value, path: &str) -> String {
+    match path.split('.').try_fold(item, |value, key| value.get(key)) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => String::new(),
+        Some(other) => other.to_string(),
+    }
+}

@@ -1,0 +1,181 @@
+//! `list` and `get` of the things that run.
+
+use super::{print_list, print_one};
+use crate::{Client, Exit, Failure, Global, place};
+use clap::Subcommand;
+use serde_json::{Map, Value, json};
+
+const PIPELINE: &[&str] = &["number", "state", "vcs.branch", "vcs.tag", "vcs.revision", "created_at", "id"];
+const WORKFLOW: &[&str] = &["name", "status", "created_at", "stopped_at", "id"];
+const JOB: &[&str] = &["job_number", "name", "status", "type", "started_at", "stopped_at", "id"];
+
+/// `gantry pipeline …`
+#[derive(Subcommand, Debug)]
+pub enum Pipeline {
+    /// Newest first
+    List {
+        /// Only of this branch
+        #[arg(long)]
+        branch: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 30)]
+        limit: usize,
+    },
+    /// One pipeline by its number, or `latest`
+    Get {
+        /// Number or `latest`
+        number: String,
+    },
+    /// Start one for a branch or tag
+    Trigger {
+        /// Branch; default: the project's
+        #[arg(long, conflicts_with = "tag")]
+        branch: Option<String>,
+        /// Tag
+        #[arg(long)]
+        tag: Option<String>,
+        /// Pipeline parameter `name=value`; may be repeated
+        #[arg(long = "param", value_parser = parameter)]
+        parameters: Vec<(String, Value)>,
+    },
+}
+
+/// `name=value`: integers and booleans keep their type, everything else is text.
+fn parameter(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as name=value")?;
+    let value = match value {
+        "true" => Value::Bool(true),
+        "false" => Value::Bool(false),
+        other => other.parse::<i64>().map_or_else(|_| Value::String(other.to_owned()), Value::from),
+    };
+    Ok((name.to_owned(), value))
+}
+
+/// The pipeline with this number, or the newest.
+pub(super) async fn pipeline(client: &Client, slug: &str, number: &str) -> Result<Value, Failure> {
+    if number != "latest" {
+        return client.get(&format!("/api/v2/project/{slug}/pipeline/{number}")).await;
+    }
+    let mut newest = client.items(&format!("/api/v2/project/{slug}/pipeline"), 1).await?;
+    newest.pop().ok_or_else(|| Failure::new(Exit::NotFound, format!("{slug} has no pipeline yet; push to it first")))
+}
+
+impl Pipeline {
+    pub(super) async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let client = Client::connect(global)?;
+        let slug = place::project(global).await?;
+        match self {
+            Self::List { branch, limit } => {
+                let filter = branch.map(|branch| format!("?branch={branch}")).unwrap_or_default();
+                let items = client.items(&format!("/api/v2/project/{slug}/pipeline{filter}"), limit).await?;
+                print_list(global, &items, PIPELINE);
+            }
+            Self::Get { number } => print_one(global, &pipeline(&client, &slug, &number).await?, PIPELINE),
+            Self::Trigger { branch, tag, parameters } => {
+                let mut body = json!({ "parameters": parameters.into_iter().collect::<Map<_, _>>() });
+                if let Some(branch) = branch {
+                    body["branch"] = branch.into();
+                }
+                if let Some(tag) = tag {
+                    body["tag"] = tag.into();
+                }
+                let made = client.post(&format!("/api/v2/project/{slug}/pipeline"), &body).await?;
+                print_one(global, &made, &["number", "state", "created_at", "id"]);
+            }
+        }
+        Ok(Exit::Success)
+    }
+}
+
+/// `gantry workflow …`
+#[derive(Subcommand, Debug)]
+pub enum Workflow {
+    /// Workflows of a pipeline
+    List {
+        /// Number of the pipeline, or `latest`
+        #[arg(default_value = "latest")]
+        pipeline: String,
+    },
+    /// One workflow by its id
+    Get {
+        /// Its id
+        id: String,
+    },
+}
+
+impl Workflow {
+    pub(super) async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let client = Client::connect(global)?;
+        match self {
+            Self::List { pipeline: number } => {
+                let slug = place::project(global).await?;
+                let pipeline = pipeline(&client, &slug, &number).await?;
+                let id = super::text(&pipeline, "id");
+                print_list(global, &client.items(&format!("/api/v2/pipeline/{id}/workflow"), 1000).await?, WORKFLOW);
+            }
+            Self::Get { id } => print_one(global, &client.get(&format!("/api/v2/workflow/{id}")).await?, WORKFLOW),
+        }
+        Ok(Exit::Success)
+    }
+}
+
+/// `gantry job …`
+#[derive(Subcommand, Debug)]
+pub enum Job {
+    /// Jobs of a workflow
+    List {
+        /// Id of the workflow
+        workflow: String,
+    },
+    /// One job by its number
+    Get {
+        /// Its number
+        number: i64,
+    },
+}
+
+impl Job {
+    pub(super) async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let client = Client::connect(global)?;
+        match self {
+            Self::List { workflow } => {
+                print_list(global, &client.items(&format!("/api/v2/workflow/{workflow}/job"), 100_000).await?, JOB);
+            }
+            Self::Get { number } => {
+                let slug = place::project(global).await?;
+                let job = client.get(&format!("/api/v2/project/{slug}/job/{number}")).await?;
+                print_one(global, &job, &["number", "name", "status", "started_at", "stopped_at", "web_url"]);
+            }
+        }
+        Ok(Exit::Success)
+    }
+}
+
+/// `gantry project …`
+#[derive(Subcommand, Debug)]
+pub enum Project {
+    /// All projects that you may see
+    List,
+    /// One project
+    Get,
+}
+
+impl Project {
+    pub(super) async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let client = Client::connect(global)?;
+        match self {
+            Self::List => {
+                let query = json!({ "query": "{ projects(first: 100) { nodes { id slug name } } }" });
+                let answer = client.post("/graphql", &query).await?;
+                let items = answer.pointer("/data/projects/nodes").and_then(Value::as_array).cloned().unwrap_or_default();
+                print_list(global, &items, &["slug", "id"]);
+            }
+            Self::Get => {
+                let slug = place::project(global).await?;
+                let project = client.get(&format!("/api/v2/project/{slug}")).await?;
+                print_one(global, &project, &["slug", "name", "organization_name", "id"]);
+            }
+        }
+        Ok(Exit::Success)
+    }
+}

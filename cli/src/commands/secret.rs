@@ -1,0 +1,58 @@
+//! `gantry secret`: environment variables of a project. A value comes from standard input, never from an
+//! argument: arguments end in shell histories and process lists.
+
+use super::print_list;
+use crate::{Client, Exit, Failure, Global, place};
+use clap::Subcommand;
+use serde_json::json;
+use std::io::Read;
+
+/// `gantry secret …`
+#[derive(Subcommand, Debug)]
+pub enum Secret {
+    /// Names, never values
+    List,
+    /// Set one; the value is read from standard input
+    Set {
+        /// Its name
+        name: String,
+    },
+    /// Remove one
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+/// The value on standard input, without the line's end that `echo` adds.
+pub(super) fn value_from_stdin() -> Result<String, Failure> {
+    let mut value = String::new();
+    std::io::stdin().read_to_string(&mut value)?;
+    if value.ends_with('\n') {
+        value.pop();
+    }
+    Ok(value)
+}
+
+impl Secret {
+    pub(super) async fn run(self, global: &Global) -> Result<Exit, Failure> {
+        let client = Client::connect(global)?;
+        let slug = place::project(global).await?;
+        match self {
+            Self::List => {
+                let items = client.items(&format!("/api/v2/project/{slug}/envvar"), 1000).await?;
+                print_list(global, &items, &["name", "value", "created_at"]);
+            }
+            Self::Set { name } => {
+                let body = json!({ "name": name, "value": value_from_stdin()? });
+                client.post(&format!("/api/v2/project/{slug}/envvar"), &body).await?;
+                eprintln!("Set {name} of {slug}.");
+            }
+            Self::Remove { name } => {
+                client.delete(&format!("/api/v2/project/{slug}/envvar/{name}")).await?;
+                eprintln!("Removed {name} of {slug}.");
+            }
+        }
+        Ok(Exit::Success)
+    }
+}

@@ -1,0 +1,104 @@
+//! Who may import whom, what may be linked, under which licences: read from `cargo metadata` (architecture §2).
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+use std::collections::{BTreeSet, HashMap};
+
+fn metadata() -> Metadata {
+    MetadataCommand::new().manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")).exec().expect("cargo metadata")
+}
+
+fn ours(metadata: &Metadata) -> HashMap<&str, &Package> {
+    metadata.workspace_packages().into_iter().map(|package| (package.name.as_str(), package)).collect()
+}
+
+fn imports(package: &Package) -> BTreeSet<&str> {
+    package.dependencies.iter().filter(|found| found.kind == DependencyKind::Normal).map(|found| found.name.as_str()).collect()
+}
+
+fn is_service(package: &Package) -> bool {
+    package.manifest_path.as_str().contains("/services/")
+}
+
+#[test]
+fn services_import_libraries_and_never_each_other() {
+    let metadata = metadata();
+    let ours = ours(&metadata);
+    for (name, package) in &ours {
+        for import in imports(package) {
+            let Some(target) = ours.get(import) else { continue };
+            if is_service(target) {
+                assert_eq!(*name, "gantry-server", "{name} imports the service {import}: only the binary that wires may");
+            }
+        }
+    }
+}
+
+#[test]
+fn pure_crates_have_no_async_sql_or_http() {
+    let metadata = metadata();
+    let ours = ours(&metadata);
+    for name in ["gantry-ids", "gantry-model", "gantry-contracts", "gantry-agent-api", "gantry-compiler", "gantry-masking"] {
+        let found = imports(ours[name]);
+        for banned in ["tokio", "futures", "async-trait", "sqlx", "reqwest", "hyper", "axum", "http"] {
+            assert!(!found.contains(banned), "{name} imports {banned}, but is pure");
+        }
+    }
+}
+
+#[test]
+fn the_agent_imports_no_store_and_no_bus() {
+    let metadata = metadata();
+    let ours = ours(&metadata);
+    let mut todo = vec!["gantry-runner"];
+    let mut seen = BTreeSet::new();
+    while let Some(name) = todo.pop() {
+        if seen.insert(name) {
+            todo.extend(imports(ours[name]).into_iter().filter(|import| ours.contains_key(import)));
+        }
+    }
+    for banned in ["gantry-eventstore", "gantry-bus", "gantry-records", "gantry-live", "gantry-blobs", "gantry-secrets"] {
+        assert!(!seen.contains(banned), "the agent reaches {banned}");
+    }
+}
+
+#[test]
+fn heavy_crates_stay_in_their_places() {
+    let metadata = metadata();
+    for (name, package) in ours(&metadata) {
+        let found = imports(package);
+        if found.contains("async-graphql") {
+            assert_eq!(name, "gantry-api", "{name} names async-graphql");
+        }
+        let may_sql = is_service(package)
+            || ["gantry-eventstore", "gantry-bus", "gantry-records", "gantry-testkit", "gantry-server"].contains(&name);
+        assert!(may_sql || !found.contains("sqlx"), "{name} names sqlx");
+    }
+}
+
+#[test]
+fn nothing_banned_is_linked_and_every_licence_is_allowed() {
+    let metadata = metadata();
+    let banned = ["ring", "openssl-sys", "native-tls", "serde_yaml", "octocrab", "async-std", "log4rs"];
+    let allowed = [
+        "MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Unicode-3.0", "Zlib", "0BSD", "BSL-1.0", "CC0-1.0",
+        "CDLA-Permissive-2.0", "Unlicense", "MIT-0", "OpenSSL", "Apache-2.0 WITH LLVM-exception",
+    ];
+    for package in &metadata.packages {
+        assert!(!banned.contains(&package.name.as_str()), "{} is linked; deny.toml says why not", package.name);
+        let licence = package.license.clone().unwrap_or_default();
+        // An expression is fine when one of its alternatives needs nothing but allowed licences.
+        let plain = licence.replace(['(', ')'], "").replace('/', " OR ");
+        let fine = plain.split(" OR ").any(|way| way.split(" AND ").all(|one| allowed.contains(&one.trim())));
+        assert!(fine, "{} {} has the licence \"{licence}\"", package.name, package.version);
+    }
+}
+
+#[test]
+fn heavy_crates_have_one_version() {
+    let metadata = metadata();
+    for name in ["tokio", "hyper", "http", "axum", "rustls", "sqlx-core", "reqwest", "h2", "async-graphql"] {
+        let versions: BTreeSet<_> =
+            metadata.packages.iter().filter(|package| package.name == name).map(|package| package.version.to_string()).collect();
+        assert!(versions.len() <= 1, "{name} is built in several versions: {versions:?}");
+    }
+}

@@ -1,0 +1,67 @@
+//! `instance.json`: who runs on a data folder, and where it listens.
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+
+/// What a running instance says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Instance {
+    /// Process id.
+    pub pid: u32,
+    /// Public address.
+    pub url: String,
+    /// Address that agents of this machine use.
+    pub agents: String,
+}
+
+impl Instance {
+    /// Reads the file; a torn or missing one is nobody.
+    pub fn read(data: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(data.join("instance.json")).ok()?).ok()
+    }
+
+    /// Writes the file in one move.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn write(&self, data: &Path) -> anyhow::Result<()> {
+        replace(&data.join("instance.json"), &serde_json::to_vec(self)?)
+    }
+}
+
+/// Held while an instance runs; the kernel lets go of it when the process dies in any way.
+pub struct Hold(#[expect(dead_code, reason = "held for its drop")] Flock<fs::File>);
+
+/// Takes the data folder for this process.
+///
+/// # Errors
+/// Another instance holds it; the text says which.
+pub fn hold(data: &Path) -> anyhow::Result<Hold> {
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(data.join("lock"))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Hold(lock)),
+        Err(_) => match Instance::read(data) {
+            Some(other) => bail!(
+                "{} is held by the instance with process id {} at {}; stop it with `gantry down`, or use another --data folder",
+                data.display(),
+                other.pid,
+                other.url
+            ),
+            None => bail!("{} is held by another instance that is just starting", data.display()),
+        },
+    }
+}
+
+/// Replaces a private file in one move: a reader sees the old or the new one, never a part.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn replace(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&draft, path).with_context(|| format!("{} cannot be replaced", path.display()))
+}
