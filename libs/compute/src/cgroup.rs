@@ -1,0 +1,87 @@
+//! One cgroup (v2) per placement, where the machine lets us make one: `cgroup.kill` ends a whole tree without
+//! a race, whatever its processes did to their sessions and parents.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// The folder below which placements get their cgroups.
+#[derive(Clone, Debug)]
+pub(crate) struct Root(PathBuf);
+
+impl Root {
+    /// Finds a v2 hierarchy that we may write, alone or beside v1.
+    pub(crate) fn find() -> Option<Self> {
+        ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].iter().map(Path::new).find_map(|root| {
+            if !root.join("cgroup.controllers").exists() {
+                return None;
+            }
+            let ours = root.join("gantry");
+            match fs::create_dir(&ours) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
+                _ => {}
+            }
+            // Without `cgroup.kill` (kernel below 5.14) the group would only be a name.
+            let usable = ours.join("cgroup.kill").exists() && writable(&ours.join("cgroup.procs"));
+            usable.then_some(Self(ours))
+        })
+    }
+
+    /// The cgroup of a placement; it need not exist.
+    pub(crate) fn of(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+fn writable(path: &Path) -> bool {
+    fs::OpenOptions::new().write(true).open(path).is_ok()
+}
+
+/// Makes the group and opens its list of processes, to which a child writes itself before it becomes the agent.
+pub(crate) fn create(group: &Path) -> io::Result<fs::File> {
+    match fs::create_dir(group) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    fs::OpenOptions::new().write(true).open(group.join("cgroup.procs"))
+}
+
+/// Kills everything in the group and below; returns whether it is empty before the limit.
+pub(crate) async fn kill(group: &Path, limit: Duration) -> io::Result<bool> {
+    let asked = Instant::now();
+    loop {
+        match fs::write(group.join("cgroup.kill"), "1") {
+            Err(error) if gone(&error) => return Ok(true),
+            result => result?,
+        }
+        match fs::read_to_string(group.join("cgroup.events")) {
+            Err(error) if gone(&error) => return Ok(true),
+            Err(error) => return Err(error),
+            Ok(events) if events.lines().any(|line| line == "populated 0") => return Ok(true),
+            Ok(_) => {}
+        }
+        if asked.elapsed() > limit {
+            return Ok(false);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Removes the empty group with what an agent made below it.
+pub(crate) fn remove(group: &Path) {
+    if let Ok(entries) = fs::read_dir(group) {
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove(&entry.path());
+            }
+        }
+    }
+    // A group that is not empty yet is removed by a later sweep.
+    let _ = fs::remove_dir(group);
+}
+
+fn gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ENODEV)
+}
