@@ -177,6 +177,11 @@ impl Store {
         self.0.wake.subscribe()
     }
 
+    /// Whether this is a clone of the other.
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(crate) fn woke(&self) {
         self.0.wake.send_modify(|count| *count = count.wrapping_add(1));
     }

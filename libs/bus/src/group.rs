@@ -1,0 +1,343 @@
+//! Groups: what a consumer is, and the reader that feeds its lanes.
+
+use crate::{
+    Bus,
+    lane::{Item, Lane, LaneError, lane_of},
+};
+use async_trait::async_trait;
+use contracts::{Envelope, RequestError};
+use eventstore::{Key, Position, Store, Tx, read_after};
+use futures::future::try_join_all;
+use sqlx::{AssertSqlSafe, Row};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+/// Why a message was not handled.
+#[derive(Debug)]
+pub enum Fault {
+    /// May succeed later: the message is parked and tried again, eight times in all.
+    Retry(anyhow::Error),
+    /// Can never succeed: the message becomes a dead letter at once.
+    Dead(anyhow::Error),
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Retry(eventstore::Error::from(error).into())
+    }
+}
+
+impl From<eventstore::Error> for Fault {
+    fn from(error: eventstore::Error) -> Self {
+        Self::Retry(error.into())
+    }
+}
+
+impl From<anyhow::Error> for Fault {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Retry(error)
+    }
+}
+
+impl From<RequestError> for Fault {
+    fn from(error: RequestError) -> Self {
+        Self::Retry(error.into())
+    }
+}
+
+/// A body that cannot be read today cannot be read tomorrow.
+impl From<serde_json::Error> for Fault {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Dead(anyhow::Error::new(error).context("unsupported_version"))
+    }
+}
+
+/// A named consumer. Each message reaches it at least once, the versions of one aggregate in order; messages of
+/// different aggregates may be handled at the same time, unless the group takes batches.
+#[async_trait]
+pub trait Group: Send + Sync {
+    /// For example `conductor.pipelines`. Progress is kept under this name: never change it.
+    fn name(&self) -> &'static str;
+
+    /// Whether events of this type are handed over.
+    fn wants(&self, kind: &str) -> bool;
+
+    /// More than 1: so many messages may be handed over at once, in position order, one batch at a time.
+    fn batch(&self) -> usize {
+        1
+    }
+
+    /// Effects can be rebuilt: commits need not wait for the disk.
+    fn relaxed(&self) -> bool {
+        false
+    }
+
+    /// Aggregates of this service that the effect of a message will append to.
+    fn locks(&self, msg: &Envelope) -> Vec<Key>;
+
+    /// The effect. It goes into `tx` and calls nothing outside Postgres.
+    ///
+    /// # Errors
+    /// A [`Fault`] rolls `tx` back.
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault>;
+
+    /// After the commit: what may safely be repeated or lost. It may run again for the same message, or, after a
+    /// crash, not at all.
+    async fn after_commit(&self, _batch: &[Envelope]) {}
+}
+
+/// Lanes of a group that takes one message at a time.
+const LANES: i32 = 4;
+/// Messages that wait in a lane before the reader waits.
+const QUEUE: usize = 256;
+/// Events read at once.
+const PAGE: u32 = 256;
+/// Unwanted events after which the cursors are moved without an effect.
+const MARK_EVENTS: u64 = 2048;
+/// Quiet time after which they are moved too.
+const MARK_QUIET: Duration = Duration::from_secs(10);
+
+/// Handles one source for one group.
+pub(crate) struct Runner {
+    bus: Bus,
+    store: Store,
+    source: &'static str,
+    group: Arc<dyn Group>,
+    lanes: i32,
+}
+
+impl Runner {
+    pub(crate) fn new(bus: Bus, store: Store, source: &'static str, group: Arc<dyn Group>) -> Self {
+        let lanes = if group.batch() > 1 { 1 } else { LANES };
+        Self { bus, store, source, group, lanes }
+    }
+
+    /// Runs until `stop`; starts again, with patience, after whatever ends it.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut pause = Duration::from_millis(20);
+        while !stop.is_cancelled() {
+            let started = Instant::now();
+            match self.run_once(&stop).await {
+                Ok(()) => return,
+                Err(LaneError::Overtaken) => {
+                    tracing::debug!(group = self.group.name(), source = self.source, "progress changed elsewhere");
+                    pause = Duration::from_millis(20);
+                }
+                Err(LaneError::Store(error)) => {
+                    if started.elapsed() > Duration::from_secs(10) {
+                        pause = Duration::from_millis(20);
+                    }
+                    tracing::warn!(
+                        group = self.group.name(),
+                        source = self.source,
+                        error = &error as &dyn std::error::Error,
+                        "a group stopped and starts again"
+                    );
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
+            }
+        }
+    }
+
+    async fn run_once(&self, stop: &CancellationToken) -> Result<(), LaneError> {
+        let (lanes, ops) = self.load().await?;
+        let start = lanes.iter().map(|lane| lane.position).min().unwrap_or_default();
+        let (senders, lane_runs): (Vec<_>, Vec<_>) = lanes
+            .into_iter()
+            .map(|lane| {
+                let (sender, receiver) = mpsc::channel(QUEUE);
+                (sender, lane.run(receiver, stop.clone()))
+            })
+            .unzip();
+        let lanes_done = try_join_all(lane_runs);
+        tokio::pin!(lanes_done);
+        // An error of one ends all: open transactions are dropped and roll back.
+        tokio::select! {
+            read = self.read(senders, start, ops, stop) => {
+                // Without error only when it is stopped: the lanes finish the message at hand.
+                read?;
+                lanes_done.await?;
+            }
+            done = &mut lanes_done => {
+                done?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lanes as they stand in the database, and the count of operators' acts.
+    async fn load(&self) -> Result<(Vec<Lane>, i64), LaneError> {
+        let schema = self.store.schema();
+        // A group whose number of lanes changed begins where the slowest of the old lanes stood.
+        let insert = format!(
+            "INSERT INTO {schema}.cursors AS c (group_name, source, lane, lanes, xid, seq) \
+             SELECT $1, $2, n, $3, coalesce(o.xid, '0'), coalesce(o.seq, 0) FROM generate_series(0, $3 - 1) n \
+             LEFT JOIN LATERAL (SELECT xid, seq FROM {schema}.cursors WHERE group_name = $1 AND source = $2 AND lanes <> $3 \
+                                ORDER BY lanes = 0 DESC, xid, seq LIMIT 1) o ON true \
+             WHERE NOT EXISTS (SELECT 1 FROM {schema}.cursors WHERE group_name = $1 AND source = $2 AND lanes = $3) \
+             ON CONFLICT DO NOTHING"
+        );
+        sqlx::query(AssertSqlSafe(insert))
+            .bind(self.group.name())
+            .bind(self.source)
+            .bind(self.lanes)
+            .execute(self.store.pool())
+            .await?;
+        let select = format!(
+            "SELECT lane, xid::text AS xid, seq, revision, ops FROM {schema}.cursors \
+             WHERE group_name = $1 AND source = $2 AND lanes = $3 ORDER BY lane"
+        );
+        let rows = sqlx::query(AssertSqlSafe(select))
+            .bind(self.group.name())
+            .bind(self.source)
+            .bind(self.lanes)
+            .fetch_all(self.store.pool())
+            .await?;
+        let mut blocked = self.blocked().await?;
+        let mut lanes = Vec::with_capacity(rows.len());
+        let mut ops = 0;
+        for row in rows {
+            let number: i32 = row.try_get("lane")?;
+            let xid: String = row.try_get("xid")?;
+            let position = Position { xid: xid.parse().unwrap_or(0), seq: row.try_get("seq")? };
+            ops += row.try_get::<i64, _>("ops")?;
+            lanes.push(Lane::new(
+                self.store.clone(),
+                self.source,
+                Arc::clone(&self.group),
+                (number, self.lanes),
+                position,
+                row.try_get("revision")?,
+                blocked.remove(&number).unwrap_or_default(),
+            ));
+        }
+        Ok((lanes, ops))
+    }
+
+    /// Aggregates with a failed message, per lane.
+    async fn blocked(&self) -> Result<HashMap<i32, crate::lane::Blocked>, LaneError> {
+        let schema = self.store.schema();
+        let sql = format!(
+            "SELECT aggregate_kind, aggregate_id FROM {schema}.parked WHERE group_name = $1 AND source = $2 \
+             UNION SELECT aggregate_kind, aggregate_id FROM {schema}.dead_letters WHERE group_name = $1 AND source = $2"
+        );
+        let rows: Vec<(String, uuid::Uuid)> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(self.group.name())
+            .bind(self.source)
+            .fetch_all(self.store.pool())
+            .await?;
+        let mut lanes: HashMap<i32, crate::lane::Blocked> = HashMap::new();
+        for (kind, id) in rows {
+            lanes.entry(lane_of(&kind, id, self.lanes)).or_default().insert((kind, id));
+        }
+        Ok(lanes)
+    }
+
+    async fn ops(&self) -> Result<i64, LaneError> {
+        let sql = format!(
+            "SELECT coalesce(sum(ops), 0)::bigint FROM {}.cursors WHERE group_name = $1 AND source = $2 AND lanes = $3",
+            self.store.schema()
+        );
+        Ok(sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(self.group.name())
+            .bind(self.source)
+            .bind(self.lanes)
+            .fetch_one(self.store.pool())
+            .await?)
+    }
+
+    /// Reads the source's log and hands what the group wants to its lanes.
+    async fn read(
+        &self,
+        lanes: Vec<mpsc::Sender<Item>>,
+        mut position: Position,
+        ops: i64,
+        stop: &CancellationToken,
+    ) -> Result<(), LaneError> {
+        let mut woken = self.bus.woken(self.source);
+        let mut operated = self.bus.woken(&ops_channel(self.group.name(), self.source));
+        let (mut marked, mut since_mark, mut mark_at) = (position, 0u64, Instant::now());
+        let mut settle = Duration::from_millis(1);
+        let mut idle = Duration::from_secs(1);
+        loop {
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            woken.borrow_and_update();
+            let page = match read_after(&self.bus.pool_of(self.source), self.source, position, PAGE).await {
+                Ok(page) => page,
+                // The service has not made its schema yet.
+                Err(eventstore::Error::Db(sqlx::Error::Database(error))) if error.code().as_deref() == Some("42P01") => {
+                    eventstore::Page::default()
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let found = !page.events.is_empty();
+            for (at, envelope) in page.events {
+                position = at;
+                since_mark += 1;
+                if self.group.wants(&envelope.kind) {
+                    let lane = lane_of(&envelope.aggregate.kind, envelope.aggregate.id, self.lanes);
+                    let Some(sender) = usize::try_from(lane).ok().and_then(|lane| lanes.get(lane)) else { continue };
+                    tokio::select! {
+                        () = stop.cancelled() => return Ok(()),
+                        // A lane that ended says why itself.
+                        sent = sender.send(Item::Message(at, envelope)) => if sent.is_err() {
+                            return std::future::pending().await;
+                        },
+                    }
+                }
+            }
+            if found {
+                idle = Duration::from_secs(1);
+            }
+            if position > marked && (since_mark >= MARK_EVENTS || mark_at.elapsed() >= MARK_QUIET) {
+                for lane in &lanes {
+                    // A full lane has work of its own that will move its cursor.
+                    let _ = lane.try_send(Item::Mark(position));
+                }
+                (marked, since_mark, mark_at) = (position, 0, Instant::now());
+            }
+            if page.more {
+                continue;
+            }
+            if page.unsettled {
+                // An older transaction is open; it may be another service's, whose end nobody tells us.
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    _ = woken.changed() => {}
+                    () = sleep(settle) => {}
+                }
+                settle = (settle * 2).min(Duration::from_millis(25));
+                continue;
+            }
+            settle = Duration::from_millis(1);
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = woken.changed() => if changed.is_err() {
+                    sleep(Duration::from_secs(1)).await;
+                },
+                _ = operated.changed() => return Err(LaneError::Overtaken),
+                () = sleep(idle) => {
+                    idle = (idle * 2).min(Duration::from_secs(10));
+                    if self.ops().await? != ops {
+                        return Err(LaneError::Overtaken);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Channel on which operators' acts in this process are told.
+pub(crate) fn ops_channel(group: &str, source: &str) -> String {
+    format!("ops {group} {source}")
+}

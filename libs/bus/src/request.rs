@@ -1,0 +1,193 @@
+//! Ask the owner and wait.
+
+use crate::{Bus, MESSAGE_LIMIT};
+use async_trait::async_trait;
+use contracts::{
+    Actor, Refusal, Request, RequestError,
+    request::Ask,
+};
+use ids::MessageId;
+use serde_json::Value;
+use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+/// How long a request without options may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// How long an asker waits for a service of the same process that is still starting.
+const APPEARS: Duration = Duration::from_millis(500);
+/// Requests that one service executes at a time; the others wait.
+const AT_A_TIME: usize = 64;
+
+/// Answers the requests to one service.
+#[async_trait]
+pub trait Responder: Send + Sync {
+    /// Executes a request. Use [`route`] to decode and encode.
+    async fn respond(&self, req: Request) -> Result<Value, RequestError>;
+}
+
+/// How to ask.
+#[derive(Clone, Debug)]
+pub struct AskOptions {
+    /// Command id, to repeat a command; `None`: a fresh one.
+    pub id: Option<MessageId>,
+    /// How long to wait at most. A request past it is not executed.
+    pub deadline: Duration,
+    /// The client's `Idempotency-Key`.
+    pub idempotency_key: Option<String>,
+}
+
+impl Default for AskOptions {
+    fn default() -> Self {
+        Self { id: None, deadline: DEADLINE, idempotency_key: None }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Slot {
+    responder: Arc<dyn Responder>,
+    permits: Arc<Semaphore>,
+}
+
+impl Bus {
+    /// Registers the one responder of a service; a second takes the place of the first.
+    pub fn respond(&self, service: &'static str, responder: Arc<dyn Responder>) {
+        let slot = Slot { responder, permits: Arc::new(Semaphore::new(AT_A_TIME)) };
+        self.0.responders.send_modify(|all| {
+            all.insert(service, slot);
+        });
+    }
+
+    /// Asks the owner, for at most 5 s.
+    ///
+    /// # Errors
+    /// It refused, failed, or did not answer.
+    pub async fn ask<A: Ask>(&self, actor: &Actor, ask: &A) -> Result<A::Reply, RequestError> {
+        self.ask_with(AskOptions::default(), actor, ask).await
+    }
+
+    /// Asks the owner.
+    ///
+    /// # Errors
+    /// It refused, failed, or did not answer in time.
+    pub async fn ask_with<A: Ask>(
+        &self,
+        opts: AskOptions,
+        actor: &Actor,
+        ask: &A,
+    ) -> Result<A::Reply, RequestError> {
+        let until = Instant::now() + opts.deadline;
+        let body = serde_json::to_value(ask).map_err(failed(A::SERVICE))?;
+        let request = Request {
+            id: opts.id.unwrap_or_else(MessageId::new),
+            service: A::SERVICE.to_owned(),
+            name: A::NAME.to_owned(),
+            deadline: chrono::Utc::now()
+                + chrono::TimeDelta::from_std(opts.deadline).unwrap_or(chrono::TimeDelta::MAX / 4),
+            actor: actor.clone(),
+            idempotency_key: opts.idempotency_key,
+            body,
+        };
+        let result = self.exchange(A::SERVICE, &request, until).await;
+        metrics::counter!("gantry.bus.requests", "name" => A::NAME, "outcome" => outcome(&result)).increment(1);
+        let value = result?;
+        serde_json::from_value(value).map_err(failed(A::SERVICE))
+    }
+
+    /// The request goes encoded, and so does the answer: what works here works over a broker.
+    async fn exchange(&self, service: &'static str, request: &Request, until: Instant) -> Result<Value, RequestError> {
+        let encoded = serde_json::to_vec(request).map_err(failed(service))?;
+        fits(service, encoded.len())?;
+        let slot = self.slot(service, until).await?;
+        let work = async move {
+            let permit = timeout_at(until, Arc::clone(&slot.permits).acquire_owned()).await;
+            // Nobody waits for the answer any more: the command must not be executed.
+            let (Ok(Ok(_permit)), true) = (permit, Instant::now() < until) else {
+                return Err(RequestError::Deadline { service: service.to_owned() });
+            };
+            let request: Request = serde_json::from_slice(&encoded).map_err(failed(service))?;
+            slot.responder.respond(request).await
+        };
+        // A task of its own: an asker that goes away does not stop a command half-way, and a panic stays there.
+        let answer = match timeout_at(until, tokio::spawn(work)).await {
+            Err(_) => return Err(RequestError::Deadline { service: service.to_owned() }),
+            Ok(Err(error)) => return Err(failed(service)(error)),
+            Ok(Ok(answer)) => answer,
+        };
+        let encoded = serde_json::to_vec(&answer.map_err(|error| named(service, error))).map_err(failed(service))?;
+        fits(service, encoded.len())?;
+        serde_json::from_slice::<Result<Value, RequestError>>(&encoded).map_err(failed(service))?
+    }
+
+    /// The service's responder; waits a moment for one that is starting.
+    async fn slot(&self, service: &'static str, until: Instant) -> Result<Slot, RequestError> {
+        let mut responders = self.0.responders.subscribe();
+        let found = timeout_at(until.min(Instant::now() + APPEARS), responders.wait_for(|all| all.contains_key(service)))
+            .await
+            .ok()
+            .and_then(|seen| seen.ok().and_then(|all| all.get(service).cloned()));
+        found.ok_or_else(|| RequestError::NoResponder { service: service.to_owned() })
+    }
+}
+
+fn fits(service: &str, size: usize) -> Result<(), RequestError> {
+    if size > MESSAGE_LIMIT {
+        return Err(RequestError::Oversize { service: service.to_owned(), size, limit: MESSAGE_LIMIT });
+    }
+    Ok(())
+}
+
+/// A failure below does not know which service it happened in.
+fn named(service: &str, error: RequestError) -> RequestError {
+    match error {
+        RequestError::Failed { service: unknown } if unknown.is_empty() => {
+            RequestError::Failed { service: service.to_owned() }
+        }
+        other => other,
+    }
+}
+
+fn outcome(result: &Result<Value, RequestError>) -> &'static str {
+    match result {
+        Ok(_) => "ok",
+        Err(RequestError::Refused(_)) => "refused",
+        Err(RequestError::NoResponder { .. }) => "no_responder",
+        Err(RequestError::Deadline { .. }) => "deadline",
+        Err(RequestError::Oversize { .. }) => "oversize",
+        Err(RequestError::Failed { .. }) => "failed",
+    }
+}
+
+/// Turns any error into "the service failed"; the text goes to the log only.
+pub fn failed<E: Display>(service: &'static str) -> impl Fn(E) -> RequestError {
+    move |error| {
+        tracing::error!(service, error = %format_args!("{error:#}"), "a request failed");
+        RequestError::Failed { service: service.to_owned() }
+    }
+}
+
+/// For a request whose name the service does not know.
+pub fn unknown(req: &Request) -> RequestError {
+    Refusal::new("unsupported", format!("{} does not know the request {}", req.service, req.name)).into()
+}
+
+/// Decodes a request's body, calls `handler(ask, req)` and encodes its answer.
+///
+/// # Errors
+/// `invalid` for a body that cannot be read; what the handler says.
+pub async fn route<'r, A, F, Fut>(req: &'r Request, handler: F) -> Result<Value, RequestError>
+where
+    A: Ask,
+    F: FnOnce(A, &'r Request) -> Fut,
+    Fut: Future<Output = Result<A::Reply, RequestError>>,
+{
+    let ask: A = serde::Deserialize::deserialize(&req.body)
+        .map_err(|error| Refusal::new("invalid", format!("{} cannot be read: {error}", req.name)))?;
+    let reply = handler(ask, req).await?;
+    serde_json::to_value(reply).map_err(|error| {
+        tracing::error!(name = req.name, %error, "an answer cannot be encoded");
+        RequestError::Failed { service: req.service.clone() }
+    })
+}
