@@ -1,0 +1,88 @@
+//! Limits and durations. Those of leases may be shortened together by one factor.
+
+use std::time::Duration;
+
+/// Keys of the dispatcher.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Tasks that may run at once; exact.
+    pub slots: u32,
+    /// Between renewals of a lease.
+    pub renew: Duration,
+    /// After how long without renewal an agent is called unreachable.
+    pub unreachable: Duration,
+    /// After how long without renewal an agent ends its task itself; less than `lease`.
+    pub self_stop: Duration,
+    /// Length of a lease.
+    pub lease: Duration,
+    /// After a start or an outage nothing is declared lost for so long.
+    pub recovery_grace: Duration,
+    /// How long a queued task waits for its agent before it is queued again.
+    pub claim_timeout: Duration,
+    /// How often a task is queued again before it is given up.
+    pub max_requeues: u32,
+    /// Between SIGTERM and SIGKILL of a step.
+    pub grace: Duration,
+    /// Longest run of a job.
+    pub job_timeout: Duration,
+    /// Bytes that an agent may hold on disk while the suite is away.
+    pub spool_bytes: u64,
+    /// What a job that asks for a container does.
+    pub docker: Docker,
+}
+
+/// What a job that asks for a container does where no container engine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Docker {
+    /// Runs on the machine itself.
+    Host,
+    /// Ends with `infrastructure_fail`.
+    Refuse,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Self {
+            slots: u32::try_from(cores * 2).unwrap_or(u32::MAX),
+            renew: Duration::from_secs(10),
+            unreachable: Duration::from_secs(45),
+            self_stop: Duration::from_secs(150),
+            lease: Duration::from_secs(180),
+            recovery_grace: Duration::from_secs(60),
+            claim_timeout: Duration::from_secs(60),
+            max_requeues: 3,
+            grace: Duration::from_secs(10),
+            job_timeout: Duration::from_secs(5 * 3600),
+            spool_bytes: 256 << 20,
+            docker: Docker::Refuse,
+        }
+    }
+}
+
+impl Config {
+    /// What an agent is told, so that both sides derive their deadlines from the same values.
+    pub(crate) fn timing(&self) -> agent_api::Timing {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        agent_api::Timing {
+            renew_ms: ms(self.renew),
+            self_stop_ms: ms(self.self_stop),
+            lease_ms: ms(self.lease),
+            grace_ms: ms(self.grace),
+            job_timeout_ms: ms(self.job_timeout),
+            spool_bytes: self.spool_bytes,
+        }
+    }
+
+    /// What passing the lease's end by so much says about us rather than about an agent.
+    pub(crate) fn slack(&self) -> Duration {
+        self.lease.saturating_sub(self.self_stop) / 2
+    }
+
+    pub(crate) fn validate(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.slots > 0, "slots must be at least 1");
+        anyhow::ensure!(self.renew < self.self_stop, "renew must be shorter than self_stop");
+        anyhow::ensure!(self.self_stop < self.lease, "self_stop must be shorter than lease (R-17)");
+        Ok(())
+    }
+}

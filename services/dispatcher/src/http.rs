@@ -1,0 +1,149 @@
+//! What agents call.
+
+use crate::{lease, state::State};
+use agent_api::{Claim, Commands, FinalReport, Lease, Problem, Renewed, Source};
+use axum::{
+    Json, Router,
+    extract::{FromRequest, FromRequestParts, Path, Query, State as Shared},
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use ids::TaskId;
+use kit::keys::FenceClaims;
+use serde::Deserialize;
+use std::{sync::Arc, time::Duration};
+
+type App = Shared<Arc<State>>;
+
+/// Why an agent does not get what it asks for.
+#[derive(Debug)]
+pub enum Refused {
+    /// The token is not ours or not of this task.
+    Unauthorized,
+    /// No such task.
+    NotFound,
+    /// The lease is over: stop at once.
+    Stale(&'static str),
+    /// The request cannot be read.
+    Invalid(String),
+    /// Try again.
+    Unavailable(anyhow::Error),
+}
+
+impl From<sqlx::Error> for Refused {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
+impl From<eventstore::Error> for Refused {
+    fn from(error: eventstore::Error) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
+impl From<anyhow::Error> for Refused {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (status, code, message) = match self {
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "the token is not valid here".to_owned()),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "no such task".to_owned()),
+            Self::Stale(why) => (StatusCode::CONFLICT, "stale_lease", why.to_owned()),
+            Self::Invalid(why) => (StatusCode::BAD_REQUEST, "invalid", why),
+            Self::Unavailable(error) => {
+                tracing::error!(error = format!("{error:#}"), "an agent's request failed");
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "try again".to_owned())
+            }
+        };
+        (status, Json(Problem { code: code.to_owned(), message, next_offset: None })).into_response()
+    }
+}
+
+/// The fence token of a call: its signature is right and it is of the task in the path. Whether the lease lives is
+/// for the row to say; a report may come long after the token's end.
+struct Fenced(FenceClaims);
+
+impl FromRequestParts<Arc<State>> for Fenced {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Refused> {
+        let Path(task) = Path::<TaskId>::from_request_parts(parts, state).await.map_err(|_| Refused::NotFound)?;
+        let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or(Refused::Unauthorized)?;
+        let claims: FenceClaims = state.keys.open_claims("fence", token).ok_or(Refused::Unauthorized)?;
+        (claims.task_id == task).then_some(Self(claims)).ok_or(Refused::Unauthorized)
+    }
+}
+
+/// A JSON body whose errors are [`Problem`]s.
+struct Body<T>(T);
+
+impl<T: serde::de::DeserializeOwned> FromRequest<Arc<State>> for Body<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: axum::extract::Request, state: &Arc<State>) -> Result<Self, Refused> {
+        let Json(body) = Json::<T>::from_request(request, state)
+            .await
+            .map_err(|rejection| Refused::Invalid(rejection.body_text()))?;
+        Ok(Self(body))
+    }
+}
+
+/// Routes of the agent API that the dispatcher answers.
+pub fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/v1/claim", post(claim))
+        .route("/v1/tasks/{task}/renew", post(renew))
+        .route("/v1/tasks/{task}/commands", get(commands))
+        .route("/v1/tasks/{task}/finish", post(finish))
+        .route("/v1/tasks/{task}/source", get(source))
+        .with_state(state)
+}
+
+async fn claim(Shared(state): App, Body(claim): Body<Claim>) -> Result<Json<Lease>, Refused> {
+    lease::claim(&state, &claim).await.map(Json)
+}
+
+async fn renew(Shared(state): App, Fenced(fence): Fenced) -> Result<Json<Renewed>, Refused> {
+    lease::renew(&state, &fence).await.map(Json)
+}
+
+#[derive(Deserialize)]
+struct Wait {
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+async fn commands(
+    Shared(state): App,
+    Fenced(fence): Fenced,
+    Query(wait): Query<Wait>,
+) -> Result<Json<Commands>, Refused> {
+    lease::commands(&state, &fence, Duration::from_millis(wait.wait_ms)).await.map(Json)
+}
+
+async fn source(Shared(state): App, Fenced(fence): Fenced) -> Result<Json<Source>, Refused> {
+    lease::source(&state, &fence).await.map(Json)
+}
+
+async fn finish(
+    Shared(state): App,
+    Fenced(fence): Fenced,
+    Body(report): Body<FinalReport>,
+) -> Result<Json<serde_json::Value>, Refused> {
+    match lease::finish(&state, &fence, report.clone()).await {
+        Ok(()) => Ok(Json(serde_json::json!({}))),
+        Err(refused) => {
+            if matches!(refused, Refused::Stale(_)) {
+                lease::keep_late_report(&state, &fence, &report).await?;
+            }
+            Err(refused)
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Claim, renew and finish: the life of a lease.
+
+use crate::{
+    http::Refused,
+    rules,
+    state::State,
+    store::{self, Outcome, TaskRow},
+};
+use agent_api::{Claim, Commands, FinalReport, Lease, Renewed, Source};
+use contracts::dispatcher::{JobStarted, TaskStarted};
+use ids::{TaskId, Timestamp};
+use kit::keys::{FenceClaims, PlacementClaims, SourceClaims};
+use std::time::Duration;
+use tokio::{
+    sync::broadcast::error::RecvError,
+    time::{Instant, timeout_at},
+};
+
+/// Longest wait of a poll for commands.
+const LONGEST_POLL: Duration = Duration::from_secs(25);
+
+/// Gives the task that the token was made for to the agent. A repeat with the same claim id returns the same
+/// lease, so that an answer that was lost costs nothing.
+pub async fn claim(state: &State, claim: &Claim) -> Result<Lease, Refused> {
+    let placement: PlacementClaims =
+        state.keys.open_claims("placement", &claim.token).ok_or(Refused::Unauthorized)?;
+    let known = store::peek(state.store.pool(), placement.task_id).await?.ok_or(Refused::NotFound)?;
+    let ready = store::ready(state.store.pool(), known.job_id).await?;
+    let (task, deadline) = take(state, claim, &placement, &known).await?;
+    Ok(Lease {
+        task_id: task.task(),
+        epoch: task.epoch,
+        fence: state.fence(&task, deadline),
+        permit: task.permit_at.is_some(),
+        timing: state.config.timing(),
+        spec: rules::spec(ready, task.index(), task.total(), &state.public_url),
+    })
+}
+
+/// One commit: revocation and epoch are read, lease and permit written, the start announced.
+async fn take(
+    state: &State,
+    claim: &Claim,
+    placement: &PlacementClaims,
+    known: &TaskRow,
+) -> Result<(TaskRow, Timestamp), Refused> {
+    let mut tx = state.store.begin(&store::of_task(known)).await?;
+    let mut task = store::task(&mut tx, placement.task_id).await?;
+    if task.epoch != placement.epoch || task.state == "finished" {
+        return Err(Refused::Stale("the task was queued again, ended or canceled"));
+    }
+    let repeat = task.claim_id == Some(claim.claim_id.uuid());
+    if let (true, Some(deadline)) = (repeat, task.deadline) {
+        return Ok((task, deadline));
+    }
+    if task.state != "queued" || task.cancel_requested {
+        return Err(Refused::Stale("another agent holds the task"));
+    }
+    let (at, deadline): (Timestamp, Timestamp) = sqlx::query_as(
+        "UPDATE dispatcher.tasks t SET state = 'leased', claim_id = $2, instance_id = $3, public_key = $4, agent_version = $5, \
+             granted_at = n.at, permit_at = n.at, renewed_at = n.at, deadline = n.at + $6, next_action_at = n.at + $6 \
+         FROM (SELECT clock_timestamp() AS at) n WHERE t.task_id = $1 RETURNING t.granted_at, t.deadline",
+    )
+    .bind(task.task_id)
+    .bind(claim.claim_id.uuid())
+    .bind(claim.instance_id.uuid())
+    .bind(&claim.public_key)
+    .bind(&claim.version)
+    .bind(state.config.lease)
+    .fetch_one(tx.conn())
+    .await?;
+    task.permit_at = Some(at);
+    task.public_key = Some(claim.public_key.clone());
+    let run = store::run(&mut tx, task.job_id).await?;
+    let started = TaskStarted { task_id: task.task(), job_id: run.job(), index: task.index(), at };
+    let mut events = vec![run.event("task", task.task_id, &started)];
+    if run.state == "queued" {
+        sqlx::query("UPDATE dispatcher.runs SET state = 'running', started_at = $2 WHERE job_id = $1")
+            .bind(run.job_id)
+            .bind(at)
+            .execute(tx.conn())
+            .await?;
+        let started = JobStarted { job_id: run.job(), workflow_id: run.workflow(), at };
+        events.push(run.event("run", run.job_id, &started));
+    }
+    tx.append(&events).await?;
+    tx.commit().await?;
+    Ok((task, deadline))
+}
+
+/// Moves the lease's end. Losing this write in a crash is harmless: a restart extends every live lease.
+pub async fn renew(state: &State, fence: &FenceClaims) -> Result<Renewed, Refused> {
+    let mut tx = state.store.begin(&[]).await?;
+    tx.relaxed().await?;
+    let done = sqlx::query(
+        "UPDATE dispatcher.tasks t SET renewed_at = n.at, deadline = n.at + $3, next_action_at = n.at + $3 \
+         FROM (SELECT clock_timestamp() AS at) n WHERE t.task_id = $1 AND t.epoch = $2 AND t.state = 'leased'",
+    )
+    .bind(fence.task_id.uuid())
+    .bind(fence.epoch)
+    .bind(state.config.lease)
+    .execute(tx.conn())
+    .await?;
+    if done.rows_affected() == 0 {
+        return Err(Refused::Stale("the lease has ended"));
+    }
+    let task = store::task(&mut tx, fence.task_id).await?;
+    tx.commit().await?;
+    let deadline = task.deadline.ok_or(Refused::Stale("the lease has ended"))?;
+    Ok(Renewed { fence: state.fence(&task, deadline), cancel: task.cancel_requested })
+}
+
+/// The task of a fence token, if it is leased under that epoch.
+pub async fn live(state: &State, fence: &FenceClaims) -> Result<TaskRow, Refused> {
+    let task = store::peek(state.store.pool(), fence.task_id).await?.ok_or(Refused::NotFound)?;
+    let live = task.state == "leased" && task.epoch == fence.epoch;
+    live.then_some(task).ok_or(Refused::Stale("the lease has ended"))
+}
+
+/// Waits for a command.
+pub async fn commands(state: &State, fence: &FenceClaims, wait: Duration) -> Result<Commands, Refused> {
+    // Listen before looking, or a cancel between the two is missed.
+    let mut told = state.commands.subscribe();
+    let until = Instant::now() + wait.min(LONGEST_POLL);
+    loop {
+        let cancel = live(state, fence).await?.cancel_requested;
+        if cancel || !told_of(&mut told, fence.task_id, until).await {
+            return Ok(Commands { cancel });
+        }
+    }
+}
+
+/// Whether something was told of the task before the time is up.
+async fn told_of(told: &mut tokio::sync::broadcast::Receiver<TaskId>, task: TaskId, until: Instant) -> bool {
+    loop {
+        match timeout_at(until, told.recv()).await {
+            Ok(Ok(other)) if other != task => {}
+            Ok(Ok(_) | Err(RecvError::Lagged(_))) => return true,
+            Ok(Err(RecvError::Closed)) | Err(_) => return false,
+        }
+    }
+}
+
+/// Where the task's repository is now, with a token that reads it until the lease ends.
+pub async fn source(state: &State, fence: &FenceClaims) -> Result<Source, Refused> {
+    let task = live(state, fence).await?;
+    let project = store::ready(state.store.pool(), task.job_id).await?.project;
+    let expires_at = task.deadline.map_or(fence.expires_at, |deadline| deadline.timestamp_millis());
+    let url = rules::repository_url(&state.git_url, &project.org, &project.name);
+    let password = state.keys.seal_claims("source", &SourceClaims { project_slug: project.slug, expires_at });
+    Ok(Source { url, username: "x-token".to_owned(), password })
+}
+
+/// Takes the final report: closes the epoch at the receivers, then commits the outcome. Counts once per task and
+/// epoch (R-19).
+pub async fn finish(state: &State, fence: &FenceClaims, report: FinalReport) -> Result<(), Refused> {
+    if !report.status.is_terminal() {
+        return Err(Refused::Invalid(format!("{} is not how a task ends", report.status)));
+    }
+    let known = store::peek(state.store.pool(), fence.task_id).await?.ok_or(Refused::NotFound)?;
+    if !open(&known, fence)? {
+        return Ok(());
+    }
+    state.close_epoch(&known).await.map_err(|error| Refused::Unavailable(error.into()))?;
+    let [run, task] = store::of_task(&known);
+    let mut tx = state.store.begin(&[store::slots(), run, task]).await?;
+    let task = store::task(&mut tx, fence.task_id).await?;
+    if !open(&task, fence)? {
+        return Ok(());
+    }
+    let run = store::run(&mut tx, task.job_id).await?;
+    let (status, reason) = rules::reported_outcome(task.cancel_requested, report.status, report.reason);
+    let mut events = store::finish(&mut tx, &run, &task, Outcome { status, reason, reported: true }).await?;
+    events.extend(store::fill(&mut tx, state.config.slots, state.config.claim_timeout).await?);
+    tx.append(&events).await?;
+    tx.commit().await?;
+    state.wake([task.task()]);
+    state.due.notify_one();
+    Ok(())
+}
+
+/// Whether the report is still awaited; a repeat is not, and not refused either.
+fn open(task: &TaskRow, fence: &FenceClaims) -> Result<bool, Refused> {
+    match task.state.as_str() {
+        "leased" if task.epoch == fence.epoch => Ok(true),
+        "finished" if task.epoch == fence.epoch && task.reported => Ok(false),
+        _ => Err(Refused::Stale("the task ended without this report")),
+    }
+}
+
+/// Keeps a report that came too late, as evidence.
+pub async fn keep_late_report(state: &State, fence: &FenceClaims, report: &FinalReport) -> anyhow::Result<()> {
+    sqlx::query(
+        "INSERT INTO dispatcher.late_reports (task_id, epoch, report) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+    )
+    .bind(fence.task_id.uuid())
+    .bind(fence.epoch)
+    .bind(serde_json::to_value(report)?)
+    .execute(state.store.pool())
+    .await?;
+    Ok(())
+}

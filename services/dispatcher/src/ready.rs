@@ -1,0 +1,95 @@
+//! A job became ready: make its run and its tasks, take slots, announce the tasks that have one.
+
+use crate::{rules, state::State, store};
+use bus::{Fault, Group};
+use contracts::{Envelope, Event, conductor::JobReady};
+use eventstore::{Key, Tx};
+use ids::TaskId;
+use model::status::JobStatus;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Consumes `workflow.job_ready`.
+pub struct Ready(pub Arc<State>);
+
+#[async_trait::async_trait]
+impl Group for Ready {
+    fn name(&self) -> &'static str {
+        "dispatcher.jobs"
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        kind == JobReady::TYPE
+    }
+
+    fn locks(&self, msg: &Envelope) -> Vec<Key> {
+        let run = msg.body_as::<JobReady>().map(|ready| Key::new("run", ready.job_id.uuid()));
+        run.into_iter().chain([store::slots()]).collect()
+    }
+
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        for message in batch {
+            let ready: JobReady = message.body_as()?;
+            self.dispatch(tx, message, &ready).await?;
+        }
+        Ok(())
+    }
+
+    async fn after_commit(&self, _batch: &[Envelope]) {
+        self.0.due.notify_one();
+    }
+}
+
+impl Ready {
+    async fn dispatch(&self, tx: &mut Tx, message: &Envelope, ready: &JobReady) -> Result<(), Fault> {
+        let job = ready.job_id.uuid();
+        let made = sqlx::query(
+            "INSERT INTO dispatcher.runs (job_id, workflow_id, org_id, project_id, pipeline_id, state, ready) \
+             VALUES ($1, $2, $3, $4, $5, 'queued', $6) ON CONFLICT (job_id) DO NOTHING",
+        )
+        .bind(job)
+        .bind(ready.workflow_id.uuid())
+        .bind(ready.project.org_id.uuid())
+        .bind(ready.project.id.uuid())
+        .bind(ready.pipeline_id.uuid())
+        .bind(&message.body)
+        .execute(tx.conn())
+        .await?;
+        if made.rows_affected() == 0 {
+            return Ok(());
+        }
+        let run = store::run(tx, job).await?;
+        let revoked: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM dispatcher.revocations WHERE job_id = $1)")
+                .bind(job)
+                .fetch_one(tx.conn())
+                .await?;
+        let config = &self.0.config;
+        let stillborn = if revoked {
+            Some((JobStatus::Canceled, None))
+        } else {
+            rules::impossible(ready, config.docker).map(|reason| (JobStatus::InfrastructureFail, Some(reason)))
+        };
+        if let Some((status, reason)) = stillborn {
+            let ended = store::finish_run(tx, &run, status, reason).await?;
+            tx.append(&[ended.caused_by(message.id)]).await?;
+            return Ok(());
+        }
+        let total = i32::try_from(ready.definition.parallelism.max(1)).map_err(|error| Fault::Dead(error.into()))?;
+        let ids: Vec<Uuid> = (0..total).map(|_| TaskId::new().uuid()).collect();
+        sqlx::query(
+            "INSERT INTO dispatcher.tasks (task_id, job_id, org_id, index, total, state) \
+             SELECT t.id, $2, $3, t.n - 1, $4, 'waiting' FROM unnest($1::uuid[]) WITH ORDINALITY AS t(id, n) ORDER BY t.n",
+        )
+        .bind(&ids)
+        .bind(job)
+        .bind(run.org_id)
+        .bind(total)
+        .execute(tx.conn())
+        .await?;
+        let queued = store::fill(tx, config.slots, config.claim_timeout).await?;
+        let queued: Vec<_> = queued.into_iter().map(|event| event.caused_by(message.id)).collect();
+        tx.append(&queued).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! Decisions of the dispatcher, without I/O.
+
+use crate::config::Docker;
+use agent_api::TaskSpec;
+use contracts::conductor::JobReady;
+use model::{plan::Executor, status::JobStatus};
+
+/// Status and reason of a job whose tasks have all ended: the gravest of its tasks'.
+pub fn job_outcome(tasks: Vec<(JobStatus, Option<String>)>) -> (JobStatus, Option<String>) {
+    // The first of this list that any task has.
+    const GRAVEST_FIRST: [JobStatus; 4] =
+        [JobStatus::Canceled, JobStatus::Failed, JobStatus::Timedout, JobStatus::InfrastructureFail];
+    GRAVEST_FIRST
+        .into_iter()
+        .find_map(|status| tasks.iter().find(|(task, _)| *task == status).cloned())
+        .unwrap_or((JobStatus::Success, None))
+}
+
+/// Status and reason of a task whose agent reported. A cancel that was acknowledged holds (R-12).
+pub fn reported_outcome(
+    cancel_requested: bool,
+    status: JobStatus,
+    reason: Option<String>,
+) -> (JobStatus, Option<String>) {
+    if cancel_requested { (JobStatus::Canceled, None) } else { (status, reason) }
+}
+
+/// What becomes of a task whose time ran out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// No user code ran: a second try is safe.
+    Requeue,
+    /// It ended.
+    Finish(JobStatus, &'static str),
+}
+
+/// The rule of R-16.
+pub fn on_expiry(cancel_requested: bool, permit_given: bool, requeues: u32, max_requeues: u32) -> Expiry {
+    match (cancel_requested, permit_given) {
+        (true, _) => Expiry::Finish(JobStatus::Canceled, "the agent did not answer"),
+        (false, true) => Expiry::Finish(JobStatus::InfrastructureFail, "runner_lost"),
+        (false, false) if requeues < max_requeues => Expiry::Requeue,
+        (false, false) => Expiry::Finish(JobStatus::InfrastructureFail, "no_runner"),
+    }
+}
+
+/// Why a job cannot run here, if it cannot.
+pub fn impossible(ready: &JobReady, docker: Docker) -> Option<String> {
+    match (&ready.definition.executor, docker) {
+        (Executor::Machine { .. }, _) | (Executor::Docker { .. }, Docker::Host) => None,
+        (Executor::Docker { images }, Docker::Refuse) => Some(format!(
+            "the job asks for the container image {} and no container engine answers here; start one, or set \
+             `[executors] docker = \"host\"` to run such jobs on the machine itself",
+            images.first().map_or("(none)", String::as_str),
+        )),
+    }
+}
+
+/// The spec of one task.
+pub fn spec(ready: JobReady, index: u32, total: u32, public_url: &str) -> TaskSpec {
+    TaskSpec {
+        job_id: ready.job_id,
+        job_name: ready.name,
+        job_number: ready.number,
+        job_url: format!("{public_url}/jobs/{}", ready.job_id),
+        workflow_id: ready.workflow_id,
+        workspace_id: ready.workspace_id,
+        pipeline_id: ready.pipeline_id,
+        pipeline_number: ready.pipeline_number,
+        org_id: ready.project.org_id,
+        repository_url: repository_url(public_url, &ready.project.org, &ready.project.name),
+        org: ready.project.org,
+        project_id: ready.project.id,
+        repo: ready.project.name,
+        revision: ready.vcs.revision,
+        branch: ready.vcs.branch,
+        tag: ready.vcs.tag,
+        username: ready.trigger.actor_login,
+        upstream: ready.upstream,
+        index,
+        total,
+        has_secrets: true,
+        definition: ready.definition,
+    }
+}
+
+/// Where a repository of the embedded git server is.
+pub fn repository_url(base: &str, org: &str, repo: &str) -> String {
+    format!("{base}/git/{org}/{repo}.git")
+}

@@ -1,0 +1,58 @@
+//! What every operation needs.
+
+use crate::Config;
+use bus::Bus;
+use contracts::{Actor, RequestError, dispatcher::CloseEpoch};
+use eventstore::Store;
+use ids::{TaskId, Timestamp};
+use kit::keys::{FenceClaims, Keys};
+use tokio::sync::{Notify, broadcast};
+
+use crate::store::{SERVICE, TaskRow};
+
+pub struct State {
+    pub store: Store,
+    pub bus: Bus,
+    pub keys: Keys,
+    pub config: Config,
+    pub public_url: String,
+    pub git_url: String,
+    /// Tasks that were told to stop, or ended, a moment ago: wakes their agents' polls.
+    pub commands: broadcast::Sender<TaskId>,
+    /// Wakes the sweeper: something is due earlier than it knows.
+    pub due: Notify,
+}
+
+impl State {
+    /// The fence token of a lease: it ends with the lease, so that a receiver that nobody can reach closes by
+    /// itself.
+    pub fn fence(&self, task: &TaskRow, deadline: Timestamp) -> String {
+        self.keys.seal_claims("fence", &FenceClaims {
+            task_id: task.task(),
+            job_id: ids::JobId(task.job_id),
+            epoch: task.epoch,
+            expires_at: deadline.timestamp_millis(),
+            public_key: task.public_key.clone(),
+        })
+    }
+
+    /// Has the receiver refuse later writes of an epoch. A receiver that is not there accepts none either.
+    pub async fn close_epoch(&self, task: &TaskRow) -> Result<(), RequestError> {
+        let ask = CloseEpoch { task_id: task.task(), epoch: task.epoch };
+        match self.bus.ask(&Actor::service(SERVICE), &ask).await {
+            Err(RequestError::NoResponder { service }) => {
+                tracing::warn!(task = %task.task(), %service, "nobody to close the epoch at");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Wakes the agents of these tasks.
+    pub fn wake(&self, tasks: impl IntoIterator<Item = TaskId>) {
+        for task in tasks {
+            // Nobody polls: nobody needs to be woken.
+            let _ = self.commands.send(task);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Rows of runs and tasks, and the changes that several operations share.
+//!
+//! Locks: whoever takes or frees a slot holds [`slots`]; whoever changes a task holds the task's and the run's.
+
+use crate::rules;
+use contracts::{
+    Actor, Event, NewEvent,
+    conductor::JobReady,
+    dispatcher::{JobFinished, TaskFinished, TaskQueued},
+};
+use eventstore::{Key, Tx};
+use ids::{JobId, OrgId, PipelineId, ProjectId, TaskId, Timestamp, WorkflowId};
+use model::status::JobStatus;
+use sqlx::PgPool;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Name of the schema and of the service.
+pub const SERVICE: &str = "dispatcher";
+
+/// The lock under which slots are counted and taken.
+pub fn slots() -> Key {
+    Key::new("slots", Uuid::nil())
+}
+
+/// The locks of one task.
+pub fn of_task(task: &TaskRow) -> [Key; 2] {
+    [Key::new("run", task.job_id), Key::new("task", task.task_id)]
+}
+
+/// A job that is being executed.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct RunRow {
+    pub job_id: Uuid,
+    pub workflow_id: Uuid,
+    pub org_id: Uuid,
+    pub project_id: Uuid,
+    pub pipeline_id: Uuid,
+    pub state: String,
+}
+
+impl RunRow {
+    pub fn job(&self) -> JobId {
+        JobId(self.job_id)
+    }
+
+    pub fn workflow(&self) -> WorkflowId {
+        WorkflowId(self.workflow_id)
+    }
+
+    /// An event of this run or of a task of it.
+    pub fn event<E: Event>(&self, aggregate: &'static str, id: Uuid, body: &E) -> NewEvent {
+        NewEvent::new(aggregate, id, Actor::service(SERVICE), body)
+            .in_project(OrgId(self.org_id), ProjectId(self.project_id))
+            .of_pipeline(PipelineId(self.pipeline_id))
+    }
+}
+
+/// A task.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct TaskRow {
+    pub task_id: Uuid,
+    pub job_id: Uuid,
+    pub index: i32,
+    pub total: i32,
+    pub state: String,
+    pub epoch: i64,
+    pub requeues: i32,
+    pub cancel_requested: bool,
+    pub claim_id: Option<Uuid>,
+    pub public_key: Option<String>,
+    pub permit_at: Option<Timestamp>,
+    pub deadline: Option<Timestamp>,
+    pub next_action_at: Option<Timestamp>,
+    pub reported: bool,
+}
+
+impl TaskRow {
+    pub fn task(&self) -> TaskId {
+        TaskId(self.task_id)
+    }
+
+    pub fn index(&self) -> u32 {
+        u32::try_from(self.index).unwrap_or_default()
+    }
+
+    pub fn total(&self) -> u32 {
+        u32::try_from(self.total).unwrap_or(1)
+    }
+}
+
+const TASK: &str = "SELECT task_id, job_id, index, total, state, epoch, requeues, cancel_requested, claim_id, public_key, \
+                    permit_at, deadline, next_action_at, reported FROM dispatcher.tasks WHERE task_id = $1";
+
+/// A task, outside of any transaction: to know its locks, or to refuse early.
+pub async fn peek(pool: &PgPool, task: TaskId) -> sqlx::Result<Option<TaskRow>> {
+    sqlx::query_as(TASK).bind(task.uuid()).fetch_optional(pool).await
+}
+
+/// A task whose lock is held.
+pub async fn task(tx: &mut Tx, task: TaskId) -> sqlx::Result<TaskRow> {
+    sqlx::query_as(TASK).bind(task.uuid()).fetch_one(tx.conn()).await
+}
+
+/// A run.
+pub async fn run(tx: &mut Tx, job_id: Uuid) -> sqlx::Result<RunRow> {
+    sqlx::query_as(
+        "SELECT job_id, workflow_id, org_id, project_id, pipeline_id, state FROM dispatcher.runs WHERE job_id = $1",
+    )
+    .bind(job_id)
+    .fetch_one(tx.conn())
+    .await
+}
+
+/// The event that asked for a run.
+pub async fn ready(pool: &PgPool, job_id: Uuid) -> anyhow::Result<JobReady> {
+    let body: serde_json::Value =
+        sqlx::query_scalar("SELECT ready FROM dispatcher.runs WHERE job_id = $1").bind(job_id).fetch_one(pool).await?;
+    Ok(serde_json::from_value(body)?)
+}
+
+/// The database's clock: the only one that decides.
+pub async fn now(tx: &mut Tx) -> sqlx::Result<Timestamp> {
+    sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(tx.conn()).await
+}
+
+#[derive(sqlx::FromRow)]
+struct Taken {
+    task_id: Uuid,
+    index: i32,
+    epoch: i64,
+    position: i64,
+    resource_class: Option<String>,
+    #[sqlx(flatten)]
+    run: RunRow,
+}
+
+/// Gives free slots to the tasks that have waited longest and announces them. Needs [`slots`].
+pub async fn fill(tx: &mut Tx, limit: u32, claim_timeout: Duration) -> sqlx::Result<Vec<NewEvent>> {
+    let mut taken: Vec<Taken> = sqlx::query_as(
+        "WITH held AS (SELECT count(*) AS n FROM dispatcher.tasks WHERE state IN ('queued', 'leased')), \
+         next AS (SELECT task_id FROM dispatcher.tasks WHERE state = 'waiting' ORDER BY position \
+                  LIMIT (SELECT greatest(0, $1::bigint - n) FROM held)) \
+         UPDATE dispatcher.tasks t SET state = 'queued', epoch = t.epoch + 1, queued_at = clock_timestamp(), \
+             next_action_at = clock_timestamp() + $2 \
+         FROM next, dispatcher.runs r WHERE t.task_id = next.task_id AND r.job_id = t.job_id \
+         RETURNING t.task_id, t.index, t.epoch, t.position, r.ready #>> '{definition,resource_class}' AS resource_class, \
+             r.job_id, r.workflow_id, r.org_id, r.project_id, r.pipeline_id, r.state",
+    )
+    .bind(i64::from(limit))
+    .bind(claim_timeout)
+    .fetch_all(tx.conn())
+    .await?;
+    taken.sort_by_key(|task| task.position);
+    Ok(taken
+        .into_iter()
+        .map(|Taken { task_id, index, epoch, position: _, resource_class, run }| {
+            let body = TaskQueued {
+                task_id: TaskId(task_id),
+                job_id: run.job(),
+                workflow_id: run.workflow(),
+                index: u32::try_from(index).unwrap_or_default(),
+                epoch,
+                resource_class: resource_class.unwrap_or_default(),
+            };
+            run.event("task", task_id, &body)
+        })
+        .collect())
+}
+
+/// How a task ended.
+pub struct Outcome {
+    pub status: JobStatus,
+    pub reason: Option<String>,
+    /// Whether its agent said so.
+    pub reported: bool,
+}
+
+/// Ends a task, and its run with it if it was the last. Frees the slot: needs [`slots`].
+pub async fn finish(tx: &mut Tx, run: &RunRow, task: &TaskRow, outcome: Outcome) -> anyhow::Result<Vec<NewEvent>> {
+    let at: Timestamp = sqlx::query_scalar(
+        "UPDATE dispatcher.tasks SET state = 'finished', status = $2, reason = $3, reported = $4, \
+             finished_at = clock_timestamp(), next_action_at = NULL WHERE task_id = $1 RETURNING finished_at",
+    )
+    .bind(task.task_id)
+    .bind(outcome.status.as_str())
+    .bind(&outcome.reason)
+    .bind(outcome.reported)
+    .fetch_one(tx.conn())
+    .await?;
+    let ended = TaskFinished {
+        task_id: task.task(),
+        job_id: run.job(),
+        index: task.index(),
+        epoch: task.epoch,
+        status: outcome.status,
+        reason: outcome.reason,
+        at,
+    };
+    let mut events = vec![run.event("task", task.task_id, &ended)];
+    let tasks: Vec<(String, Option<String>, Option<String>)> = sqlx::query_as(
+        "SELECT state, status, reason FROM dispatcher.tasks WHERE job_id = $1 ORDER BY index",
+    )
+    .bind(run.job_id)
+    .fetch_all(tx.conn())
+    .await?;
+    if tasks.iter().all(|(state, ..)| state == "finished") {
+        let outcomes = tasks
+            .into_iter()
+            .map(|(_, status, reason)| {
+                let status = status.as_deref().and_then(JobStatus::parse);
+                Ok((status.ok_or_else(|| anyhow::anyhow!("a finished task of {} has no status", run.job_id))?, reason))
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let (status, reason) = rules::job_outcome(outcomes);
+        events.push(finish_run(tx, run, status, reason).await?);
+    }
+    Ok(events)
+}
+
+/// Ends a run.
+pub async fn finish_run(
+    tx: &mut Tx,
+    run: &RunRow,
+    status: JobStatus,
+    reason: Option<String>,
+) -> sqlx::Result<NewEvent> {
+    let at: Timestamp = sqlx::query_scalar(
+        "UPDATE dispatcher.runs SET state = 'finished', status = $2, reason = $3, finished_at = clock_timestamp() \
+         WHERE job_id = $1 RETURNING finished_at",
+    )
+    .bind(run.job_id)
+    .bind(status.as_str())
+    .bind(&reason)
+    .fetch_one(tx.conn())
+    .await?;
+    let body = JobFinished { job_id: run.job(), workflow_id: run.workflow(), status, reason, at };
+    Ok(run.event("run", run.job_id, &body))
+}

@@ -1,0 +1,159 @@
+//! Rows of placements, and the group that writes them: queued tasks want an agent, ended ones want none.
+
+use crate::state::State;
+use bus::{Fault, Group};
+use contracts::{
+    Envelope, Event,
+    dispatcher::{TaskFinished, TaskQueued},
+};
+use eventstore::{Key, Tx};
+use ids::TaskId;
+use std::{sync::Arc, time::Duration};
+use uuid::Uuid;
+
+/// Name of the schema and of the service.
+pub const SERVICE: &str = "scheduler";
+
+/// Consumes `task.queued` and `task.finished`.
+pub struct Placements(pub Arc<State>);
+
+#[async_trait::async_trait]
+impl Group for Placements {
+    fn name(&self) -> &'static str {
+        "scheduler.placements"
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        [TaskQueued::TYPE, TaskFinished::TYPE].contains(&kind)
+    }
+
+    /// A lost commit is made again from the same event, and starting is idempotent by name.
+    fn relaxed(&self) -> bool {
+        true
+    }
+
+    fn locks(&self, _msg: &Envelope) -> Vec<Key> {
+        Vec::new()
+    }
+
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        for message in batch {
+            if message.is::<TaskQueued>() {
+                want(tx, &message.body_as()?).await?;
+            } else {
+                let ended: TaskFinished = message.body_as()?;
+                end(tx, ended.task_id, ended.epoch, self.0.config.linger).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn after_commit(&self, _batch: &[Envelope]) {
+        self.0.wanted.notify_one();
+        self.0.ending.notify_one();
+    }
+}
+
+async fn want(tx: &mut Tx, queued: &TaskQueued) -> sqlx::Result<()> {
+    // The agent of an earlier epoch can no longer do anything.
+    end(tx, queued.task_id, queued.epoch - 1, Duration::ZERO).await?;
+    sqlx::query(
+        "INSERT INTO scheduler.placements (task_id, epoch, job_id, state, next_action_at) \
+         VALUES ($1, $2, $3, 'wanted', clock_timestamp()) ON CONFLICT DO NOTHING",
+    )
+    .bind(queued.task_id.uuid())
+    .bind(queued.epoch)
+    .bind(queued.job_id.uuid())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Has the task's agents up to this epoch ended; one that runs may take the time to leave by itself.
+async fn end(tx: &mut Tx, task: TaskId, epoch: i64, linger: Duration) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE scheduler.placements SET state = 'ending', attempts = 0, ending_at = clock_timestamp(), \
+             next_action_at = clock_timestamp() + CASE WHEN state = 'started' THEN $3 ELSE interval '0' END \
+         WHERE task_id = $1 AND epoch <= $2 AND state IN ('wanted', 'started')",
+    )
+    .bind(task.uuid())
+    .bind(epoch)
+    .bind(linger)
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// A placement.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Row {
+    pub task_id: Uuid,
+    pub epoch: i64,
+    pub attempts: i32,
+}
+
+impl Row {
+    pub fn task(&self) -> TaskId {
+        TaskId(self.task_id)
+    }
+
+    pub fn name(&self) -> String {
+        compute::Placement::name_of(self.task(), self.epoch)
+    }
+}
+
+/// What is to be done now in one state, longest due first.
+pub async fn due(state: &State, which: &str) -> sqlx::Result<Vec<Row>> {
+    sqlx::query_as(
+        "SELECT task_id, epoch, attempts FROM scheduler.placements \
+         WHERE next_action_at <= clock_timestamp() AND state = $1 ORDER BY next_action_at LIMIT 100",
+    )
+    .bind(which)
+    .fetch_all(state.store.pool())
+    .await
+}
+
+/// How long nothing is due in one state.
+pub async fn next_due(state: &State, which: &str) -> sqlx::Result<Option<Duration>> {
+    let seconds: Option<f64> = sqlx::query_scalar(
+        "SELECT extract(epoch FROM min(next_action_at) - clock_timestamp())::float8 FROM scheduler.placements \
+         WHERE next_action_at IS NOT NULL AND state = $1",
+    )
+    .bind(which)
+    .fetch_one(state.store.pool())
+    .await?;
+    Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))))
+}
+
+/// Moves a placement on; without effect if it is no longer where we saw it.
+pub async fn advance(state: &State, row: &Row, from: &str, to: &str) -> sqlx::Result<()> {
+    let mut tx = state.store.pool().begin().await?;
+    sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *tx).await?;
+    sqlx::query(
+        "UPDATE scheduler.placements SET state = $4, next_action_at = NULL, attempts = 0, \
+             started_at = CASE WHEN $4 = 'started' THEN clock_timestamp() ELSE started_at END \
+         WHERE task_id = $1 AND epoch = $2 AND state = $3",
+    )
+    .bind(row.task_id)
+    .bind(row.epoch)
+    .bind(from)
+    .bind(to)
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
+}
+
+/// Tries again later: after 1, 2, 4 … 30 s.
+pub async fn postpone(state: &State, row: &Row) -> sqlx::Result<()> {
+    let wait = Duration::from_secs(1 << row.attempts.clamp(0, 5)).min(Duration::from_secs(30));
+    sqlx::query(
+        "UPDATE scheduler.placements SET attempts = attempts + 1, next_action_at = clock_timestamp() + $3 \
+         WHERE task_id = $1 AND epoch = $2 AND state IN ('wanted', 'ending')",
+    )
+    .bind(row.task_id)
+    .bind(row.epoch)
+    .bind(wait)
+    .execute(state.store.pool())
+    .await?;
+    Ok(())
+}
