@@ -1,1 +1,51 @@
-//! gantry-runner
+//! The agent: runs one task and tells the suite about it.
+//!
+//! It holds a lease and proves that it lives; it streams output through a spool on disk, so that neither a slow
+//! nor an absent suite costs a byte; it ends every process of the task when it is told to, when the lease is
+//! lost, and when it dies itself. See reliability and execution §10 to §14.
+
+mod checkout;
+mod client;
+mod control;
+mod environment;
+pub mod injob;
+mod output;
+mod sealed;
+mod state;
+mod steps;
+mod task;
+
+use std::path::PathBuf;
+
+/// Runs the task of a folder to its end. Returns the exit code of the process.
+pub fn run(dir: PathBuf) -> i32 {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("GANTRY_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    // What the agent holds is not for the steps: no core dumps, no tracing of it, no reading of its memory.
+    if let Err(e) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(error = %e, "the agent can be traced");
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("the runtime cannot be built: {e}");
+            return 1;
+        }
+    };
+    let code = match runtime.block_on(task::run(&dir)) {
+        Ok(()) => 0,
+        Err(e) => {
+            tracing::error!(error = format!("{e:#}"), "the task cannot be run");
+            1
+        }
+    };
+    // Nothing that still waits, a long poll say, may delay the end.
+    runtime.shutdown_background();
+    code
+}

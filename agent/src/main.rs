@@ -1,2 +1,31 @@
-//! The `gantry-runner` binary.
-fn main() {}
+//! The `gantry-runner` binary: the agent, its helper processes, and the `circleci` command inside jobs.
+
+use std::{path::PathBuf, process::ExitCode};
+
+fn main() -> ExitCode {
+    // Helpers enter namespaces, which a process of several threads cannot: nothing may come before this.
+    if let Some(code) = executors::helper_main() {
+        return exit(code);
+    }
+    let mut args = std::env::args_os();
+    let name = args.next().map(PathBuf::from).unwrap_or_default();
+    let name = name.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let args: Vec<String> = args.map(|a| a.to_string_lossy().into_owned()).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match (name, words.as_slice()) {
+        ("circleci" | "circleci-agent" | "gantry-agent", words) => exit(gantry_runner::injob::run(words)),
+        (_, ["--task-dir", dir]) => exit(gantry_runner::run(PathBuf::from(dir))),
+        (_, ["--version" | "-V"]) => {
+            println!("gantry-runner {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("usage: gantry-runner --task-dir DIR | --version");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn exit(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

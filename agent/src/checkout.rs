@@ -1,0 +1,76 @@
+//! The `checkout` step (execution §14.1).
+
+use agent_api::{Source, TaskSpec};
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+/// What the script ends with when the repository could not be reached: it is run again.
+pub(crate) const UNREACHABLE: i32 = 75;
+/// How often it is run in all.
+pub(crate) const TRIES: u32 = 5;
+
+/// Runs in the folder to check out to. The result is a local branch named like the built one, at exactly the
+/// revision.
+pub(crate) const SCRIPT: &str = r#"set -e
+git --version
+if [ -e .git ]; then
+  echo 'Fetching into existing repository'
+  git remote set-url origin "$GANTRY_SOURCE_URL"
+  existed=1
+else
+  if [ -n "$(ls -A)" ]; then
+    echo "Directory ($PWD) you are trying to checkout to is not empty and not a git repository" >&2
+    exit 1
+  fi
+  echo 'Cloning git repository'
+  git clone --no-progress --no-checkout "$GANTRY_SOURCE_URL" . || exit 75
+  existed=
+fi
+if [ -n "$existed" ]; then
+  echo 'Fetching from remote repository'
+  if [ -n "$GANTRY_SOURCE_TAG" ]; then
+    git fetch --no-progress --force --tags origin || exit 75
+  elif [ -n "$GANTRY_SOURCE_BRANCH" ]; then
+    git fetch --no-progress --force origin "+refs/heads/$GANTRY_SOURCE_BRANCH:refs/remotes/origin/$GANTRY_SOURCE_BRANCH" || exit 75
+  else
+    git fetch --no-progress --force origin || exit 75
+  fi
+fi
+if ! git cat-file -e "$GANTRY_SOURCE_REVISION^{commit}" 2>/dev/null; then
+  git fetch --no-progress --force origin "$GANTRY_SOURCE_REVISION"
+fi
+if [ -n "$GANTRY_SOURCE_TAG" ]; then
+  echo 'Checking out tag'
+  git -c advice.detachedHead=false checkout --force "refs/tags/$GANTRY_SOURCE_TAG"
+  git reset --hard "$GANTRY_SOURCE_REVISION"
+else
+  if [ -n "$GANTRY_SOURCE_BRANCH" ]; then
+    echo 'Checking out branch'
+    git checkout --force -B "$GANTRY_SOURCE_BRANCH" "$GANTRY_SOURCE_REVISION"
+  else
+    git -c advice.detachedHead=false checkout --force "$GANTRY_SOURCE_REVISION"
+  fi
+  git --no-pager log -1 --format='HEAD is now at %h %s'
+fi
+"#;
+
+/// The variables of the script. The credential is configuration in the environment of this step alone: not an
+/// argument that others can read, not a file that stays, and nothing that git prints.
+pub(crate) fn variables(spec: &TaskSpec, source: &Source) -> Vec<(String, String)> {
+    let credential = STANDARD.encode(format!("{}:{}", source.username, source.password));
+    let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    vec![
+        set("GANTRY_SOURCE_URL", &source.url),
+        set("GANTRY_SOURCE_REVISION", &spec.revision),
+        set("GANTRY_SOURCE_BRANCH", spec.branch.as_deref().unwrap_or_default()),
+        set("GANTRY_SOURCE_TAG", spec.tag.as_deref().unwrap_or_default()),
+        set("GIT_TERMINAL_PROMPT", "0"),
+        set("GIT_CONFIG_COUNT", "1"),
+        (format!("GIT_CONFIG_KEY_{}", 0), format!("http.{}.extraHeader", source.url)),
+        set("GIT_CONFIG_VALUE_0", &format!("Authorization: Basic {credential}")),
+    ]
+}
+
+/// What must not be seen in the step's output.
+pub(crate) fn secrets(source: &Source) -> Vec<String> {
+    vec![source.password.clone(), STANDARD.encode(format!("{}:{}", source.username, source.password))]
+}

@@ -1,0 +1,465 @@
+//! Running the steps of a task, one after another (execution §13).
+
+use crate::{
+    checkout,
+    control::{Control, Gone, Stop},
+    environment::{Environment, Places, expand},
+    output::{Output, Stream},
+};
+use agent_api::{StepReport, TaskSpec};
+use executors::{Command, Sandbox, Signal};
+use ids::StepId;
+use model::{
+    plan::{RunStep, Step, When},
+    status::JobStatus,
+};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
+
+const DEFAULT_SHELL: &str = "/bin/bash -eo pipefail";
+/// Longest script that goes as an argument: the kernel takes 128 KiB.
+const MAX_ARGUMENT: usize = 96 * 1024;
+/// What a program left in the terminal when it ended comes within this time, when others keep it open.
+const DRAIN: Duration = Duration::from_millis(50);
+/// Longest wait for a program that was killed.
+const KILLED: Duration = Duration::from_secs(10);
+const FIRST_NUMBER: u32 = 101;
+
+/// Step reports, sent one after another in the order in which they were made.
+pub(crate) struct Reports {
+    queue: mpsc::UnboundedSender<(Option<StepReport>, oneshot::Sender<()>)>,
+}
+
+impl Reports {
+    pub(crate) fn new(control: Arc<Control>) -> Self {
+        let (queue, mut waiting) = mpsc::unbounded_channel::<(Option<StepReport>, oneshot::Sender<()>)>();
+        tokio::spawn(async move {
+            while let Some((report, done)) = waiting.recv().await {
+                if let Some(report) = report
+                    && let Err(Gone::Refused(failure)) = control.post("steps", &report).await
+                {
+                    tracing::error!(step = report.number, error = %failure, "a step report was refused");
+                }
+                let _ = done.send(());
+            }
+        });
+        Self { queue }
+    }
+
+    /// Queues a report; the answer comes when it has arrived.
+    pub(crate) fn send(&self, report: StepReport) -> oneshot::Receiver<()> {
+        self.put(Some(report))
+    }
+
+    fn put(&self, report: Option<StepReport>) -> oneshot::Receiver<()> {
+        let (done, arrived) = oneshot::channel();
+        // Without a receiver the task is over, and `arrived` says so.
+        let _ = self.queue.send((report, done));
+        arrived
+    }
+
+    /// Waits until all reports have arrived.
+    pub(crate) async fn settle(&self) {
+        let _ = self.put(None).await;
+    }
+}
+
+enum Ended {
+    Exit(i32),
+    NoOutput,
+    Stopped,
+    NotStarted(String),
+    Lost,
+}
+
+/// How a step ended.
+struct Outcome {
+    status: &'static str,
+    exit_code: Option<i32>,
+}
+
+/// How the job ended, as far as the steps tell.
+pub(crate) struct Result {
+    pub(crate) status: JobStatus,
+    pub(crate) reason: Option<String>,
+}
+
+/// What the steps of a task share.
+pub(crate) struct Runner {
+    pub(crate) control: Arc<Control>,
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) spec: TaskSpec,
+    pub(crate) output: Output,
+    pub(crate) reports: Reports,
+    pub(crate) places: Places,
+    pub(crate) environment: Environment,
+    ending: AtomicBool,
+    background: Mutex<JoinSet<()>>,
+    /// Terminals of steps that ended and left something running.
+    leftovers: Mutex<JoinSet<()>>,
+}
+
+impl Runner {
+    pub(crate) fn new(
+        control: Arc<Control>,
+        sandbox: Arc<Sandbox>,
+        spec: TaskSpec,
+        output: Output,
+        places: Places,
+        environment: Environment,
+    ) -> Self {
+        let reports = Reports::new(Arc::clone(&control));
+        Self {
+            control,
+            sandbox,
+            spec,
+            output,
+            reports,
+            places,
+            environment,
+            ending: AtomicBool::new(false),
+            background: Mutex::default(),
+            leftovers: Mutex::default(),
+        }
+    }
+
+    /// A step that is only a text.
+    pub(crate) fn show(&self, number: u32, name: &str, text: &str) -> io::Result<()> {
+        let now = chrono::Utc::now();
+        let step = StepId::new();
+        let registered = self.reports.send(StepReport {
+            step_id: step,
+            number,
+            name: name.to_owned(),
+            status: "success".into(),
+            bash_command: None,
+            exit_code: None,
+            background: false,
+            started_at: now,
+            ended_at: Some(now),
+        });
+        let mut stream = self.output.open(step, registered)?;
+        stream.write(text.as_bytes())?;
+        stream.finish()
+    }
+
+    /// Runs all steps. Background steps go on until [`Runner::end`].
+    pub(crate) async fn run(self: &Arc<Self>) -> Result {
+        let mut failed = false;
+        let mut reason = None;
+        for (number, step) in (FIRST_NUMBER..).zip(&self.spec.definition.steps) {
+            if self.control.stopped().is_some() || self.places.is_halted() {
+                break;
+            }
+            let when = match step {
+                Step::Run(run) => run.when,
+                Step::Checkout { .. } => When::OnSuccess,
+            };
+            let runs = match when {
+                When::OnSuccess => !failed,
+                When::OnFail => failed,
+                When::Always => true,
+            };
+            if !runs {
+                continue;
+            }
+            let status = match self.step(number, step).await {
+                Ok(status) => status,
+                Err(e) => {
+                    tracing::error!(step = number, error = %e, "the step could not be run");
+                    reason = Some(format!("step {number} could not be run: {e}"));
+                    "infrastructure_fail"
+                }
+            };
+            match status {
+                "success" => {}
+                "infrastructure_fail" => {
+                    return Result { status: JobStatus::InfrastructureFail, reason };
+                }
+                _ => failed = true,
+            }
+        }
+        let (status, reason) = match self.control.stopped() {
+            Some(Stop::TimedOut) => {
+                let limit = go_duration(Duration::from_millis(self.control.timing.job_timeout_ms));
+                (JobStatus::Timedout, Some(format!("the job ran longer than its limit of {limit}")))
+            }
+            Some(Stop::Canceled) => (JobStatus::Canceled, None),
+            Some(_) => (JobStatus::InfrastructureFail, Some("the agent was ended".into())),
+            None if failed => (JobStatus::Failed, None),
+            None => (JobStatus::Success, None),
+        };
+        Result { status, reason }
+    }
+
+    /// Ends everything that still runs, and waits until nothing of it is left.
+    pub(crate) async fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+        self.sandbox.end().await;
+        let mut background = std::mem::take(&mut *lock(&self.background));
+        while background.join_next().await.is_some() {}
+        lock(&self.leftovers).abort_all();
+    }
+
+    async fn step(self: &Arc<Self>, number: u32, step: &Step) -> io::Result<&'static str> {
+        let (name, bash_command, background) = match step {
+            Step::Run(run) => {
+                let text = format!("#!{}\n{}", self.shell(run), run.command);
+                (run.name.clone(), Some(text), run.background)
+            }
+            Step::Checkout { .. } => {
+                ("Checkout code".to_owned(), Some(format!("#!/bin/sh -e\n{}", checkout::SCRIPT)), false)
+            }
+        };
+        let report = StepReport {
+            step_id: StepId::new(),
+            number,
+            name: self.output.mask(&name),
+            status: "running".into(),
+            bash_command: bash_command.map(|text| self.output.mask(&text)),
+            exit_code: None,
+            background,
+            started_at: chrono::Utc::now(),
+            ended_at: None,
+        };
+        let registered = self.reports.send(report.clone());
+        let stream = self.output.open(report.step_id, registered)?;
+        if background && let Step::Run(run) = step {
+            let (runner, run) = (Arc::clone(self), run.clone());
+            lock(&self.background).spawn(async move {
+                if let Err(e) = runner.finish(report, stream, &Step::Run(run)).await {
+                    tracing::error!(step = number, error = %e, "the background step could not be run");
+                }
+            });
+            return Ok("success");
+        }
+        self.finish(report, stream, step).await
+    }
+
+    /// Runs an opened step and reports its end.
+    async fn finish(&self, mut report: StepReport, mut stream: Stream, step: &Step) -> io::Result<&'static str> {
+        let outcome = match step {
+            Step::Run(run) => self.run_step(report.number, run, &mut stream).await,
+            Step::Checkout { path } => self.checkout(path.as_deref(), &mut stream).await,
+        };
+        let outcome = outcome.unwrap_or_else(|e| {
+            // Best effort: the disk may be what failed.
+            let _ = stream.note(&format!("The step could not be run: {e}"));
+            Outcome { status: "infrastructure_fail", exit_code: None }
+        });
+        stream.finish()?;
+        report.status = outcome.status.into();
+        report.exit_code = outcome.exit_code;
+        report.ended_at = Some(chrono::Utc::now());
+        // Not waited for: the next step may begin.
+        drop(self.reports.send(report));
+        Ok(outcome.status)
+    }
+
+    fn shell<'a>(&'a self, run: &'a RunStep) -> &'a str {
+        run.shell.as_deref().or(self.spec.definition.shell.as_deref()).unwrap_or(DEFAULT_SHELL)
+    }
+
+    async fn run_step(&self, number: u32, run: &RunStep, stream: &mut Stream) -> io::Result<Outcome> {
+        let mut argv: Vec<String> = self.shell(run).split_whitespace().map(str::to_owned).collect();
+        if run.command.len() > MAX_ARGUMENT || !takes_script_as_argument(&argv) {
+            argv.push(self.places.script(number, &run.command)?.display().to_string());
+        } else {
+            argv.push("-c".into());
+            argv.push(run.command.clone());
+        }
+        let work = &self.places.work;
+        let dir = match &run.working_directory {
+            Some(path) => expand(path, &self.places.home, work),
+            None => work.clone(),
+        };
+        let make_dir = dir == *work;
+        let command = Command { argv, env: self.environment.with(&run.environment), dir, make_dir };
+        let limit = (!run.background).then(|| Duration::from_secs(run.no_output_timeout_secs));
+        let ended = self.process(command, limit, stream).await?;
+        self.judge(ended, run.background, stream)
+    }
+
+    fn judge(&self, ended: Ended, background: bool, stream: &mut Stream) -> io::Result<Outcome> {
+        let over = self.ending.load(Ordering::Relaxed);
+        Ok(match ended {
+            Ended::Exit(0) => Outcome { status: "success", exit_code: Some(0) },
+            // Ended because the job is over: that is how background steps end.
+            Ended::Lost | Ended::Exit(137) if background && over => Outcome { status: "success", exit_code: None },
+            Ended::Exit(code) => Outcome { status: "failed", exit_code: Some(code) },
+            Ended::NoOutput => Outcome { status: "failed", exit_code: None },
+            Ended::Stopped => {
+                let status = match self.control.stopped() {
+                    Some(Stop::TimedOut) => "timedout",
+                    Some(Stop::Canceled) => "canceled",
+                    _ => "infrastructure_fail",
+                };
+                Outcome { status, exit_code: None }
+            }
+            Ended::NotStarted(message) => {
+                stream.note(&format!("The command could not be started: {message}"))?;
+                Outcome { status: "failed", exit_code: None }
+            }
+            Ended::Lost => {
+                stream.note("The processes of the task were ended from outside.")?;
+                Outcome { status: "infrastructure_fail", exit_code: None }
+            }
+        })
+    }
+
+    async fn checkout(&self, path: Option<&str>, stream: &mut Stream) -> io::Result<Outcome> {
+        let dir: PathBuf = match path {
+            Some(path) => expand(path, &self.places.home, &self.places.work),
+            None => self.places.work.clone(),
+        };
+        for attempt in 1.. {
+            // Asked each time: after a restart of the suite it may be elsewhere.
+            let source = match self.control.get::<agent_api::Source>("source").await {
+                Ok(source) => source,
+                Err(e) => {
+                    stream.note(&format!("The repository is not available: {e}"))?;
+                    return Ok(Outcome { status: "failed", exit_code: None });
+                }
+            };
+            stream.learn(&checkout::secrets(&source))?;
+            let env = self.environment.with(&checkout::variables(&self.spec, &source));
+            let argv = ["/bin/sh", "-c", checkout::SCRIPT].map(str::to_owned).to_vec();
+            let command = Command { argv, env, dir: dir.clone(), make_dir: true };
+            let ended = self.process(command, Some(Duration::from_secs(600)), stream).await?;
+            if !matches!(ended, Ended::Exit(checkout::UNREACHABLE)) || attempt >= checkout::TRIES {
+                return self.judge(ended, false, stream);
+            }
+            stream.note(&format!("Trying again ({attempt} of {})", checkout::TRIES - 1))?;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(500 << attempt)) => {}
+                _ = self.control.until_stopped() => return self.judge(Ended::Stopped, false, stream),
+            }
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    /// Runs one program to its end.
+    async fn process(&self, command: Command, limit: Option<Duration>, stream: &mut Stream) -> io::Result<Ended> {
+        let started = match self.sandbox.spawn(command).await {
+            Ok(started) => started,
+            Err(executors::Error::Io(e)) => return Err(e),
+            Err(executors::Error::Lost) => return Ok(Ended::Lost),
+            Err(e) => return Ok(Ended::NotStarted(e.to_string())),
+        };
+        let executors::Process { id, terminal, mut exit } = started;
+        let budget = Arc::clone(&self.output.budget);
+        let mut buffer = vec![0u8; 64 * 1024];
+        let mut open = true;
+        let mut last = Instant::now();
+        // Why the program is being ended, and when that gets harder.
+        let mut ending: Option<Ended> = None;
+        let mut killed = false;
+        let mut deadline = limit.map(|limit| last + limit);
+        let ended = loop {
+            let timer = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                read = async { budget.room().await; terminal.read(&mut buffer).await }, if open => match read {
+                    Ok(0) | Err(_) => open = false,
+                    Ok(n) => {
+                        stream.write(&buffer[..n])?;
+                        last = Instant::now();
+                        if ending.is_none() {
+                            deadline = limit.map(|limit| last + limit);
+                        }
+                    }
+                },
+                code = &mut exit => break match (ending, code) {
+                    (Some(why), _) => why,
+                    (None, Ok(code)) => Ended::Exit(code),
+                    (None, Err(_)) => Ended::Lost,
+                },
+                () = timer => match ending {
+                    // It is not the program that is slow.
+                    None if budget.is_full() => deadline = limit.map(|limit| Instant::now() + limit),
+                    None => {
+                        self.sandbox.signal(id, Signal::SIGKILL).await;
+                        (ending, killed) = (Some(Ended::NoOutput), true);
+                        deadline = Some(Instant::now() + KILLED);
+                    }
+                    Some(_) if !killed => {
+                        self.sandbox.signal(id, Signal::SIGKILL).await;
+                        killed = true;
+                        deadline = Some(Instant::now() + KILLED);
+                    }
+                    Some(why) => break why,
+                },
+                why = self.control.until_stopped(), if !matches!(ending, Some(Ended::Stopped)) => {
+                    ending = Some(Ended::Stopped);
+                    let signal = if why.is_fenced() { Signal::SIGKILL } else { Signal::SIGTERM };
+                    self.sandbox.signal(id, signal).await;
+                    let grace = Duration::from_millis(self.control.timing.grace_ms);
+                    deadline = Some(Instant::now() + if why.is_fenced() { KILLED } else { grace });
+                    killed |= why.is_fenced();
+                },
+            }
+        };
+        while open {
+            let read = async { budget.room().await; terminal.read(&mut buffer).await };
+            tokio::select! {
+                read = read => match read {
+                    Ok(0) | Err(_) => open = false,
+                    Ok(n) => stream.write(&buffer[..n])?,
+                },
+                () = tokio::time::sleep(DRAIN), if !budget.is_full() => break,
+                () = self.control.until_fenced() => break,
+            }
+        }
+        if open {
+            // What it left running may go on writing, to nobody.
+            lock(&self.leftovers).spawn(async move { while terminal.read(&mut buffer).await.is_ok_and(|n| n > 0) {} });
+        }
+        if matches!(ended, Ended::NoOutput) {
+            let limit = go_duration(limit.unwrap_or_default());
+            stream.note(&format!("Too long with no output (exceeded {limit}): context deadline exceeded"))?;
+        }
+        Ok(ended)
+    }
+}
+
+fn lock(set: &Mutex<JoinSet<()>>) -> std::sync::MutexGuard<'_, JoinSet<()>> {
+    set.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Shells and Python take a script after `-c`; for other interpreters that means something else.
+fn takes_script_as_argument(argv: &[String]) -> bool {
+    let name = |word: &String| word.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut words = argv.iter();
+    let mut program = words.next().map(name).unwrap_or_default();
+    if program == "env" {
+        program = words.find(|w| !w.starts_with('-') && !w.contains('=')).map(name).unwrap_or_default();
+    }
+    program.ends_with("sh") || program.starts_with("python")
+}
+
+/// Durations as Go prints them: the text is a contract.
+fn go_duration(duration: Duration) -> String {
+    let total = duration.as_secs();
+    let (hours, minutes, seconds) = (total / 3600, total / 60 % 60, total % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}

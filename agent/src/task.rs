@@ -1,0 +1,256 @@
+//! One task from claim to acknowledged report.
+
+use crate::{
+    client::{Call, Client},
+    control::{Control, Gone, Stop, backoff, boottime_ms, decode, encode},
+    environment::{Environment, Places},
+    output::Output,
+    sealed::TaskKey,
+    state::{self, Held, Kept},
+    steps::Runner,
+};
+use agent_api::{Claim, FinalReport, LAUNCH_FILE, LaunchFile, Lease, SealedSecrets, Secrets};
+use anyhow::Context;
+use executors::{Identity, Isolation, Options, Sandbox};
+use hyper::Method;
+use ids::{ClaimId, InstanceId};
+use model::status::JobStatus;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
+    let dir = &std::fs::canonicalize(dir).with_context(|| dir.display().to_string())?;
+    let launch: LaunchFile = state::kept(dir, LAUNCH_FILE)
+        .with_context(|| format!("{} cannot be read", dir.join(LAUNCH_FILE).display()))?;
+    let client = Client::new(&launch.endpoint)?;
+    if let Some(held) = state::kept::<Held>(dir, state::LEASE) {
+        return resume(dir, client, held).await;
+    }
+    let key = TaskKey::generate()?;
+    // The environment is made while the suite is asked.
+    let (sandbox, claimed) = tokio::join!(prepare(dir, &launch), claim(&client, &launch, &key));
+    let claimed_at = claimed.as_ref().map_or(0, |(_, at)| *at);
+    let lease = match claimed {
+        Ok((lease, _)) => lease,
+        Err(e) => {
+            if let Ok(sandbox) = &sandbox {
+                sandbox.end().await;
+                sandbox.remove_files();
+            }
+            return Err(e);
+        }
+    };
+    // From here on the task may have begun to run, whatever happens.
+    state::keep(dir, state::LEASE, &Held { lease: lease.clone(), claimed_at })?;
+    let control = Control::new(client, &lease, claimed_at);
+    hold(&control)?;
+    let timeout = Duration::from_millis(lease.timing.job_timeout_ms);
+    let limited = Arc::clone(&control);
+    tokio::spawn(async move {
+        tokio::time::sleep(timeout).await;
+        limited.stop(Stop::TimedOut);
+    });
+    let sandbox = sandbox.map(Arc::new);
+    let ran = async {
+        let sandbox = sandbox.as_ref().map_err(|e| e.to_string())?;
+        if !lease.permit {
+            return Err("the claim carries no start permit".to_owned());
+        }
+        execute(dir, &launch, &lease, &control, &key, Arc::clone(sandbox)).await
+    };
+    let ran = ran.await;
+    let report = match ran {
+        Ok(report) => report,
+        Err(reason) => FinalReport { status: JobStatus::InfrastructureFail, reason: Some(reason) },
+    };
+    if let Ok(sandbox) = &sandbox {
+        sandbox.end().await;
+        sandbox.remove_files();
+    }
+    deliver(dir, &control, report).await
+}
+
+/// Keeps the lease, and listens for reasons to stop.
+fn hold(control: &Arc<Control>) -> anyhow::Result<()> {
+    tokio::spawn(Arc::clone(control).keep_lease());
+    tokio::spawn(Arc::clone(control).watch_lease());
+    tokio::spawn(Arc::clone(control).listen());
+    let mut terminate = signal(SignalKind::terminate())?;
+    let control = Arc::clone(control);
+    tokio::spawn(async move {
+        if terminate.recv().await.is_some() {
+            control.stop(Stop::Interrupted);
+        }
+    });
+    Ok(())
+}
+
+fn identity(launch: &LaunchFile) -> Option<Identity> {
+    match (launch.isolation.as_str(), launch.job_user) {
+        ("user", Some(user)) => Some(Identity { uid: user.uid, gid: user.gid }),
+        _ => None,
+    }
+}
+
+async fn prepare(dir: &Path, launch: &LaunchFile) -> anyhow::Result<Sandbox> {
+    let isolation = match (launch.isolation.as_str(), identity(launch)) {
+        ("user", Some(id)) => Isolation::User(id),
+        ("namespace", _) => Isolation::Namespace,
+        ("none", _) => Isolation::None,
+        (other, _) => anyhow::bail!("isolation {other:?} is not known, or names no user"),
+    };
+    let work = dir.join("work");
+    std::fs::create_dir_all(&work)?;
+    let short = InstanceId::new().to_string();
+    let short = short.rsplit('-').next().unwrap_or_default();
+    let place = std::env::temp_dir().join(format!("gantry-{short}"));
+    let options = Options {
+        program: program()?,
+        isolation,
+        work,
+        place,
+        hide: launch.hide.iter().map(PathBuf::from).collect(),
+        cgroup: launch.cgroup.as_ref().map(PathBuf::from),
+    };
+    Ok(Sandbox::start(options).await?)
+}
+
+fn program() -> std::io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
+/// Asks for the task until there is an answer: the suite may be restarting.
+async fn claim(client: &Client, launch: &LaunchFile, key: &TaskKey) -> anyhow::Result<(Lease, u64)> {
+    let body = encode(&Claim {
+        claim_id: ClaimId::new(),
+        instance_id: InstanceId::new(),
+        token: launch.token.clone(),
+        public_key: key.public()?,
+        version: env!("CARGO_PKG_VERSION").into(),
+    });
+    for pause in backoff(client) {
+        let sent_at = boottime_ms();
+        let call = Call {
+            method: Method::POST,
+            path: "/v1/claim",
+            bearer: None,
+            header: None,
+            body: body.clone(),
+            timeout: Duration::from_secs(10),
+        };
+        match client.call(call).await {
+            Ok(answer) => return Ok((decode(&answer)?, sent_at)),
+            Err(failure) if failure.is_temporary() && failure.status() != Some(401) => {
+                tracing::warn!(error = %failure, "the task could not be claimed yet");
+            }
+            Err(failure) => return Err(failure).context("the task is not ours"),
+        }
+        tokio::time::sleep(pause).await;
+    }
+    anyhow::bail!("the pauses between claims never end")
+}
+
+/// Runs the steps; the error is a reason for `infrastructure_fail`.
+async fn execute(
+    dir: &Path,
+    launch: &LaunchFile,
+    lease: &Lease,
+    control: &Arc<Control>,
+    key: &TaskKey,
+    sandbox: Arc<Sandbox>,
+) -> Result<FinalReport, String> {
+    let spec = &lease.spec;
+    let owner = identity(launch);
+    let secrets = if spec.has_secrets { fetch_secrets(control, key).await? } else { Secrets::default() };
+    let places = Places::make(
+        sandbox.outside(),
+        sandbox.inside(),
+        &program().map_err(|e| e.to_string())?,
+        owner,
+        spec,
+    )
+    .map_err(|e| format!("the folders of the task cannot be made: {e}"))?;
+    let environment = Environment::build(spec, &secrets, &places, owner)?;
+    let values: Vec<&str> = secrets.variables.iter().map(|(_, value)| value.as_str()).collect();
+    let masked = masking::Secrets::new(&values);
+    drop(values);
+    let output = Output::new(Arc::clone(control), masked, &state::spool(dir)).map_err(|e| e.to_string())?;
+    let runner =
+        Arc::new(Runner::new(Arc::clone(control), Arc::clone(&sandbox), spec.clone(), output, places, environment));
+    let isolation = match (owner, sandbox.has_namespaces()) {
+        (Some(id), true) => format!("user {} in namespaces of its own", id.uid),
+        (Some(id), false) => format!("user {}", id.uid),
+        (None, true) => "namespaces of its own".into(),
+        (None, false) => "none".into(),
+    };
+    let spin_up = format!(
+        "gantry-runner version {}\nHost executor; isolation: {isolation}\nHome folder {}\n",
+        env!("CARGO_PKG_VERSION"),
+        runner.places.home.display(),
+    );
+    let shown = runner.show(0, "Spin up environment", &spin_up);
+    let shown = shown.and_then(|()| {
+        runner.show(99, "Preparing environment variables", &runner.environment.shown)
+    });
+    shown.map_err(|e| format!("output cannot be spooled: {e}"))?;
+
+    let result = tokio::select! {
+        result = runner.run() => result,
+        // Everything ends at once; nobody is asked.
+        () = control.until_fenced() => {
+            runner.end().await;
+            return Err("the lease was lost".into());
+        }
+    };
+    let report = FinalReport { status: result.status, reason: result.reason };
+    // Known from here on, even if the agent dies before the suite has it.
+    if let Err(e) = state::keep(dir, state::REPORT, &Kept { report: report.clone() }) {
+        tracing::error!(error = %e, "the report cannot be kept on disk");
+    }
+    runner.end().await;
+    runner.output.settle().await;
+    runner.reports.settle().await;
+    Ok(report)
+}
+
+async fn fetch_secrets(control: &Control, key: &TaskKey) -> Result<Secrets, String> {
+    let sealed: SealedSecrets =
+        control.get("secrets").await.map_err(|e| format!("the secrets are not available: {e}"))?;
+    key.open(control.task, &sealed).map_err(|e| e.to_string())
+}
+
+/// Tells the suite how it ended, until it has understood.
+async fn deliver(dir: &Path, control: &Control, report: FinalReport) -> anyhow::Result<()> {
+    if control.stopped().is_none_or(|why| !why.is_fenced()) {
+        if let Err(e) = state::keep(dir, state::REPORT, &Kept { report: report.clone() }) {
+            tracing::error!(error = %e, "the report cannot be kept on disk");
+        }
+        match control.post("finish", &report).await {
+            Ok(_) => tracing::info!(status = %report.status, "the task is finished"),
+            Err(Gone::Fenced) => tracing::warn!("the task is no longer ours"),
+            Err(Gone::Refused(failure)) => {
+                state::clear(dir);
+                return Err(failure).context("the final report was refused");
+            }
+        }
+    }
+    state::clear(dir);
+    Ok(())
+}
+
+/// An agent before this one died while it held the task. What it reported stands; what it did not report is
+/// lost, because nothing is ever run twice.
+async fn resume(dir: &Path, client: Client, held: Held) -> anyhow::Result<()> {
+    let kept: Option<Kept> = state::kept(dir, state::REPORT);
+    let report = kept.map(|k| k.report).unwrap_or(FinalReport {
+        status: JobStatus::InfrastructureFail,
+        reason: Some("the agent died".into()),
+    });
+    let control = Control::new(client, &held.lease, boottime_ms());
+    hold(&control)?;
+    deliver(dir, &control, report).await
+}

@@ -1,0 +1,318 @@
+//! The helper processes: single-threaded, without a runtime, and never the agent itself.
+
+use crate::wire::{Event, Exec, Mode, Request, Setup, Spawn};
+use nix::{
+    mount::{MsFlags, mount},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, unshare},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal, kill, killpg},
+        signalfd::{SfdFlags, SignalFd},
+        stat::{Mode as FileMode, umask},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Gid, Pid, Uid, getgid, getuid, setgid, setgroups, setsid, setuid},
+};
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Read, Write},
+    os::{
+        fd::AsFd,
+        unix::{fs::OpenOptionsExt, process::CommandExt},
+    },
+    path::Path,
+    process::{Command, Stdio},
+};
+
+pub(crate) const INIT: &str = "__init";
+const FIRST: &str = "__first";
+const EXEC: &str = "__exec";
+/// The program itself, also where its path is hidden or means another file.
+const SELF: &str = "/proc/self/exe";
+
+/// Runs the helper that the arguments name, if they name one. Must be called before any thread is started.
+pub fn main() -> Option<i32> {
+    let mut args = std::env::args().skip(1);
+    let run = match args.next()?.as_str() {
+        INIT => init as fn(&str, Vec<String>) -> io::Result<i32>,
+        FIRST => first,
+        EXEC => exec,
+        _ => return None,
+    };
+    let setup = args.next().unwrap_or_default();
+    Some(match run(&setup, args.collect()) {
+        Ok(code) => code,
+        Err(e) => {
+            // Of a step it is its own terminal that this goes to.
+            eprintln!("{e}");
+            1
+        }
+    })
+}
+
+fn say(event: &Event) {
+    let mut line = serde_json::to_vec(event).expect("events are plain data");
+    line.push(b'\n');
+    // An agent that is gone is noticed on standard input.
+    let _ = io::stdout().lock().write_all(&line);
+    let _ = io::stdout().lock().flush();
+}
+
+/// Enters the namespaces and starts their first process.
+fn init(json: &str, _rest: Vec<String>) -> io::Result<i32> {
+    let setup: Setup = serde_json::from_str(json)?;
+    if let Err(e) = enclose(&setup) {
+        say(&Event::Unable { message: e.to_string() });
+        return Ok(97);
+    }
+    if setup.mode == Mode::Tree {
+        return first(json, Vec::new());
+    }
+    let status = Command::new(SELF).args([FIRST, json]).status()?;
+    Ok(status.code().unwrap_or(1))
+}
+
+fn enclose(setup: &Setup) -> io::Result<()> {
+    if let Some(cgroup) = &setup.cgroup {
+        // The group is a second means; the namespace ends the processes too.
+        let _ = fs::write(cgroup.join("cgroup.procs"), "0");
+    }
+    std::env::set_current_dir("/")?;
+    match setup.mode {
+        Mode::Tree => return Ok(()),
+        Mode::Namespaces => unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?,
+        Mode::UserNamespaces => {
+            let (uid, gid) = (getuid(), getgid());
+            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
+            map_ids((0, uid.as_raw()), (0, gid.as_raw()))?;
+        }
+    }
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    if let Some((from, to)) = &setup.bind {
+        mount(Some(from), to, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+    }
+    for path in &setup.hide {
+        if path.is_dir() {
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_RDONLY;
+            mount(Some("none"), path, Some("tmpfs"), flags, Some("size=0,mode=000"))?;
+        }
+    }
+    Ok(())
+}
+
+fn map_ids(uid: (u32, u32), gid: (u32, u32)) -> io::Result<()> {
+    // Already denied where the namespace above denied it.
+    let _ = fs::write("/proc/self/setgroups", "deny");
+    fs::write("/proc/self/uid_map", format!("{} {} 1", uid.0, uid.1))?;
+    fs::write("/proc/self/gid_map", format!("{} {} 1", gid.0, gid.1))
+}
+
+/// Starts steps and reaps, until standard input ends; then everything below ends.
+fn first(json: &str, _rest: Vec<String>) -> io::Result<i32> {
+    let setup: Setup = serde_json::from_str(json)?;
+    let prepared = match setup.mode {
+        Mode::Tree => prctl::set_child_subreaper(true),
+        Mode::Namespaces | Mode::UserNamespaces => {
+            let none: Option<&str> = None;
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            mount(Some("proc"), "/proc", Some("proc"), flags, none)
+        }
+    };
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    let signals = prepared.and_then(|()| mask.thread_block()).and_then(|()| {
+        SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+    });
+    let signals = match signals {
+        Ok(signals) => signals,
+        Err(e) => {
+            say(&Event::Unable { message: e.to_string() });
+            return Ok(97);
+        }
+    };
+    say(&Event::Ready);
+    let mut running: HashMap<Pid, u64> = HashMap::new();
+    let mut stdin = io::stdin().lock();
+    let mut pending: Vec<u8> = Vec::new();
+    let mut buffer = vec![0u8; 64 * 1024];
+    loop {
+        let mut fds = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let (signaled, asked) = (fds[0].any().unwrap_or(false), fds[1].any().unwrap_or(false));
+        if signaled {
+            while let Ok(Some(_)) = signals.read_signal() {}
+        }
+        reap(&mut running);
+        if asked {
+            let n = match stdin.read(&mut buffer) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => 0,
+            };
+            if n == 0 {
+                break;
+            }
+            pending.extend_from_slice(&buffer[..n]);
+            while let Some(end) = pending.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                match serde_json::from_slice(&line) {
+                    Ok(Request::Spawn(spawn)) => start(spawn, &mut running),
+                    Ok(Request::Signal { id, signal }) => {
+                        if let (Some((pid, _)), Ok(signal)) =
+                            (running.iter().find(|(_, i)| **i == id), Signal::try_from(signal))
+                        {
+                            signal_session(*pid, signal);
+                        }
+                    }
+                    Err(e) => eprintln!("{e}"),
+                }
+            }
+        }
+    }
+    if setup.mode == Mode::Tree {
+        kill_descendants();
+    }
+    Ok(0)
+}
+
+fn start(spawn: Spawn, running: &mut HashMap<Pid, u64>) {
+    let id = spawn.id;
+    match try_start(spawn) {
+        Ok(pid) => {
+            running.insert(pid, id);
+            say(&Event::Spawned { id });
+        }
+        Err(e) => say(&Event::Failed { id, message: e.to_string() }),
+    }
+}
+
+fn try_start(spawn: Spawn) -> io::Result<Pid> {
+    // Not as controlling terminal: what a step leaves running would be hung up with its shell.
+    let tty = fs::File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_NOCTTY)
+        .open(&spawn.tty)?;
+    let setup = serde_json::to_string(&spawn.exec)?;
+    let child = Command::new(SELF)
+        .arg(EXEC)
+        .arg(setup)
+        .args(&spawn.argv)
+        .env_clear()
+        .envs(spawn.env)
+        .stdin(Stdio::null())
+        .stdout(tty.try_clone()?)
+        .stderr(tty)
+        .spawn()?;
+    // Reaped with all others.
+    Ok(Pid::from_raw(child.id() as i32))
+}
+
+fn reap(running: &mut HashMap<Pid, u64>) {
+    loop {
+        let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, code),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
+            Ok(WaitStatus::StillAlive) | Err(_) => return,
+            Ok(_) => continue,
+        };
+        if let Some(id) = running.remove(&pid) {
+            say(&Event::Exited { id, code });
+        }
+    }
+}
+
+/// Process, parent and session ids of all processes that can be seen.
+fn processes() -> Vec<(Pid, Pid, Pid)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| {
+            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name in parentheses may contain anything.
+            let mut rest = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(1);
+            let parent: i32 = rest.next()?.parse().ok()?;
+            let session: i32 = rest.nth(1)?.parse().ok()?;
+            Some((Pid::from_raw(pid), Pid::from_raw(parent), Pid::from_raw(session)))
+        })
+        .collect()
+}
+
+fn signal_session(leader: Pid, signal: Signal) {
+    let _ = killpg(leader, signal);
+    let _ = kill(leader, signal);
+    for (pid, _, session) in processes() {
+        // Job control of a shell puts commands into groups of their own.
+        if session == leader && pid != leader {
+            let _ = kill(pid, signal);
+        }
+    }
+}
+
+fn kill_descendants() {
+    let me = Pid::this();
+    loop {
+        let all = processes();
+        let mut below = vec![me];
+        let mut i = 0;
+        while i < below.len() {
+            let parent = below[i];
+            below.extend(all.iter().filter(|(_, p, _)| *p == parent).map(|(pid, ..)| *pid));
+            i += 1;
+        }
+        if below.len() == 1 {
+            return;
+        }
+        for pid in &below[1..] {
+            let _ = kill(*pid, Signal::SIGKILL);
+        }
+        // Orphans come to this process as their parents end.
+        if matches!(waitpid(None, None), Err(nix::errno::Errno::ECHILD)) {
+            return;
+        }
+    }
+}
+
+/// Takes the step's identity and place and becomes it.
+fn exec(json: &str, argv: Vec<String>) -> io::Result<i32> {
+    let exec: Exec = serde_json::from_str(json)?;
+    setsid()?;
+    umask(FileMode::from_bits_truncate(0o022));
+    if let Some(ids) = &exec.identity {
+        let groups: Vec<Gid> = ids.groups.iter().map(|g| Gid::from_raw(*g)).collect();
+        setgroups(&groups)?;
+        setgid(Gid::from_raw(ids.gid))?;
+        setuid(Uid::from_raw(ids.uid))?;
+    }
+    if let Some((uid, gid)) = exec.inner {
+        unshare(CloneFlags::CLONE_NEWUSER)?;
+        map_ids((uid, 0), (gid, 0))?;
+    }
+    if let Err(e) = enter(&exec.dir, exec.make_dir) {
+        eprintln!("Cannot enter the working directory {}: {e}", exec.dir.display());
+        return Ok(1);
+    }
+    let Some((program, args)) = argv.split_first() else {
+        eprintln!("The shell is empty");
+        return Ok(127);
+    };
+    let e = Command::new(program).args(args).env("PWD", &exec.dir).exec();
+    eprintln!("Cannot run {program}: {e}");
+    Ok(if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+}
+
+fn enter(dir: &Path, make: bool) -> io::Result<()> {
+    if make {
+        fs::create_dir_all(dir)?;
+    }
+    std::env::set_current_dir(dir)
+}
