@@ -1,1 +1,92 @@
-//! gantry-conductor
+//! Workflows and their jobs: owner of the aggregate `workflow`.
+//!
+//! Consumes pipelines and what the dispatcher says of jobs; answers the requests of [`contracts::conductor`].
+//! What may happen is decided in [`model::workflow`]; here are its rows, its messages and its timers.
+
+mod commands;
+mod consume;
+mod create;
+mod error;
+mod step;
+mod store;
+mod sweep;
+
+use bus::Bus;
+use chrono::SubsecRound;
+use contracts::Actor;
+use eventstore::{Key, Store};
+use ids::{Timestamp, WorkflowId};
+use sqlx::PgPool;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Name of the service and of its schema.
+pub const NAME: &str = "conductor";
+
+static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/conductor");
+
+/// What the service needs.
+pub struct Deps {
+    /// Its database.
+    pub pool: PgPool,
+    /// The bus.
+    pub bus: Bus,
+}
+
+/// The running service.
+pub struct Service {
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Migrates the schema, begins to answer, to consume and to sweep.
+///
+/// # Errors
+/// The schema cannot be migrated.
+pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Service> {
+    let store = Store::open(deps.pool, NAME, &MIGRATOR).await?;
+    deps.bus.register_source(&store);
+    let state = State { store: store.clone(), bus: deps.bus.clone() };
+    deps.bus.respond(NAME, Arc::new(state.clone()));
+    let tasks = vec![
+        deps.bus.consume(&store, &["pipelines"], Arc::new(consume::Pipelines), stop.clone()),
+        deps.bus.consume(&store, &["dispatcher"], Arc::new(consume::Jobs), stop.clone()),
+        tokio::spawn(sweep::run(state, stop)),
+    ];
+    Ok(Service { tasks })
+}
+
+impl Service {
+    /// Returns when the service was stopped and its loops have ended.
+    ///
+    /// # Errors
+    /// A loop panicked.
+    pub async fn join(self) -> anyhow::Result<()> {
+        for task in self.tasks {
+            task.await?;
+        }
+        Ok(())
+    }
+}
+
+/// The handles of the service; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(crate) store: Store,
+    pub(crate) bus: Bus,
+}
+
+/// The service as the cause of events.
+pub(crate) fn me() -> Actor {
+    Actor::service(NAME)
+}
+
+/// The lock of a workflow.
+pub(crate) fn key(id: WorkflowId) -> Key {
+    Key::new("workflow", id.uuid())
+}
+
+/// The time, as exact as the database keeps it: what is read back equals what was written.
+pub(crate) fn now() -> Timestamp {
+    chrono::Utc::now().trunc_subsecs(6)
+}

@@ -1,0 +1,205 @@
+//! Requests: cancel, approve, rerun.
+
+use crate::{
+    State,
+    create::{self, Why},
+    error::Result,
+    key, me, now,
+    step::{self, Cause},
+    store,
+};
+use async_trait::async_trait;
+use bus::{Responder, route};
+use contracts::{
+    Refusal, Request, RequestError,
+    conductor::{ApproveJob, CancelJob, CancelWorkflow, RerunWorkflow, WorkflowState},
+    dispatcher::RevokeJobs,
+    permissions::CheckPermission,
+    request::Ask,
+};
+use eventstore::{Key, Tx};
+use ids::{JobId, WorkflowId};
+use model::{
+    permission::Permission,
+    workflow::{Command, Walk},
+};
+use std::time::Duration;
+
+/// After a revocation that the dispatcher has committed, it is asked again in case that the job's end never
+/// came: a revocation of what has ended changes nothing there.
+const REVOKE_AGAIN: Duration = Duration::from_secs(30);
+
+#[async_trait]
+impl Responder for State {
+    async fn respond(&self, request: Request) -> Result<serde_json::Value, RequestError> {
+        let req = &request;
+        match request.name.as_str() {
+            CancelWorkflow::NAME => {
+                route::<CancelWorkflow, _, _>(req, |ask, req| async move { Ok(self.cancel_workflow(req, ask).await?) })
+                    .await
+            }
+            CancelJob::NAME => {
+                route::<CancelJob, _, _>(req, |ask, req| async move { Ok(self.cancel_job(req, ask).await?) }).await
+            }
+            ApproveJob::NAME => {
+                route::<ApproveJob, _, _>(req, |ask, req| async move { Ok(self.approve(req, ask).await?) }).await
+            }
+            RerunWorkflow::NAME => {
+                route::<RerunWorkflow, _, _>(req, |ask, req| async move { Ok(self.rerun(req, ask).await?) }).await
+            }
+            _ => Err(bus::unknown(req)),
+        }
+    }
+}
+
+/// A command's transaction, or the answer that it had before.
+enum Begun {
+    New(Tx),
+    Answered(WorkflowState),
+}
+
+impl State {
+    async fn cancel_workflow(&self, request: &Request, ask: CancelWorkflow) -> Result<WorkflowState> {
+        self.permit(request, ask.id, Permission::Cancel).await?;
+        let answer = match self.begin(request, &[key(ask.id)]).await? {
+            Begun::Answered(answer) => answer,
+            Begun::New(mut tx) => {
+                let now = now();
+                let Some(mut workflow) = store::workflow(tx.conn(), ask.id).await? else {
+                    return Err(Refusal::not_found("workflow").into());
+                };
+                let open = store::open_jobs(tx.conn(), ask.id).await?;
+                let mut walk = Walk::new(workflow.root.clone(), now);
+                walk.cancel_workflow(open, None)?;
+                step::commit(&mut tx, &mut workflow, None, &walk.conclude(), &cause(request), now).await?;
+                self.finish(request, tx, workflow.state()).await?
+            }
+        };
+        // Also for a repeat: the first one may have ended between its commit and this.
+        self.revoke(ask.id).await?;
+        Ok(answer)
+    }
+
+    async fn cancel_job(&self, request: &Request, ask: CancelJob) -> Result<WorkflowState> {
+        let id = self.workflow_of(ask.job_id).await?;
+        self.permit(request, id, Permission::Cancel).await?;
+        let answer = self.job_command(request, id, ask.job_id, &Command::Cancel).await?;
+        self.revoke(id).await?;
+        Ok(answer)
+    }
+
+    async fn approve(&self, request: &Request, ask: ApproveJob) -> Result<WorkflowState> {
+        let id = self.workflow_of(ask.job_id).await?;
+        if ask.workflow_id.is_some_and(|workflow| workflow != id) {
+            return Err(Refusal::not_found("job").into());
+        }
+        let Some(by) = request.actor.user() else {
+            return Err(Refusal::new("forbidden", "only a person can approve").into());
+        };
+        self.permit(request, id, Permission::Approve).await?;
+        self.job_command(request, id, ask.job_id, &Command::Approve { by }).await
+    }
+
+    async fn rerun(&self, request: &Request, ask: RerunWorkflow) -> Result<WorkflowState> {
+        let workspace = self.permit(request, ask.id, Permission::Rerun).await?;
+        // All instances of a workflow share one lock, for the limit of their number.
+        let mut tx = match self.begin(request, &[key(workspace)]).await? {
+            Begun::Answered(answer) => return Ok(answer),
+            Begun::New(tx) => tx,
+        };
+        let Some(old) = store::workflow(tx.conn(), ask.id).await? else {
+            return Err(Refusal::not_found("workflow").into());
+        };
+        let why = Why::Asked { by: request.actor.user(), from_failed: ask.from_failed };
+        let new = create::rerun(&mut tx, &old, why, &cause(request), now()).await?;
+        self.finish(request, tx, new.state()).await
+    }
+
+    /// A command to one job, with its answer recorded.
+    async fn job_command(
+        &self,
+        request: &Request,
+        id: WorkflowId,
+        job: JobId,
+        command: &Command,
+    ) -> Result<WorkflowState> {
+        let mut tx = match self.begin(request, &[key(id)]).await? {
+            Begun::Answered(answer) => return Ok(answer),
+            Begun::New(tx) => tx,
+        };
+        let now = now();
+        let (Some(mut workflow), Some(job)) =
+            (store::workflow(tx.conn(), id).await?, store::job(tx.conn(), id, job).await?)
+        else {
+            return Err(Refusal::not_found("job").into());
+        };
+        let changes = step::decide(&mut tx, &workflow, job, command, now).await?;
+        step::commit(&mut tx, &mut workflow, None, &changes, &cause(request), now).await?;
+        self.finish(request, tx, workflow.state()).await
+    }
+
+    /// Asks the dispatcher to revoke what was canceled and still lies with it. Safe to repeat.
+    pub(crate) async fn revoke(&self, id: WorkflowId) -> Result<()> {
+        let job_ids = {
+            let mut conn = self.store.pool().acquire().await?;
+            store::to_revoke(&mut conn, id).await?
+        };
+        if job_ids.is_empty() {
+            return Ok(());
+        }
+        self.bus.ask(&me(), &RevokeJobs { job_ids }).await?;
+        let mut conn = self.store.pool().acquire().await?;
+        store::look_again(&mut conn, id, now() + REVOKE_AGAIN).await
+    }
+
+    async fn workflow_of(&self, job: JobId) -> Result<WorkflowId> {
+        let mut conn = self.store.pool().acquire().await?;
+        Ok(store::workflow_of_job(&mut conn, job).await?.ok_or_else(|| Refusal::not_found("job"))?)
+    }
+
+    /// Asks `permissions`, never a copy of the grants, whether the actor may; before the transaction, which calls
+    /// nobody. Returns the first instance of the workflow.
+    async fn permit(&self, request: &Request, id: WorkflowId, permission: Permission) -> Result<WorkflowId> {
+        let workflow = {
+            let mut conn = self.store.pool().acquire().await?;
+            store::workflow(&mut conn, id).await?.ok_or_else(|| Refusal::not_found("workflow"))?
+        };
+        if let Some(user_id) = request.actor.user() {
+            let org_id = workflow.project.org_id;
+            let check = CheckPermission { user_id, permission: permission.as_str().to_owned(), org_id };
+            if !self.bus.ask(&request.actor, &check).await? {
+                let message = format!("this needs the permission {permission} in {}", workflow.project.org);
+                return Err(Refusal::new("forbidden", message).into());
+            }
+        }
+        Ok(workflow.workspace_id)
+    }
+
+    async fn begin(&self, request: &Request, locks: &[Key]) -> Result<Begun> {
+        let mut tx = self.store.begin(locks).await?;
+        Ok(match tx.answered(&command_key(request), &request.actor, &eventstore::digest(&request.body)).await? {
+            Some(answer) => Begun::Answered(serde_json::from_value(answer)?),
+            None => Begun::New(tx),
+        })
+    }
+
+    async fn finish(&self, request: &Request, mut tx: Tx, answer: WorkflowState) -> Result<WorkflowState> {
+        let digest = eventstore::digest(&request.body);
+        let value = serde_json::to_value(&answer)?;
+        tx.record_answer(&command_key(request), &request.actor, &digest, &value).await?;
+        tx.commit().await?;
+        Ok(answer)
+    }
+}
+
+/// Under what a command's answer lies: the client's key, else the command's id.
+fn command_key(request: &Request) -> String {
+    match &request.idempotency_key {
+        Some(key) => format!("key:{}:{key}", request.name),
+        None => format!("id:{}", request.id),
+    }
+}
+
+fn cause(request: &Request) -> Cause {
+    Cause { actor: request.actor.clone(), message: request.id }
+}

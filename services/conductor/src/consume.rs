@@ -1,0 +1,109 @@
+//! What the service consumes: pipelines, and what the dispatcher says of jobs.
+
+use crate::{
+    create::{self, Why},
+    error::Error,
+    key, me, now,
+    step::{self, Cause},
+    store,
+};
+use async_trait::async_trait;
+use bus::{Fault, Group};
+use contracts::{
+    Envelope, Event as _,
+    dispatcher::{JobFinished, JobStarted},
+    pipelines::PipelineCreated,
+};
+use eventstore::{Key, Tx};
+use ids::{JobId, WorkflowId};
+use model::workflow::Command;
+
+/// Makes the workflows of each pipeline, all of them in one transaction.
+pub(crate) struct Pipelines;
+
+#[async_trait]
+impl Group for Pipelines {
+    fn name(&self) -> &'static str {
+        "conductor.pipelines"
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        kind == PipelineCreated::TYPE
+    }
+
+    fn locks(&self, _: &Envelope) -> Vec<Key> {
+        // Its effects are new aggregates only.
+        Vec::new()
+    }
+
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        for message in batch {
+            let pipeline: PipelineCreated = message.body_as().map_err(Error::from)?;
+            // Who triggered the pipeline started its workflows.
+            let cause = Cause { actor: message.actor.clone(), message: message.id };
+            create::of_pipeline(tx, &pipeline, &cause, now()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Goes on where a job started or ended.
+pub(crate) struct Jobs;
+
+fn news(message: &Envelope) -> Result<(WorkflowId, JobId, Command), Error> {
+    if message.is::<JobStarted>() {
+        let JobStarted { job_id, workflow_id, at } = message.body_as()?;
+        Ok((workflow_id, job_id, Command::Started { at }))
+    } else {
+        let JobFinished { job_id, workflow_id, status, reason, at } = message.body_as()?;
+        Ok((workflow_id, job_id, Command::Finished { status, reason, at }))
+    }
+}
+
+#[async_trait]
+impl Group for Jobs {
+    fn name(&self) -> &'static str {
+        "conductor.jobs"
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        kind == JobStarted::TYPE || kind == JobFinished::TYPE
+    }
+
+    fn locks(&self, message: &Envelope) -> Vec<Key> {
+        // One that cannot be read fails in `handle`, where a failure can be told.
+        news(message).map(|(workflow, ..)| key(workflow)).into_iter().collect()
+    }
+
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        for message in batch {
+            let (id, job, command) = news(message)?;
+            go_on(tx, message, id, job, &command).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn go_on(
+    tx: &mut Tx,
+    message: &Envelope,
+    id: WorkflowId,
+    job: JobId,
+    command: &Command,
+) -> Result<(), Error> {
+    let unknown = || Error::Message(format!("{}: there is no job {job} in workflow {id}", message.kind));
+    let mut workflow = store::workflow(tx.conn(), id).await?.ok_or_else(unknown)?;
+    let job = store::job(tx.conn(), id, job).await?.ok_or_else(unknown)?;
+    let (cause, now) = (Cause { actor: me(), message: message.id }, now());
+    let changes = step::decide(tx, &workflow, job, command, now).await?;
+    let ended = !workflow.root.status.is_terminal() && changes.root.status.is_terminal();
+    step::commit(tx, &mut workflow, None, &changes, &cause, now).await?;
+    if ended && create::reruns_itself(&workflow) {
+        match create::rerun(tx, &workflow, Why::Automatic, &cause, now).await {
+            // The limit of reruns is no failure of the step that met it.
+            Ok(_) | Err(Error::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
