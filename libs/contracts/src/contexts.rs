@@ -45,6 +45,9 @@ event!(VariableRemoved, "variable.removed", 1);
 pub struct ContextInfo {
     /// Its id.
     pub id: ContextId,
+    /// Whose; who asks on a user's behalf checks the user's rights there.
+    #[serde(default)]
+    pub org_id: Option<OrgId>,
     /// Name.
     pub name: String,
     /// When it was made.
@@ -56,7 +59,7 @@ pub struct ContextInfo {
 pub struct VariableInfo {
     /// Name.
     pub name: String,
-    /// `xxxx` and the last characters, as api-v2 shows it.
+    /// `xxxx` and four hex digits of a keyed fingerprint, as api-v2 shows it.
     pub masked: String,
     /// When it was first set.
     pub created_at: Timestamp,

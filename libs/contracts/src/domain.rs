@@ -19,6 +19,9 @@ event!(OrgCreated, "org.created", 1);
 pub struct UserCreated {
     /// Its id; aggregate kind `user`.
     pub user_id: UserId,
+    /// Whether it administers the installation.
+    #[serde(default)]
+    pub admin: bool,
 }
 event!(UserCreated, "user.created", 1);
 

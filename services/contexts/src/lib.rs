@@ -1,1 +1,125 @@
-//! gantry-contexts
+//! Contexts and project variables, and the role `delivery` that hands them, sealed, to lease holders.
+//!
+//! Owns the aggregates `context` and `project_variables`. Values lie as ciphertext of the `secrets` port,
+//! bound to their place and version; they never ride in events, and in requests only sealed. Consumes
+//! `workflow.job_ready` (whose variables a job may get) and `role.granted`. Answers the requests of
+//! [`contracts::contexts`], and agents at `GET /v1/tasks/{task}/secrets`.
+
+mod contexts;
+mod delivery;
+mod follow;
+mod once;
+mod seal;
+mod variables;
+
+use async_trait::async_trait;
+use bus::{Bus, Responder, route, unknown};
+use contracts::{Request, RequestError, contexts as ask, request::Ask};
+use eventstore::Store;
+use kit::keys::Keys;
+use secrets::Secrets;
+use sqlx::PgPool;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Name of the service and of its schema.
+pub const NAME: &str = "contexts";
+
+/// Label under which a value is sealed while it rides in a request.
+pub const REQUEST_LABEL: &str = "request";
+
+static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/contexts");
+
+/// What the service needs.
+pub struct Deps {
+    /// Its database.
+    pub pool: PgPool,
+    /// The bus.
+    pub bus: Bus,
+    /// Encrypts and decrypts values.
+    pub secrets: Arc<dyn Secrets>,
+    /// Verifies fence tokens, makes fingerprints.
+    pub keys: Keys,
+}
+
+/// The running service.
+pub struct Service {
+    state: State,
+    groups: Vec<JoinHandle<()>>,
+}
+
+/// Migrates the schema, begins to answer and to follow conductor and permissions.
+///
+/// # Errors
+/// The schema cannot be migrated.
+pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Service> {
+    let Deps { pool, bus, secrets, keys } = deps;
+    let store = Store::open(pool, NAME, &MIGRATOR).await?;
+    let state = State { store: store.clone(), secrets, keys };
+    bus.register_source(&store);
+    bus.respond(NAME, Arc::new(state.clone()));
+    let groups = vec![
+        bus.consume(&store, &["conductor"], Arc::new(follow::Jobs), stop.clone()),
+        bus.consume(&store, &["permissions"], Arc::new(follow::Grants), stop),
+    ];
+    Ok(Service { state, groups })
+}
+
+impl Service {
+    /// What agents call.
+    pub fn agent_router(&self) -> axum::Router {
+        delivery::router(self.state.clone())
+    }
+
+    /// Seals every value under the newest key. Meant for after a rotation; running it again is harmless.
+    /// Answer: how many were rewrapped.
+    ///
+    /// # Errors
+    /// The database or the key store failed; what was done until then stays done.
+    pub async fn rewrap(&self) -> anyhow::Result<u64> {
+        variables::rewrap(&self.state).await
+    }
+
+    /// Returns when the service was stopped and its groups have ended.
+    ///
+    /// # Errors
+    /// A group panicked.
+    pub async fn join(self) -> anyhow::Result<()> {
+        for group in self.groups {
+            group.await?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(crate) store: Store,
+    pub(crate) secrets: Arc<dyn Secrets>,
+    pub(crate) keys: Keys,
+}
+
+#[async_trait]
+impl Responder for State {
+    async fn respond(&self, request: Request) -> Result<serde_json::Value, RequestError> {
+        macro_rules! answer {
+            ($ask:ty, $handler:path) => {
+                route::<$ask, _, _>(&request, |ask, request| async move {
+                    $handler(self, request, ask).await.map_err(|failure| failure.0)
+                })
+                .await
+            };
+        }
+        match request.name.as_str() {
+            ask::CreateContext::NAME => answer!(ask::CreateContext, contexts::create),
+            ask::DeleteContext::NAME => answer!(ask::DeleteContext, contexts::delete),
+            ask::GetContext::NAME => answer!(ask::GetContext, contexts::get),
+            ask::ListContexts::NAME => answer!(ask::ListContexts, contexts::list),
+            ask::SetVariable::NAME => answer!(ask::SetVariable, variables::set),
+            ask::RemoveVariable::NAME => answer!(ask::RemoveVariable, variables::remove),
+            ask::ListVariables::NAME => answer!(ask::ListVariables, variables::list),
+            _ => Err(unknown(&request)),
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Role `delivery`: hands a job its variables, sealed to the task's own key.
+//!
+//! Works from this service's own tables alone, so that agents get what they need while the bus is away.
+
+use crate::{
+    NAME, State, seal,
+    variables::{self, Place},
+};
+use agent_api::{Problem, SealedSecrets, Secrets};
+use axum::{
+    Json, Router,
+    extract::{Path, State as Extract},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use contracts::{Actor, contexts::Scope};
+use eventstore::{Act, Key};
+use ids::{ContextId, OrgId, ProjectId, TaskId, UserId};
+use kit::keys::FenceClaims;
+use model::permission::{Permission, Role, allow_any};
+use secrets::Zeroizing;
+use serde_json::json;
+use sqlx::PgConnection;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long a request waits for news of its job: this service follows the conductor by some milliseconds.
+const NEWS: Duration = Duration::from_secs(5);
+/// Between two looks for it.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a repeat, whose first answer may have been lost, still gets an answer.
+const REPEAT: Duration = Duration::from_secs(60);
+
+/// The route that agents call.
+pub(crate) fn router(state: State) -> Router {
+    Router::new().route("/v1/tasks/{task}/secrets", get(deliver)).with_state(state)
+}
+
+/// What an agent is told instead.
+struct Denied(StatusCode, &'static str, String);
+
+impl Denied {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self(status, code, message.into())
+    }
+}
+
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response {
+        let Self(status, code, message) = self;
+        (status, Json(Problem { code: code.to_owned(), message, next_offset: None })).into_response()
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Denied {
+    /// A failure is worth another try: the job waits rather than runs without its variables (R-34).
+    fn from(error: E) -> Self {
+        let error: anyhow::Error = error.into();
+        tracing::error!(error = format!("{error:#}"), "secrets could not be delivered");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "secrets cannot be delivered now; try again",
+        )
+    }
+}
+
+async fn deliver(
+    Extract(state): Extract<State>,
+    Path(task): Path<Uuid>,
+    headers: HeaderMap,
+) -> Result<Json<SealedSecrets>, Denied> {
+    let claims = fence(&state, TaskId(task), &headers)?;
+    let Some(public_key) = &claims.public_key else {
+        return Err(Denied::new(
+            StatusCode::FORBIDDEN,
+            "no_task_key",
+            "the lease names no key to seal secrets to",
+        ));
+    };
+    let job = job(&state, &claims).await?;
+    match answer(&state, &claims, public_key, &job).await {
+        Err(denied) if denied.0 == StatusCode::FORBIDDEN => {
+            let act = Act::new(
+                "context.secrets.denied",
+                Actor::service(NAME),
+                json!({"task_id": claims.task_id, "epoch": claims.epoch, "code": denied.1, "message": denied.2,
+                       "acting_user": job.acting_user}),
+            );
+            let mut tx = state.store.begin(&[]).await?;
+            tx.act(of(act, &claims, &job)).await?;
+            tx.commit().await?;
+            Err(denied)
+        }
+        other => other,
+    }
+}
+
+/// The claims of a fence that is ours, for this task and not expired.
+fn fence(state: &State, task: TaskId, headers: &HeaderMap) -> Result<FenceClaims, Denied> {
+    let claims = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
+        .and_then(|token| state.keys.open_claims::<FenceClaims>("fence", token.trim()))
+        .ok_or_else(|| {
+            Denied::new(StatusCode::UNAUTHORIZED, "unauthenticated", "show the lease's fence token")
+        })?;
+    if claims.task_id != task || claims.expires_at <= chrono::Utc::now().timestamp_millis() {
+        return Err(Denied::new(
+            StatusCode::CONFLICT,
+            "stale_lease",
+            "the lease has ended or is another task's",
+        ));
+    }
+    Ok(claims)
+}
+
+/// What the conductor said about the job.
+struct Job {
+    org: OrgId,
+    project: ProjectId,
+    contexts: Vec<String>,
+    acting_user: Option<UserId>,
+}
+
+async fn job(state: &State, claims: &FenceClaims) -> Result<Job, Denied> {
+    let until = tokio::time::Instant::now() + NEWS;
+    loop {
+        let row: Option<(Uuid, Uuid, Vec<String>, Option<Uuid>)> = sqlx::query_as(
+            "SELECT org_id, project_id, contexts, acting_user FROM contexts.jobs WHERE job_id = $1",
+        )
+        .bind(claims.job_id.uuid())
+        .fetch_optional(state.store.pool())
+        .await?;
+        if let Some((org, project, contexts, user)) = row {
+            let (org, project) = (OrgId(org), ProjectId(project));
+            return Ok(Job { org, project, contexts, acting_user: user.map(UserId) });
+        }
+        if tokio::time::Instant::now() >= until {
+            let message = "nothing is known of the job yet; try again";
+            return Err(Denied::new(StatusCode::SERVICE_UNAVAILABLE, "job_unknown", message));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn answer(
+    state: &State,
+    claims: &FenceClaims,
+    public_key: &str,
+    job: &Job,
+) -> Result<Json<SealedSecrets>, Denied> {
+    // One transaction sees one state of all variables: a job never gets half of a change.
+    let mut tx = state.store.begin(&[Key::new("delivery", claims.task_id.uuid())]).await?;
+    let late: Option<bool> = sqlx::query_scalar(
+        "SELECT first_at < now() - make_interval(secs => $3) FROM contexts.deliveries
+         WHERE task_id = $1 AND epoch = $2",
+    )
+    .bind(claims.task_id.uuid())
+    .bind(claims.epoch)
+    .bind(REPEAT.as_secs_f64())
+    .fetch_optional(tx.conn())
+    .await?;
+    if late == Some(true) {
+        let message = "the secrets of this lease were delivered before";
+        return Err(Denied::new(StatusCode::CONFLICT, "secrets_already_delivered", message));
+    }
+
+    let mut places = vec![Place::of(&Scope::Project(job.project))];
+    let mut used = Vec::new();
+    if !job.contexts.is_empty() {
+        may_use(tx.conn(), job).await?;
+        for name in &job.contexts {
+            let id: Option<Uuid> =
+                sqlx::query_scalar("SELECT id FROM contexts.contexts WHERE org_id = $1 AND name = $2")
+                    .bind(job.org.uuid())
+                    .bind(name)
+                    .fetch_optional(tx.conn())
+                    .await?;
+            let id = ContextId(id.ok_or_else(|| {
+                Denied::new(StatusCode::FORBIDDEN, "context_not_found", format!("Context {name} not found"))
+            })?);
+            used.push(id);
+            places.push(Place::of(&Scope::Context(id)));
+        }
+    }
+    let mut variables: Vec<(String, Zeroizing<Vec<u8>>)> = Vec::new();
+    for place in &places {
+        variables.extend(variables::open(state, tx.conn(), place).await?);
+    }
+    let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
+    let detail = json!({
+        "task_id": claims.task_id, "epoch": claims.epoch, "acting_user": job.acting_user,
+        "project_id": job.project, "contexts": used, "names": names,
+    });
+    let sealed = {
+        let mut plain = Secrets { variables: Vec::with_capacity(variables.len()) };
+        for (name, value) in &variables {
+            plain.variables.push((name.clone(), std::str::from_utf8(value)?.to_owned()));
+        }
+        let sealed = seal::seal(claims.task_id, public_key, &plain);
+        // The copies for the encoder are wiped too.
+        plain.variables.drain(..).for_each(|(_, value)| drop(Zeroizing::new(value)));
+        sealed.map_err(|error| {
+            tracing::warn!(error = format!("{error:#}"), "the task's key cannot be used");
+            Denied::new(
+                StatusCode::FORBIDDEN,
+                "bad_task_key",
+                "the task's key is not an X25519 key in base64",
+            )
+        })?
+    };
+
+    sqlx::query(
+        "INSERT INTO contexts.deliveries (task_id, epoch, job_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+    )
+    .bind(claims.task_id.uuid())
+    .bind(claims.epoch)
+    .bind(claims.job_id.uuid())
+    .execute(tx.conn())
+    .await?;
+    tx.act(of(Act::new("context.secrets.accessed", Actor::service(NAME), detail), claims, job)).await?;
+    tx.commit().await?;
+    Ok(Json(sealed))
+}
+
+/// Contexts are used on behalf of a person, who must be one who may run jobs there; what no person started
+/// uses unrestricted contexts, and there are no others yet.
+async fn may_use(conn: &mut PgConnection, job: &Job) -> Result<(), Denied> {
+    let Some(user) = job.acting_user else { return Ok(()) };
+    let roles: Vec<String> =
+        sqlx::query_scalar("SELECT role FROM contexts.grants WHERE user_id = $1 AND org_id IN ($2, $3)")
+            .bind(user.uuid())
+            .bind(job.org.uuid())
+            .bind(Uuid::nil())
+            .fetch_all(conn)
+            .await?;
+    if allow_any(roles.iter().filter_map(|role| Role::parse(role)), Permission::Trigger) {
+        return Ok(());
+    }
+    let message = "whoever started the job may not use contexts of this organisation";
+    Err(Denied::new(StatusCode::FORBIDDEN, "context_unauthorized", message))
+}
+
+fn of(mut act: Act, claims: &FenceClaims, job: &Job) -> Act {
+    act.org_id = Some(job.org);
+    act.on("run", claims.job_id.uuid())
+}

@@ -1,0 +1,85 @@
+//! What this service keeps of other services' news.
+
+use async_trait::async_trait;
+use bus::{Fault, Group};
+use contracts::{Envelope, Event, conductor::JobReady, permissions::RoleGranted};
+use eventstore::{Key, Tx};
+use uuid::Uuid;
+
+/// Whose variables each ready job may get.
+pub(crate) struct Jobs;
+
+#[async_trait]
+impl Group for Jobs {
+    fn name(&self) -> &'static str {
+        "contexts.jobs"
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        kind == JobReady::TYPE
+    }
+
+    fn batch(&self) -> usize {
+        64
+    }
+
+    fn relaxed(&self) -> bool {
+        true // a copy: read again from the source after a crash
+    }
+
+    fn locks(&self, _: &Envelope) -> Vec<Key> {
+        Vec::new()
+    }
+
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        for message in batch {
+            let job: JobReady = message.body_as()?;
+            sqlx::query(
+                "INSERT INTO contexts.jobs (job_id, org_id, project_id, contexts, acting_user)
+                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+            )
+            .bind(job.job_id.uuid())
+            .bind(job.project.org_id.uuid())
+            .bind(job.project.id.uuid())
+            .bind(&job.contexts)
+            .bind(job.acting_user.map(|user| user.uuid()))
+            .execute(tx.conn())
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Who may use contexts.
+pub(crate) struct Grants;
+
+#[async_trait]
+impl Group for Grants {
+    fn name(&self) -> &'static str {
+        "contexts.grants"
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        kind == RoleGranted::TYPE
+    }
+
+    fn locks(&self, _: &Envelope) -> Vec<Key> {
+        Vec::new()
+    }
+
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        for message in batch {
+            let grant: RoleGranted = message.body_as()?;
+            sqlx::query(
+                "INSERT INTO contexts.grants (user_id, org_id, role) VALUES ($1, $2, $3)
+                 ON CONFLICT (user_id, org_id) DO UPDATE SET role = excluded.role",
+            )
+            .bind(grant.user_id.uuid())
+            .bind(grant.org_id.map_or(Uuid::nil(), |org| org.uuid()))
+            .bind(&grant.role)
+            .execute(tx.conn())
+            .await?;
+        }
+        Ok(())
+    }
+}
