@@ -1,0 +1,76 @@
+//! Who is it? Every form in which clients send a token (api-v2 §0.2).
+
+use crate::{error::Fail, state::App};
+use axum::{
+    extract::{FromRef, FromRequestParts},
+    http::{HeaderMap, Uri, header::AUTHORIZATION, request::Parts},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use contracts::{Actor, domain::User};
+
+/// The authenticated caller.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who.
+    pub user: User,
+    /// `Idempotency-Key` of the request.
+    pub idempotency_key: Option<String>,
+}
+
+impl Caller {
+    /// As messages name it.
+    pub fn actor(&self) -> Actor {
+        Actor::User { id: self.user.id }
+    }
+
+    /// From the headers of a request.
+    pub async fn of(app: &App, headers: &HeaderMap, uri: &Uri) -> Result<Self, Fail> {
+        let token = token(headers)
+            .or_else(|| uri.path().starts_with("/api/v1.1/").then(|| query_token(uri))?)
+            .ok_or_else(Fail::unauthenticated)?;
+        let user = app.holder(&token).await?;
+        let idempotency_key =
+            headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
+        Ok(Self { user, idempotency_key })
+    }
+}
+
+impl<S> FromRequestParts<S> for Caller
+where
+    App: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = Fail;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fail> {
+        // An outer layer may have found it already.
+        if let Some(caller) = parts.extensions.get::<Self>() {
+            return Ok(caller.clone());
+        }
+        Self::of(&App::from_ref(state), &parts.headers, &parts.uri).await
+    }
+}
+
+/// The token of a request's headers.
+pub fn token(headers: &HeaderMap) -> Option<String> {
+    let circle = headers.get("circle-token").and_then(|value| value.to_str().ok()).map(str::trim);
+    if let Some(token) = circle.filter(|token| !token.is_empty()) {
+        return Some(token.to_owned());
+    }
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?.trim();
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim().to_owned()),
+        Some((scheme, pair)) if scheme.eq_ignore_ascii_case("basic") => {
+            let pair = String::from_utf8(STANDARD.decode(pair.trim()).ok()?).ok()?;
+            let (user, password) = pair.split_once(':')?;
+            Some(if password.is_empty() { user } else { password }.to_owned())
+        }
+        Some(_) => None,
+        None => Some(value.to_owned()),
+    }
+    .filter(|token| !token.is_empty())
+}
+
+fn query_token(uri: &Uri) -> Option<String> {
+    crate::path::query(uri, "circle-token")
+}

@@ -1,0 +1,132 @@
+//! Errors as the edge shows them: `{"message"}` on CircleCI's routes, `application/problem+json` on ours.
+
+use axum::{
+    Json,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use contracts::RequestError;
+use serde_json::json;
+
+/// Why a request has no answer. Shown as `{"message"}`.
+#[derive(Debug)]
+pub struct Fail {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Stable code.
+    pub code: String,
+    /// Text for people.
+    pub message: String,
+}
+
+/// Result of a handler on a CircleCI route.
+pub type Answer<T = Response> = Result<T, Fail>;
+
+impl Fail {
+    /// With a status, a code and a text.
+    pub fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, code: code.to_owned(), message: message.into() }
+    }
+
+    /// 404.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("{what} not found"))
+    }
+
+    /// 400.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid", message)
+    }
+
+    /// 401.
+    pub fn unauthenticated() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "You must log in first.")
+    }
+
+    /// 403.
+    pub fn forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "Permission denied")
+    }
+}
+
+impl From<RequestError> for Fail {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Refused(refusal) => {
+                let status = match refusal.code.as_str() {
+                    "not_found" => StatusCode::NOT_FOUND,
+                    "forbidden" => StatusCode::FORBIDDEN,
+                    "unauthenticated" => StatusCode::UNAUTHORIZED,
+                    "invalid" => StatusCode::BAD_REQUEST,
+                    "limit_reached" | "key_reused" => StatusCode::UNPROCESSABLE_ENTITY,
+                    _ => StatusCode::CONFLICT,
+                };
+                Self { status, code: refusal.code, message: refusal.message }
+            }
+            unavailable @ (RequestError::NoResponder { .. } | RequestError::Deadline { .. }) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "dependency_unavailable",
+                unavailable.to_string(),
+            ),
+            RequestError::Oversize { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", error.to_string())
+            }
+            RequestError::Failed { .. } => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
+            }
+        }
+    }
+}
+
+impl From<sqlx::Error> for Fail {
+    fn from(error: sqlx::Error) -> Self {
+        tracing::error!(error = &error as &dyn std::error::Error, "a view could not be read");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "dependency_unavailable",
+            "the database does not answer; try again",
+        )
+    }
+}
+
+impl From<eventstore::Error> for Fail {
+    fn from(error: eventstore::Error) -> Self {
+        tracing::error!(error = &error as &dyn std::error::Error, "a delivery could not be written");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", "the database does not answer; try again")
+    }
+}
+
+impl IntoResponse for Fail {
+    fn into_response(self) -> Response {
+        let unavailable = self.status == StatusCode::SERVICE_UNAVAILABLE;
+        let mut response = (self.status, Json(json!({ "message": self.message }))).into_response();
+        if unavailable {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// The same, shown as RFC 9457.
+#[derive(Debug)]
+pub struct Problem(pub Fail);
+
+impl<E: Into<Fail>> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Fail { status, code, message } = self.0;
+        let body = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or("Error"),
+            "status": status.as_u16(),
+            "code": code,
+            "detail": message,
+        });
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+    }
+}

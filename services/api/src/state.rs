@@ -1,0 +1,220 @@
+//! What every handler has.
+
+use crate::{auth::Caller, error::Fail, store::Views};
+use bus::{AskOptions, Bus};
+use contracts::{Actor, RequestError, domain::User, request::Ask};
+use futures::StreamExt;
+use ids::OrgId;
+use kit::keys::Keys;
+use live::Live;
+use moka::future::Cache;
+use secrets::Secrets;
+use std::{collections::HashMap, future::Future, ops::Deref, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::{Mutex, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// How long a verified token or permission is believed.
+const BELIEVED: Duration = Duration::from_secs(5);
+/// How long a reader waits for a view to catch up (architecture §5).
+pub const CATCH_UP: Duration = Duration::from_millis(500);
+
+/// Settings of the edge.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address under which people reach us, without a slash at the end.
+    pub public_url: String,
+    /// Folder of the embedded git server's repositories.
+    pub git_root: PathBuf,
+    /// How long a push waits for its pipeline's number.
+    pub decision_wait: Duration,
+    /// Open live streams at most; beyond it a new one is refused.
+    pub max_streams: usize,
+    /// Shown by `/version`.
+    pub version: String,
+}
+
+impl Config {
+    /// Defaults for an address and a folder.
+    pub fn new(public_url: impl Into<String>, git_root: impl Into<PathBuf>) -> Self {
+        Self {
+            public_url: public_url.into().trim_end_matches('/').to_owned(),
+            git_root: git_root.into(),
+            decision_wait: Duration::from_secs(3),
+            max_streams: 1000,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// Shared state; cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+/// Fields of [`App`].
+pub struct Inner {
+    pub bus: Bus,
+    pub store: eventstore::Store,
+    pub views: Views,
+    pub keys: Keys,
+    pub secrets: Arc<dyn Secrets>,
+    pub config: Config,
+    pub git: vcs::Git,
+    pub live: Arc<dyn Live>,
+    pub streams: Arc<Semaphore>,
+    pub stop: CancellationToken,
+    /// One at a time compares a repository's refs with what was delivered.
+    pub repositories: Mutex<HashMap<uuid::Uuid, Arc<Mutex<()>>>>,
+    tokens: Cache<[u8; 32], User>,
+    grants: Cache<(uuid::Uuid, OrgId, &'static str), bool>,
+}
+
+impl Deref for App {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl App {
+    pub fn new(deps: crate::Deps, store: eventstore::Store, stop: CancellationToken) -> Self {
+        Self(Arc::new(Inner {
+            bus: deps.bus,
+            views: Views::new(deps.pool),
+            store,
+            keys: deps.keys,
+            secrets: deps.secrets,
+            git: vcs::Git::new(&deps.config.git_root),
+            live: deps.live,
+            streams: Arc::new(Semaphore::new(deps.config.max_streams)),
+            config: deps.config,
+            stop,
+            repositories: Mutex::default(),
+            tokens: Cache::builder().max_capacity(10_000).time_to_live(BELIEVED).build(),
+            grants: Cache::builder().max_capacity(50_000).time_to_live(BELIEVED).build(),
+        }))
+    }
+
+    /// The holder of a token.
+    pub async fn holder(&self, token: &str) -> Result<User, Fail> {
+        use sha2::{Digest, Sha256};
+        if token.is_empty() || token.len() > 4096 {
+            return Err(Fail::unauthenticated());
+        }
+        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        if let Some(user) = self.tokens.get(&digest).await {
+            return Ok(user);
+        }
+        let ask = contracts::domain::VerifyToken { sha256: hex::encode(digest) };
+        match self.bus.ask(&Actor::service("api"), &ask).await {
+            Ok(user) => {
+                self.tokens.insert(digest, user.clone()).await;
+                Ok(user)
+            }
+            Err(RequestError::Refused(_)) => Err(Fail::unauthenticated()),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Refuses what the caller may not do in an organisation. Reading says "not found", so that nothing is
+    /// told about what exists.
+    pub async fn allow(&self, caller: &Caller, permission: &'static str, org: OrgId) -> Result<(), Fail> {
+        if caller.user.admin {
+            return Ok(());
+        }
+        let key = (caller.user.id.uuid(), org, permission);
+        let allowed = match self.grants.get(&key).await {
+            Some(allowed) => allowed,
+            None => {
+                let ask = contracts::permissions::CheckPermission {
+                    user_id: caller.user.id,
+                    permission: permission.to_owned(),
+                    org_id: org,
+                };
+                let allowed = self.bus.ask(&caller.actor(), &ask).await?;
+                self.grants.insert(key, allowed).await;
+                allowed
+            }
+        };
+        if allowed {
+            Ok(())
+        } else if permission == VIEW {
+            Err(Fail::not_found("Resource"))
+        } else {
+            Err(Fail::forbidden())
+        }
+    }
+
+    /// Asks an owner on behalf of the caller.
+    pub async fn ask<A: Ask>(&self, caller: &Caller, ask: &A) -> Result<A::Reply, RequestError> {
+        self.bus.ask(&caller.actor(), ask).await
+    }
+
+    /// The same for a change: the client's `Idempotency-Key` goes with it.
+    pub async fn command<A: Ask>(&self, caller: &Caller, ask: &A) -> Result<A::Reply, RequestError> {
+        let options = AskOptions {
+            deadline: Duration::from_secs(10),
+            idempotency_key: caller.idempotency_key.clone(),
+            ..AskOptions::default()
+        };
+        self.bus.ask_with(options, &caller.actor(), ask).await
+    }
+
+    /// Repeats `look` until it finds something or the time to catch up is over. Looks when a view changed,
+    /// and on a timer.
+    pub async fn caught_up<T, F>(&self, mut look: impl FnMut() -> F) -> Result<Option<T>, Fail>
+    where
+        F: Future<Output = Result<Option<T>, sqlx::Error>>,
+    {
+        // Mostly the first look finds it.
+        if let Some(found) = look().await? {
+            return Ok(Some(found));
+        }
+        let mut changes = self.live.subscribe(VIEWS_TOPIC).await.ok();
+        let end = tokio::time::Instant::now() + CATCH_UP;
+        loop {
+            if let Some(found) = look().await? {
+                return Ok(Some(found));
+            }
+            let pause = async {
+                match changes.as_mut() {
+                    Some(changes) => {
+                        let _ = tokio::time::timeout(Duration::from_millis(50), changes.next()).await;
+                    }
+                    None => tokio::time::sleep(Duration::from_millis(25)).await,
+                }
+            };
+            if tokio::time::timeout_at(end, pause).await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits until the view of a workflow has this version, or the time to catch up is over.
+    pub async fn workflow_seen(&self, id: ids::WorkflowId, version: i64) {
+        let seen = self
+            .caught_up(|| async {
+                Ok(self.views.workflow(id).await?.filter(|row| row.version >= version))
+            })
+            .await;
+        if let Ok(None) | Err(_) = seen {
+            tracing::debug!(%id, version, "answered before the view had caught up");
+        }
+    }
+
+    /// Address of a page.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.config.public_url)
+    }
+}
+
+/// Topic on which `projector` announces that views changed.
+pub const VIEWS_TOPIC: &str = "views";
+
+/// Words of permissions that the edge asks for.
+pub const VIEW: &str = "view";
+/// Trigger, rerun, cancel.
+pub const RUN: &str = "run";
+/// Set and remove variables, make contexts.
+pub const SECRETS: &str = "secrets";
+/// Push to the embedded git server.
+pub const PUSH: &str = "push";
