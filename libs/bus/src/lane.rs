@@ -73,12 +73,14 @@ impl From<serde_json::Error> for LaneError {
 
 /// The lane of an aggregate; the same for ever.
 pub(crate) fn lane_of(kind: &str, id: Uuid, lanes: i32) -> i32 {
-    // FNV-1a: no more is needed than that similar ids spread.
+    // FNV-1a with a last mix: no more is needed than that similar ids spread.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in kind.bytes().chain(id.into_bytes()) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
-    i32::try_from((hash >> 16) % u64::from(lanes.unsigned_abs().max(1))).unwrap_or(0)
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    i32::try_from(hash % u64::from(lanes.unsigned_abs().max(1))).unwrap_or(0)
 }
 
 /// Where a message comes from.

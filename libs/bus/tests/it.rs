@@ -1,0 +1,110 @@
+//! The local adapter against the contract, and what is special about it.
+
+use async_trait::async_trait;
+use contracts::{Actor, Envelope, Event, NewEvent};
+use eventstore::{Key, NO_MIGRATIONS, Store, Tx};
+use gantry_bus::{Bus, Fault, Group, contract};
+use serde::{Deserialize, Serialize};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use testkit::until;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+#[tokio::test]
+async fn local_requests_keep_the_contract() {
+    contract::requests(&Bus::local(testkit::postgres().await.pool)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn local_groups_keep_the_contract() {
+    let pool = testkit::postgres().await.pool;
+    contract::groups(&Bus::local(pool.clone()), &pool).await;
+}
+
+#[derive(Serialize, Deserialize)]
+struct Passed {
+    left: u32,
+}
+impl Event for Passed {
+    const TYPE: &'static str = "ball.passed";
+    const SCHEMA: u32 = 1;
+}
+
+/// Two services that pass a ball: each effect is an event of its own service.
+struct Player {
+    name: &'static str,
+    kind: &'static str,
+    ends: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Group for Player {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn wants(&self, kind: &str) -> bool {
+        kind == Passed::TYPE
+    }
+    fn locks(&self, msg: &Envelope) -> Vec<Key> {
+        vec![Key::new(self.kind, msg.aggregate.id)]
+    }
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        for msg in batch {
+            let ball: Passed = msg.body_as()?;
+            if ball.left > 0 {
+                let pass = Passed { left: ball.left - 1 };
+                tx.append(&[NewEvent::new(self.kind, msg.aggregate.id, Actor::service(self.name), &pass).caused_by(msg.id)])
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+    async fn after_commit(&self, batch: &[Envelope]) {
+        let ended = batch.iter().filter(|msg| msg.body_as::<Passed>().is_ok_and(|ball| ball.left == 0)).count();
+        self.ends.fetch_add(ended, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_answer_each_other_and_nothing_gets_lost() {
+    let pool = testkit::postgres().await.pool;
+    let bus = Bus::local(pool.clone());
+    let left = Store::open(pool.clone(), "west", &NO_MIGRATIONS).await.unwrap();
+    let right = Store::open(pool, "east", &NO_MIGRATIONS).await.unwrap();
+    let (ends, stop) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+    let player = |name, kind| Arc::new(Player { name, kind, ends: Arc::clone(&ends) });
+    // The consumer is there before its source has a schema or registered.
+    let runs = [
+        bus.consume(&left, &["east"], player("west.balls", "lball"), stop.clone()),
+        bus.consume(&right, &["west"], player("east.balls", "rball"), stop.clone()),
+    ];
+    let started = Instant::now();
+    let balls: Vec<Uuid> = (0..20).map(|_| Uuid::now_v7()).collect();
+    for ball in &balls {
+        let mut tx = left.begin(&[]).await.unwrap();
+        tx.append(&[NewEvent::new("lball", *ball, Actor::service("test"), &Passed { left: 10 })]).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    until("all balls have come to rest", Duration::from_secs(60), async || ends.load(Ordering::SeqCst) >= 20).await;
+    eprintln!("220 messages in {:?}", started.elapsed());
+    // One ball alone: a hop's latency.
+    let ball = Uuid::now_v7();
+    let started = Instant::now();
+    let mut tx = left.begin(&[]).await.unwrap();
+    tx.append(&[NewEvent::new("lball", ball, Actor::service("test"), &Passed { left: 50 })]).await.unwrap();
+    tx.commit().await.unwrap();
+    until("it has come to rest", Duration::from_secs(60), async || ends.load(Ordering::SeqCst) >= 21).await;
+    eprintln!("one hop: {:?}", started.elapsed() / 51);
+    let rests = left.history("lball", ball, 0).await.unwrap().len() + right.history("rball", ball, 0).await.unwrap().len();
+    assert_eq!(rests, 51);
+    stop.cancel();
+    for run in runs {
+        run.await.unwrap();
+    }
+}
