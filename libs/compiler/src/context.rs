@@ -1,0 +1,92 @@
+//! What all passes share.
+
+use crate::diagnostics::{Sink, Span, code, suggest};
+use crate::interpolate::Args;
+use crate::values::Values;
+use crate::yaml::{Map, Node};
+
+/// Values that one compile may produce: commands that call commands multiply.
+const MAX_WORK: usize = 3_000_000;
+/// Bytes that one compile may produce by interpolation.
+const MAX_BYTES: usize = 64 << 20;
+/// Nested calls and lists of steps.
+pub(crate) const MAX_CALLS: usize = 40;
+
+pub(crate) struct Ctx<'a> {
+    pub sink: Sink<'a>,
+    pub values: Values,
+    pub pipeline_args: Args,
+    /// False for version 2, where `<<` is text.
+    pub interpolation: bool,
+    /// The commands and executors being expanded: scope and name.
+    pub calls: Vec<(usize, String)>,
+    /// Nested calls and lists of steps at the present place.
+    pub depth: usize,
+    /// Whether the file has `workflows`.
+    pub has_workflows: bool,
+    work: usize,
+    bytes: usize,
+}
+
+impl<'a> Ctx<'a> {
+    pub fn new(sink: Sink<'a>, values: Values) -> Self {
+        let pipeline_args = Args::new();
+        Self { sink, values, pipeline_args, interpolation: true, calls: Vec::new(), depth: 0, has_workflows: false, work: 0, bytes: 0 }
+    }
+
+    /// Counts produced values; false when the limit is reached.
+    pub fn spend(&mut self, nodes: usize, span: Span) -> bool {
+        self.work = self.work.saturating_add(nodes);
+        if self.work > MAX_WORK {
+            if self.work - nodes <= MAX_WORK {
+                self.sink.error(code::SIZE_LIMIT, span, "the configuration grows too large when it is expanded");
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Counts produced text; false when the limit is reached.
+    pub fn spend_bytes(&mut self, bytes: usize, span: Span) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > MAX_BYTES {
+            if self.bytes - bytes <= MAX_BYTES {
+                self.sink.error(code::SIZE_LIMIT, span, "the configuration grows too large when it is expanded");
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Whether a limit was reached: nothing more is expanded then.
+    pub fn exhausted(&self) -> bool {
+        self.work > MAX_WORK || self.bytes > MAX_BYTES
+    }
+
+    /// Reports every key of `map` that is not one of `allowed`.
+    pub fn only_keys(&mut self, map: &Map, allowed: &[&str], place: &str) {
+        for (key, entry) in map {
+            if !allowed.contains(&key.as_ref()) {
+                let hint = suggest(key, allowed.iter().copied())
+                    .unwrap_or_else(|| format!("permitted keys: {}", allowed.join(", ")));
+                let message = format!("extraneous key [{key}] is not permitted in {place}");
+                // Version 2 was always lax about keys that it does not know.
+                let lax = if self.interpolation { crate::Severity::Error } else { crate::Severity::Warning };
+                self.sink.add(lax, code::UNKNOWN_KEY, entry.key, message, Some(hint));
+            }
+        }
+    }
+
+    pub fn wrong_type(&mut self, node: &Node, what: &str, expected: &str) {
+        let message = format!("{what} must be {expected}, not {}", described(node));
+        self.sink.error(code::WRONG_TYPE, node.span, message);
+    }
+}
+
+fn described(node: &Node) -> String {
+    match node.value {
+        crate::yaml::Value::Null => "null".into(),
+        _ if node.text().is_some() => format!("the {} {}", node.kind(), node.shown()),
+        _ => format!("a {}", node.kind()),
+    }
+}

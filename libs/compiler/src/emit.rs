@@ -1,0 +1,179 @@
+//! The compiled configuration as text.
+
+use crate::scalars;
+use crate::workflows::{Compiled, Shown};
+use crate::yaml::{Entry, Map, Node, Value};
+use crate::diagnostics::Span;
+use indexmap::IndexMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+const AT: Span = Span { start: 0, end: 0 };
+
+fn entry(value: Node) -> Entry {
+    Entry { key: AT, value }
+}
+
+/// The compiled form of `workflows`, with the source behind it.
+pub(crate) fn emit(workflows: &[Compiled], source: &str) -> String {
+    // One map holds the jobs of all workflows: the same name with another body gets a number.
+    let mut jobs: IndexMap<String, Node> = IndexMap::new();
+    let mut shown_workflows = Map::new();
+    for workflow in workflows {
+        let mut names: IndexMap<&str, String> = IndexMap::new();
+        for job in &workflow.shown {
+            names.insert(&job.name, key_of(&mut jobs, job));
+        }
+        let list = workflow.shown.iter().map(|job| invocation(job, &names)).collect();
+        let body = Map::from_iter([(Arc::from("jobs"), entry(Node::seq(AT, list)))]);
+        shown_workflows.insert(workflow.plan.name.as_str().into(), entry(Node::map(AT, body)));
+    }
+    let two = || entry(Node { span: AT, value: Value::Int(2) });
+    shown_workflows.insert("version".into(), two());
+    let jobs = jobs.into_iter().map(|(name, body)| (Arc::from(name), entry(body))).collect();
+    let root = Map::from_iter([
+        (Arc::from("version"), two()),
+        (Arc::from("jobs"), entry(Node::map(AT, jobs))),
+        (Arc::from("workflows"), entry(Node::map(AT, shown_workflows))),
+    ]);
+    let mut out = String::new();
+    write_map(&mut out, &root, 0);
+    out.push_str("\n# Original config.yml file:\n");
+    for line in source.lines() {
+        out.push_str("# ");
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
+}
+
+fn key_of(jobs: &mut IndexMap<String, Node>, job: &Shown) -> String {
+    let Some(body) = &job.body else { return job.name.clone() };
+    let body = Node::map(AT, body.clone());
+    let mut name = job.name.clone();
+    let mut number = 1;
+    while let Some(other) = jobs.get(&name) {
+        if other.same(&body) {
+            return name;
+        }
+        number += 1;
+        name = format!("{}-{number}", job.name);
+    }
+    jobs.insert(name.clone(), body);
+    name
+}
+
+fn invocation(job: &Shown, names: &IndexMap<&str, String>) -> Node {
+    let key = |name: &str| names.get(name).cloned().unwrap_or_else(|| name.to_owned());
+    let mut options = Map::new();
+    if job.approval {
+        options.insert("type".into(), entry(Node::str(AT, "approval")));
+    }
+    if !job.requires.is_empty() {
+        let list = job.requires.iter().map(|r| {
+            let name = key(&r.job);
+            let statuses: Vec<Node> = r.accepts.iter().map(|s| Node::str(AT, s.as_str())).collect();
+            if r.accepts.len() == 1 && r.accepts.contains(&model::status::JobStatus::Success) {
+                return Node::str(AT, name);
+            }
+            Node::map(AT, Map::from_iter([(Arc::from(name), entry(Node::seq(AT, statuses)))]))
+        });
+        options.insert("requires".into(), entry(Node::seq(AT, list.collect())));
+    }
+    if !job.contexts.is_empty() {
+        let list = job.contexts.iter().map(|c| Node::str(AT, c.as_str())).collect();
+        options.insert("context".into(), entry(Node::seq(AT, list)));
+    }
+    if let Some(filters) = &job.filters {
+        options.insert("filters".into(), entry(filters.clone()));
+    }
+    let name = key(&job.name);
+    if options.is_empty() {
+        return Node::str(AT, name);
+    }
+    Node::map(AT, Map::from_iter([(Arc::from(name), entry(Node::map(AT, options)))]))
+}
+
+fn indent(out: &mut String, level: usize) {
+    out.extend(std::iter::repeat_n("  ", level));
+}
+
+fn write_map(out: &mut String, map: &Map, level: usize) {
+    for (index, (key, entry)) in map.iter().enumerate() {
+        // The first key of a map in a list stands behind the dash.
+        if index > 0 || out.is_empty() || out.ends_with('\n') {
+            indent(out, level);
+        }
+        write_text(out, key);
+        out.push(':');
+        write_value(out, &entry.value, level, false);
+    }
+}
+
+fn write_value(out: &mut String, node: &Node, level: usize, in_list: bool) {
+    match &node.value {
+        Value::Scoped(_, inner) => write_value(out, inner, level, in_list),
+        Value::Map(map) if map.is_empty() => out.push_str(" {}\n"),
+        Value::Seq(items) if items.is_empty() => out.push_str(" []\n"),
+        Value::Map(map) => {
+            out.push(if in_list { ' ' } else { '\n' });
+            write_map(out, map, level + 1);
+        }
+        Value::Seq(items) => {
+            out.push('\n');
+            // A list stands below its key; in a list it stands one level deeper.
+            let level = if in_list { level + 1 } else { level };
+            for item in items.iter() {
+                indent(out, level);
+                out.push('-');
+                write_value(out, item, level, true);
+            }
+        }
+        Value::Str(text) if is_block(text) => {
+            out.push_str(if text.ends_with('\n') { " |\n" } else { " |-\n" });
+            for line in text.lines() {
+                if !line.is_empty() {
+                    indent(out, level + 1);
+                    out.push_str(line);
+                }
+                out.push('\n');
+            }
+        }
+        Value::Str(text) => {
+            out.push(' ');
+            write_text(out, text);
+            out.push('\n');
+        }
+        Value::Null => out.push_str(" null\n"),
+        Value::Float(n) if n.is_nan() => out.push_str(" .nan\n"),
+        Value::Float(n) if n.is_infinite() => out.push_str(if *n > 0.0 { " .inf\n" } else { " -.inf\n" }),
+        _ => {
+            let _ = writeln!(out, " {}", node.text().unwrap_or_default());
+        }
+    }
+}
+
+/// Whether a literal block holds the text exactly.
+fn is_block(text: &str) -> bool {
+    text.trim_end_matches('\n').contains('\n')
+        && !text.starts_with([' ', '\n'])
+        && !text.ends_with("\n\n")
+        && text.chars().all(|c| c == '\n' || (!c.is_control() && !matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}' | '\u{feff}')))
+        && text.lines().all(|line| line.is_empty() || !line.trim().is_empty())
+}
+
+fn write_text(out: &mut String, text: &str) {
+    let plain = text.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/' | '.' | '$'))
+        && !text.ends_with([' ', ':'])
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || " _-./:+=@$^*()".contains(c))
+        && !text.contains(": ")
+        && matches!(scalars::plain(text), Value::Str(_))
+        // Other readers take these for booleans, dates or numbers.
+        && !matches!(text, "y" | "Y" | "n" | "N")
+        && !text.starts_with(|c: char| c.is_ascii_digit());
+    if plain {
+        out.push_str(text);
+    } else {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    }
+}

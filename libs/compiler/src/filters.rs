@@ -1,0 +1,75 @@
+//! Whether a job runs for the branch or tag of the pipeline.
+
+use crate::PipelineValues;
+use crate::context::Ctx;
+use crate::diagnostics::code;
+use crate::interpolate::Env;
+use crate::pattern;
+use crate::yaml::{Map, Node, Value};
+
+/// `filters` of one invocation.
+pub(crate) enum Filter<'n> {
+    None,
+    /// The map form, interpolated.
+    Map(&'n Map),
+    /// The expression form, or what an interpolation made of it.
+    Condition(&'n Node),
+}
+
+impl Ctx<'_> {
+    /// Whether the pipeline's ref passes. All patterns are checked, whichever ref it is.
+    pub fn passes(&mut self, filter: &Filter<'_>, values: &PipelineValues, env: Env<'_>) -> bool {
+        let map = match filter {
+            Filter::None => return values.tag.is_none(),
+            Filter::Condition(node) => return self.condition(node, env).unwrap_or(true),
+            Filter::Map(map) => map,
+        };
+        self.only_keys(map, &["branches", "tags"], "`filters`");
+        let branch = self.ref_filter(map, "branches", values.branch.as_deref());
+        let tag = self.ref_filter(map, "tags", values.tag.as_deref());
+        if values.tag.is_some() { tag.unwrap_or(false) } else { branch.unwrap_or(true) }
+    }
+
+    /// `None`: there is no filter of this kind.
+    fn ref_filter(&mut self, map: &Map, key: &str, name: Option<&str>) -> Option<bool> {
+        let entry = map.get(key)?;
+        let Some(body) = entry.value.as_map().cloned() else {
+            if !entry.value.is_null() {
+                self.wrong_type(&entry.value, &format!("`{key}`"), "a map with `only` or `ignore`");
+            }
+            return None;
+        };
+        self.only_keys(&body, &["only", "ignore"], &format!("`{key}`"));
+        let only = body.get("only").map(|e| self.any_pattern(&e.value, name));
+        let ignore = body.get("ignore").map(|e| self.any_pattern(&e.value, name));
+        // `only` is considered first, and alone.
+        only.or(ignore.map(|hit| !hit))
+    }
+
+    fn any_pattern(&mut self, node: &Node, name: Option<&str>) -> bool {
+        let items = match &node.value {
+            Value::Seq(items) => items.to_vec(),
+            Value::Null => return false,
+            _ => vec![node.clone()],
+        };
+        let mut hit = false;
+        for item in &items {
+            let Some(text) = item.text() else {
+                self.wrong_type(item, "a pattern", "a text");
+                continue;
+            };
+            let result = match text.strip_prefix('/').and_then(|t| t.strip_suffix('/')) {
+                Some(regex) => match name {
+                    Some(name) => pattern::matches_whole(regex, name),
+                    None => pattern::check(regex).map(|()| false),
+                },
+                None => Ok(Some(text.as_str()) == name),
+            };
+            match result {
+                Ok(matched) => hit |= matched,
+                Err(message) => self.sink.error(code::BAD_PATTERN, item.span, message),
+            }
+        }
+        hit
+    }
+}

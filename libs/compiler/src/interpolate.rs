@@ -1,0 +1,247 @@
+//! `<< … >>` in scalars.
+
+use crate::context::Ctx;
+use crate::diagnostics::{Span, code, suggest};
+use crate::expression::{self, Val};
+use crate::yaml::{Entry, Node, Value};
+use indexmap::IndexMap;
+use std::sync::Arc;
+
+/// Values by parameter name.
+pub(crate) type Args = IndexMap<Arc<str>, Node>;
+
+/// The names that a text may refer to.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Env<'e> {
+    /// `parameters.*`; `None` where no element declares any.
+    pub params: Option<&'e Args>,
+    /// `matrix.*`.
+    pub matrix: Option<&'e Args>,
+    /// Whether `pipeline.parameters.*` is visible (not inside orbs).
+    pub pipeline_parameters: bool,
+}
+
+enum Part {
+    Text(String),
+    Tag(String),
+    Section { name: String, inverted: bool, body: Vec<Part> },
+}
+
+/// The parts of a text; the error says what is malformed.
+fn parse(text: &str) -> Result<Vec<Part>, String> {
+    let mut stack: Vec<(String, bool, Vec<Part>)> = Vec::new();
+    let mut parts: Vec<Part> = Vec::new();
+    let mut literal = String::new();
+    let mut rest = text;
+    while let Some(found) = rest.find("<<") {
+        if rest[..found].ends_with('\\') {
+            literal.push_str(&rest[..found - 1]);
+            // The whole run of `<` is protected: `\<<<` is a here-string.
+            let run = rest[found..].find(|c| c != '<').unwrap_or(rest.len() - found);
+            literal.push_str(&rest[found..found + run]);
+            rest = &rest[found + run..];
+            continue;
+        }
+        literal.push_str(&rest[..found]);
+        rest = &rest[found..];
+        let run = rest.find(|c| c != '<').unwrap_or(rest.len());
+        let close = rest.find(">>").filter(|close| run == 2 && !rest[2..*close].contains("<<"));
+        let Some(close) = close else {
+            literal.push_str(&rest[..run]);
+            rest = &rest[run..];
+            continue;
+        };
+        let content = rest[2..close].trim();
+        rest = &rest[close + 2..];
+        if !literal.is_empty() {
+            parts.push(Part::Text(std::mem::take(&mut literal)));
+        }
+        if let Some(name) = content.strip_prefix(['#', '^']) {
+            if stack.len() >= 20 {
+                return Err("sections are nested deeper than 20 levels".into());
+            }
+            stack.push((name.trim().to_owned(), content.starts_with('^'), std::mem::take(&mut parts)));
+        } else if let Some(name) = content.strip_prefix('/') {
+            match stack.pop() {
+                Some((open, inverted, outer)) if open == name.trim() => {
+                    let body = std::mem::replace(&mut parts, outer);
+                    parts.push(Part::Section { name: open, inverted, body });
+                }
+                _ => return Err(format!("the section end `<</{}>>` closes no open section", name.trim())),
+            }
+        } else {
+            parts.push(Part::Tag(content.to_owned()));
+        }
+    }
+    literal.push_str(rest);
+    if let Some((name, ..)) = stack.pop() {
+        return Err(format!("the section `{name}` is not closed"));
+    }
+    if !literal.is_empty() {
+        parts.push(Part::Text(literal));
+    }
+    Ok(parts)
+}
+
+fn is_reference(content: &str) -> bool {
+    content.starts_with(|c: char| c.is_ascii_alphabetic())
+        && content.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '?'))
+        && !matches!(content, "true" | "false" | "TRUE" | "FALSE")
+}
+
+impl Ctx<'_> {
+    /// `node` with all tags replaced. Map keys stay as they are.
+    pub fn interpolate(&mut self, node: &Node, env: Env<'_>) -> Node {
+        if !self.interpolation || !self.spend(1, node.span) {
+            return node.clone();
+        }
+        let value = match &node.value {
+            Value::Str(text) if text.contains("<<") => return self.text(node.span, text, env),
+            Value::Seq(items) => Value::Seq(Arc::new(items.iter().map(|item| self.interpolate(item, env)).collect())),
+            Value::Map(map) => Value::Map(Arc::new(
+                map.iter()
+                    .map(|(k, e)| (k.clone(), Entry { key: e.key, value: self.interpolate(&e.value, env) }))
+                    .collect(),
+            )),
+            other => other.clone(),
+        };
+        Node { span: node.span, value }
+    }
+
+    fn text(&mut self, span: Span, text: &str, env: Env<'_>) -> Node {
+        let null = Node { span, value: Value::Null };
+        let parts = match parse(text) {
+            Ok(parts) => parts,
+            Err(message) => {
+                self.sink.error(code::BAD_INTERPOLATION, span, message);
+                return null;
+            }
+        };
+        // One tag alone keeps its type.
+        let mut tags = parts.iter().filter(|p| !matches!(p, Part::Text(t) if t.trim().is_empty()));
+        if let (Some(Part::Tag(content)), None) = (tags.next(), tags.next()) {
+            let value = self.tag(span, content, env).map_or(Value::Null, |found| found.value);
+            return Node { span, value };
+        }
+        let mut out = String::new();
+        self.render(span, &parts, env, &mut out);
+        Node::str(span, out)
+    }
+
+    fn render(&mut self, span: Span, parts: &[Part], env: Env<'_>, out: &mut String) {
+        for part in parts {
+            match part {
+                Part::Text(text) => {
+                    if self.spend_bytes(text.len(), span) {
+                        out.push_str(text);
+                    }
+                }
+                Part::Tag(content) => {
+                    let Some(value) = self.tag(span, content, env) else { continue };
+                    match value.text() {
+                        Some(text) if self.spend_bytes(text.len(), span) => out.push_str(&text),
+                        Some(_) => {}
+                        None => {
+                            let at = self.sink.narrow(span, content);
+                            let message = format!("`{content}` is a {} and cannot stand inside a text", value.kind());
+                            self.sink.error(code::BAD_INTERPOLATION, at, message);
+                        }
+                    }
+                }
+                Part::Section { name, inverted, body } => {
+                    let truthy = self.tag(span, name, env).is_some_and(|value| crate::logic::truthy(&value));
+                    if truthy != *inverted {
+                        self.render(span, body, env, out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The value of what stands between the brackets.
+    fn tag(&mut self, span: Span, content: &str, env: Env<'_>) -> Option<Node> {
+        let at = self.sink.narrow(span, content);
+        if is_reference(content) {
+            let found = self.lookup(content, env);
+            if found.is_none() {
+                self.unknown_name(at, content, env);
+            }
+            return found;
+        }
+        let mut unknown = None;
+        let result = expression::evaluate(content, &mut |name| {
+            let found = self.lookup(name, env).map(|node| to_val(&node));
+            if found.is_none() {
+                unknown = Some(name.to_owned());
+            }
+            found
+        });
+        match result {
+            Ok(value) => Some(Node {
+                span,
+                value: match value {
+                    Val::Bool(b) => Value::Bool(b),
+                    Val::Int(n) => Value::Int(n),
+                    Val::Str(text) | Val::Pattern(text) => Value::Str(text.into()),
+                    Val::Undefined => Value::Null,
+                },
+            }),
+            Err(problem) => {
+                let shown: String = content.chars().take(60).collect();
+                self.sink.error_hint(
+                    code::BAD_INTERPOLATION,
+                    at,
+                    format!("`<< {shown} >>` is neither a reference nor an expression: {}", problem.message),
+                    "write `\\<<` for two literal angle brackets, such as those of a here-document",
+                );
+                None
+            }
+        }
+    }
+
+    /// The value of a dotted name.
+    pub fn lookup(&self, name: &str, env: Env<'_>) -> Option<Node> {
+        if let Some(name) = name.strip_prefix("parameters.") {
+            return env.params?.get(name).cloned();
+        }
+        if let Some(name) = name.strip_prefix("matrix.") {
+            return env.matrix?.get(name).cloned();
+        }
+        if let Some(name) = name.strip_prefix("pipeline.parameters.") {
+            return if env.pipeline_parameters { self.pipeline_args.get(name).cloned() } else { None };
+        }
+        self.values.get(name)
+    }
+
+    fn unknown_name(&mut self, at: Span, name: &str, env: Env<'_>) {
+        if let Some(param) = name.strip_prefix("parameters.") {
+            let hint = suggest(param, env.params.into_iter().flat_map(|p| p.keys()).map(AsRef::as_ref));
+            let message = format!("Arguments referenced without declared parameters: {param}");
+            self.sink.add(crate::Severity::Error, code::UNDECLARED_PARAMETER, at, message, hint);
+            return;
+        }
+        let mut hint = if name.starts_with("pipeline.parameters.") && !env.pipeline_parameters {
+            Some("pipeline parameters are not visible inside orbs: pass the value as a parameter".to_owned())
+        } else if name.starts_with("pipeline.") {
+            let declared: Vec<String> = self.pipeline_args.keys().map(|k| format!("pipeline.parameters.{k}")).collect();
+            suggest(name, declared.iter().map(String::as_str).chain(self.values.names()))
+        } else {
+            None
+        };
+        if hint.is_none() && !name.contains('.') {
+            hint = Some("write `\\<<` for two literal angle brackets, such as those of a here-document".into());
+        }
+        let message = format!("Referred to a variable \"{name}\" that does not exist");
+        self.sink.add(crate::Severity::Error, code::UNKNOWN_PIPELINE_VALUE, at, message, hint);
+    }
+}
+
+/// A value as an expression sees it.
+pub(crate) fn to_val(node: &Node) -> Val {
+    match &node.value {
+        Value::Null => Val::Undefined,
+        Value::Bool(b) => Val::Bool(*b),
+        Value::Int(n) => Val::Int(*n),
+        _ => Val::Str(node.text().unwrap_or_default()),
+    }
+}

@@ -1,0 +1,101 @@
+//! Logic statements of `when` and `unless`. Their texts are already interpolated.
+
+use crate::context::Ctx;
+use crate::diagnostics::{code, suggest};
+use crate::expression;
+use crate::interpolate::{Env, to_val};
+use crate::pattern;
+use crate::yaml::{Node, Value};
+
+const OPERATORS: &[&str] = &["and", "or", "not", "equal", "matches"];
+
+/// Falsy: false, null, 0, NaN, the empty string.
+pub(crate) fn truthy(node: &Node) -> bool {
+    match &node.value {
+        Value::Null | Value::Bool(false) | Value::Int(0) => false,
+        Value::Float(n) => !n.is_nan() && *n != 0.0,
+        Value::Str(text) => !text.is_empty(),
+        _ => true,
+    }
+}
+
+impl Ctx<'_> {
+    /// The truth of a statement; `None` when it is malformed (the sink says why).
+    pub fn logic(&mut self, node: &Node) -> Option<bool> {
+        let map = match &node.value {
+            Value::Map(map) => map.clone(),
+            Value::Seq(_) => {
+                self.sink.error(code::BAD_CONDITION, node.span, "a list is not a condition: use `and:` or `or:`");
+                return None;
+            }
+            Value::Scoped(..) => return Some(true),
+            _ => return Some(truthy(node)),
+        };
+        let Some((operator, entry)) = map.first().filter(|_| map.len() == 1) else {
+            let operator = map.iter().find(|(k, _)| OPERATORS.contains(&k.as_ref()));
+            if let Some((name, entry)) = operator {
+                let message = format!("the condition `{name}` stands in a map with other keys: one operator per map");
+                self.sink.error(code::BAD_CONDITION, entry.key, message);
+                return None;
+            }
+            return Some(!map.is_empty());
+        };
+        match operator.as_ref() {
+            "and" | "or" | "equal" => {
+                let items = entry.value.as_seq().filter(|items| !items.is_empty()).cloned();
+                let Some(items) = items else {
+                    let message = format!("`{operator}` takes a list with at least one element");
+                    self.sink.error(code::BAD_CONDITION, entry.key, message);
+                    return None;
+                };
+                if operator.as_ref() == "equal" {
+                    return Some(items.windows(2).all(|pair| pair[0].same(&pair[1])));
+                }
+                // Every part is looked at, so that all their mistakes are reported.
+                let parts: Vec<Option<bool>> = items.iter().map(|item| self.logic(item)).collect();
+                let parts: Option<Vec<bool>> = parts.into_iter().collect();
+                parts.map(|p| if operator.as_ref() == "and" { p.iter().all(|b| *b) } else { p.iter().any(|b| *b) })
+            }
+            "not" => self.logic(&entry.value).map(|b| !b),
+            "matches" => {
+                let body = entry.value.as_map().cloned();
+                let pattern = body.as_ref().and_then(|b| b.get("pattern")).and_then(|e| e.value.text());
+                let value = body.as_ref().and_then(|b| b.get("value")).and_then(|e| e.value.text());
+                let (Some(pattern), Some(value)) = (pattern, value) else {
+                    let message = "`matches` takes a map with `pattern` and `value`, both texts";
+                    self.sink.error(code::BAD_CONDITION, entry.key, message);
+                    return None;
+                };
+                pattern::matches_whole(&pattern, &value)
+                    .map_err(|message| self.sink.error(code::BAD_PATTERN, entry.key, message))
+                    .ok()
+            }
+            other => {
+                let message = format!("`{other}` is not a condition operator: the map is a literal and always true");
+                let hint = suggest(other, OPERATORS.iter().copied());
+                self.sink.add(crate::Severity::Warning, code::LITERAL_CONDITION, entry.key, message, hint);
+                Some(true)
+            }
+        }
+    }
+
+    /// A condition of a workflow, or an expression filter: a text without `<<` is an expression.
+    pub fn condition(&mut self, node: &Node, env: Env<'_>) -> Option<bool> {
+        if let Some(text) = node.as_str()
+            && !text.contains("<<")
+            && !text.is_empty()
+        {
+            let result = expression::evaluate(text, &mut |name| self.lookup(name, env).map(|node| to_val(&node)));
+            return match result {
+                Ok(value) => Some(value.truthy()),
+                Err(problem) => {
+                    let message = format!("in the expression `{}`: {}", text.trim(), problem.message);
+                    self.sink.error(code::BAD_EXPRESSION, node.span, message);
+                    None
+                }
+            };
+        }
+        let node = self.interpolate(node, env);
+        self.logic(&node)
+    }
+}

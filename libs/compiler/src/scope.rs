@@ -1,0 +1,231 @@
+//! Named elements: what a name means in the project and in an inline orb.
+
+use crate::context::{Ctx, MAX_CALLS};
+use crate::diagnostics::{Span, code, suggest};
+use crate::params::Place;
+use crate::yaml::{Map, Node, Value};
+use indexmap::IndexMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// The kinds of named elements.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Job,
+    Command,
+    Executor,
+}
+
+impl Kind {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Job => "job",
+            Self::Command => "command",
+            Self::Executor => "executor",
+        }
+    }
+
+    fn code(self) -> &'static str {
+        match self {
+            Self::Job => code::UNKNOWN_JOB,
+            Self::Command => code::UNKNOWN_COMMAND,
+            Self::Executor => code::UNKNOWN_EXECUTOR,
+        }
+    }
+}
+
+/// The elements of the project or of an orb.
+#[derive(Default)]
+pub(crate) struct Scope {
+    jobs: Map,
+    commands: Map,
+    executors: Map,
+    /// `None`: an orb that cannot be loaded; the file is refused for it already.
+    orbs: IndexMap<Arc<str>, Option<Arc<Scope>>>,
+    pub is_orb: bool,
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scope")
+    }
+}
+
+/// A found element.
+pub(crate) struct Found {
+    pub node: Node,
+    pub key: Span,
+    pub scope: Arc<Scope>,
+}
+
+pub(crate) const JOB_KEYS: &[&str] = &[
+    "type", "description", "parallelism", "macos", "resource_class", "docker", "steps", "retention", "working_directory",
+    "circleci_ip_ranges", "machine", "environment", "executor", "shell", "parameters", "plan_name", "validation", "key",
+];
+const JOB_KEYS_2: &[&str] = &["branches"];
+const EXECUTOR_KEYS: &[&str] = &[
+    "docker", "machine", "macos", "environment", "working_directory", "shell", "resource_class", "parameters", "description",
+];
+const COMMAND_KEYS: &[&str] = &["steps", "parameters", "description"];
+const ORB_KEYS: &[&str] =
+    &["jobs", "commands", "executors", "orbs", "description", "display", "examples", "version", "name"];
+
+impl Scope {
+    fn map(&self, kind: Kind) -> &Map {
+        match kind {
+            Kind::Job => &self.jobs,
+            Kind::Command => &self.commands,
+            Kind::Executor => &self.executors,
+        }
+    }
+
+    pub fn has(&self, kind: Kind, name: &str) -> bool {
+        self.map(kind).contains_key(name)
+    }
+}
+
+impl Ctx<'_> {
+    /// The scope of the project (or of version 2, where only jobs exist).
+    pub fn project_scope(&mut self, root: &Map) -> Arc<Scope> {
+        self.scope(root, false, 0)
+    }
+
+    fn scope(&mut self, root: &Map, is_orb: bool, depth: usize) -> Arc<Scope> {
+        let jobs = self.section(root, "jobs");
+        let (commands, executors) = if self.interpolation {
+            (self.section(root, "commands"), self.section(root, "executors"))
+        } else {
+            (Map::new(), Map::new())
+        };
+        let mut orbs = IndexMap::new();
+        for (alias, entry) in self.interpolation.then(|| self.section(root, "orbs")).into_iter().flatten() {
+            let orb = match &entry.value.value {
+                Value::Map(_) if depth >= 5 => {
+                    self.sink.error(code::YAML_LIMIT, entry.key, "orbs are nested deeper than 5 levels");
+                    None
+                }
+                Value::Map(body) => {
+                    self.only_keys(body, ORB_KEYS, "an orb");
+                    Some(self.scope(body, true, depth + 1))
+                }
+                Value::Str(reference) => {
+                    let reference = reference.clone();
+                    self.sink.not_supported(entry.value.span, &format!("an orb of a registry (`{reference}`)"));
+                    None
+                }
+                _ => {
+                    self.wrong_type(&entry.value, &format!("the orb `{alias}`"), "a reference or a map");
+                    None
+                }
+            };
+            if alias.contains('/') {
+                self.sink.error(code::INVALID_NAME, entry.key, "the name of an orb cannot hold a `/`");
+            }
+            orbs.insert(alias, orb);
+        }
+        let scope = Scope { jobs, commands, executors, orbs, is_orb };
+        self.check_shapes(&scope);
+        Arc::new(scope)
+    }
+
+    fn section(&mut self, root: &Map, name: &str) -> Map {
+        match root.get(name).map(|e| &e.value) {
+            None => Map::new(),
+            Some(Node { value: Value::Map(map), .. }) => map.as_ref().clone(),
+            Some(node) => {
+                if !node.is_null() {
+                    self.wrong_type(node, &format!("`{name}`"), "a map");
+                }
+                Map::new()
+            }
+        }
+    }
+
+    /// What can be said about elements that nothing uses: their keys and declarations.
+    fn check_shapes(&mut self, scope: &Scope) {
+        let mut job_keys = JOB_KEYS.to_vec();
+        if !self.interpolation {
+            job_keys.extend(JOB_KEYS_2);
+        }
+        let kinds: [(Kind, &[&str], Place); 3] = [
+            (Kind::Job, &job_keys, Place::Job),
+            (Kind::Command, COMMAND_KEYS, Place::Command),
+            (Kind::Executor, EXECUTOR_KEYS, Place::Executor),
+        ];
+        for (kind, keys, place) in kinds {
+            for (name, entry) in scope.map(kind) {
+                let what = format!("the {} `{name}`", kind.word());
+                let well_named = name.starts_with(|c: char| c.is_ascii_alphabetic())
+                    && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ' '));
+                if !well_named && self.interpolation {
+                    let message = format!("`{name}` is not a name for a {}", kind.word());
+                    let hint = "start with a letter, then letters, digits, `_`, `-`";
+                    self.sink.error_hint(code::INVALID_NAME, entry.key, message, hint);
+                }
+                match &entry.value.value {
+                    Value::Map(body) => {
+                        let body = body.clone();
+                        self.only_keys(&body, keys, &what);
+                        self.declarations(&body, place);
+                        if kind == Kind::Command && !body.contains_key("steps") {
+                            let message = format!("required key [steps] not found in {what}");
+                            self.sink.error(code::MISSING_KEY, entry.key, message);
+                        }
+                    }
+                    Value::Str(_) if self.interpolation => {}
+                    _ => self.wrong_type(&entry.value, &what, "a map"),
+                }
+            }
+        }
+    }
+
+    /// The element that `name` means in `scope`. `None`: unknown, and reported at `at`.
+    pub fn find(&mut self, kind: Kind, name: &str, scope: &Arc<Scope>, at: Span) -> Option<Found> {
+        let (mut name, mut scope) = (name.to_owned(), scope.clone());
+        for _ in 0..MAX_CALLS {
+            if let Some(entry) = scope.map(kind).get(name.as_str()) {
+                match &entry.value.value {
+                    // An element may be the name of an element of an imported orb.
+                    Value::Str(other) => {
+                        name = other.to_string();
+                        continue;
+                    }
+                    _ => return Some(Found { node: entry.value.clone(), key: entry.key, scope: scope.clone() }),
+                }
+            }
+            if let Some((alias, rest)) = name.split_once('/') {
+                match scope.orbs.get(alias) {
+                    Some(Some(orb)) => {
+                        let rest = rest.to_owned();
+                        scope = orb.clone();
+                        if !scope.map(kind).contains_key(rest.as_str()) {
+                            let hint = suggest(&rest, scope.map(kind).keys().map(AsRef::as_ref));
+                            let message = format!("Cannot find a definition for {} named {name}", kind.word());
+                            self.sink.add(crate::Severity::Error, kind.code(), at, message, hint);
+                            return None;
+                        }
+                        name = rest;
+                        continue;
+                    }
+                    Some(None) => return None,
+                    None => {
+                        let hint = suggest(alias, scope.orbs.keys().map(AsRef::as_ref));
+                        let message =
+                            format!("Cannot find a definition for {} named {name}: no orb `{alias}` is imported", kind.word());
+                        self.sink.add(crate::Severity::Error, code::UNKNOWN_ORB, at, message, hint);
+                        return None;
+                    }
+                }
+            }
+            let built_in = if kind == Kind::Command { crate::steps::BUILT_IN } else { &[] };
+            let known = scope.map(kind).keys().map(AsRef::as_ref).chain(built_in.iter().copied());
+            let hint = suggest(&name, known);
+            let message = format!("Cannot find a definition for {} named {name}", kind.word());
+            self.sink.add(crate::Severity::Error, kind.code(), at, message, hint);
+            return None;
+        }
+        let message = format!("the {} `{name}` is defined by itself", kind.word());
+        self.sink.error(code::RECURSIVE_CALL, at, message);
+        None
+    }
+}

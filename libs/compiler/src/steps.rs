@@ -1,0 +1,177 @@
+//! Steps: commands put in place, conditions resolved.
+
+use crate::context::{Ctx, MAX_CALLS};
+use crate::diagnostics::{Span, code};
+use crate::interpolate::Env;
+use crate::params::Place;
+use crate::scope::{Kind, Scope};
+use crate::yaml::{Entry, Map, Node, Value};
+use std::sync::Arc;
+
+/// Steps of the language itself.
+pub(crate) const BUILT_IN: &[&str] = &[
+    "run",
+    "checkout",
+    "setup_remote_docker",
+    "save_cache",
+    "restore_cache",
+    "deploy",
+    "store_artifacts",
+    "store_test_results",
+    "persist_to_workspace",
+    "attach_workspace",
+    "add_ssh_keys",
+    "install_signing_bundle",
+    "when",
+    "unless",
+    "steps",
+];
+
+/// A map of one key.
+pub(crate) fn single(key: &str, at: Span, value: Node) -> Node {
+    let span = Span { start: at.start, end: value.span.end.max(at.end) };
+    Node::map(span, Map::from_iter([(Arc::from(key), Entry { key: at, value })]))
+}
+
+impl Ctx<'_> {
+    /// Appends the steps of `node` to `out`. The texts of `node` are already interpolated.
+    pub fn expand_steps(&mut self, node: &Node, scope: &Arc<Scope>, out: &mut Vec<Node>) {
+        if self.exhausted() {
+            return;
+        }
+        self.depth += 1;
+        if self.depth > MAX_CALLS {
+            let message = format!("steps are nested deeper than {MAX_CALLS} levels of commands and lists");
+            self.sink.error(code::RECURSIVE_CALL, node.span, message);
+        } else {
+            match &node.value {
+                Value::Scoped(written_in, inner) => {
+                    // The author of the argument does not call what is being expanded here.
+                    let calls = std::mem::take(&mut self.calls);
+                    self.expand_steps(inner, written_in, out);
+                    self.calls = calls;
+                }
+                Value::Seq(items) => {
+                    for item in items.iter() {
+                        self.expand_step(item, scope, out);
+                    }
+                }
+                _ => self.wrong_type(node, "`steps`", "a list"),
+            }
+        }
+        self.depth -= 1;
+    }
+
+    fn expand_step(&mut self, item: &Node, scope: &Arc<Scope>, out: &mut Vec<Node>) {
+        if !self.spend(1, item.span) {
+            return;
+        }
+        match &item.value {
+            Value::Seq(_) | Value::Scoped(..) => self.expand_steps(item, scope, out),
+            Value::Str(name) => self.named_step(name, item.span, None, scope, out),
+            Value::Map(map) => match map.first() {
+                Some((name, entry)) if map.len() == 1 => {
+                    self.named_step(name, entry.key, Some(&entry.value), scope, out);
+                }
+                Some((first, _)) => {
+                    let message = format!("maximum size: [1], found: [{}]: a step is a map with exactly one key", map.len());
+                    let hint = format!("indent the keys behind `{first}:` further, or start another step with `-`");
+                    self.sink.error_hint(code::STEP_SHAPE, item.span, message, hint);
+                }
+                None => self.sink.error(code::STEP_SHAPE, item.span, "a step cannot be an empty map"),
+            },
+            _ => {
+                let message = format!("a step is a name or a map with one key, not {}", item.kind());
+                self.sink.error(code::STEP_SHAPE, item.span, message);
+            }
+        }
+    }
+
+    fn named_step(&mut self, name: &str, at: Span, body: Option<&Node>, scope: &Arc<Scope>, out: &mut Vec<Node>) {
+        match (name, body) {
+            ("when" | "unless", Some(body)) => return self.conditional(name == "when", at, body, scope, out),
+            ("steps", Some(body)) => return self.expand_steps(body, scope, out),
+            ("run", Some(body)) => return self.run_step(at, body, out),
+            ("when" | "unless" | "steps" | "run", None) => {
+                self.sink.error(code::STEP_SHAPE, at, format!("`{name}` needs a value"));
+                return;
+            }
+            _ => {}
+        }
+        if !scope.has(Kind::Command, name) && BUILT_IN.contains(&name) {
+            match body {
+                None => out.push(Node::str(at, name)),
+                Some(body) if body.is_null() => out.push(Node::str(at, name)),
+                Some(body) => out.push(single(name, at, body.clone())),
+            }
+            return;
+        }
+        self.command(name, at, body, scope, out);
+    }
+
+    fn run_step(&mut self, at: Span, body: &Node, out: &mut Vec<Node>) {
+        match &body.value {
+            Value::Str(_) => out.push(single("run", at, single("command", body.span, body.clone()))),
+            Value::Map(_) => out.push(single("run", at, body.clone())),
+            Value::Null => self.sink.error(code::MISSING_KEY, at, "required key [command] not found in the step `run`"),
+            _ => self.wrong_type(body, "`run`", "a text or a map"),
+        }
+    }
+
+    fn conditional(&mut self, wanted: bool, at: Span, body: &Node, scope: &Arc<Scope>, out: &mut Vec<Node>) {
+        let Some(map) = body.as_map().cloned() else {
+            self.wrong_type(body, "the step `when`", "a map with `condition` and `steps`");
+            return;
+        };
+        self.only_keys(&map, &["condition", "steps"], "a conditional step");
+        for key in ["condition", "steps"] {
+            if !map.contains_key(key) {
+                self.sink.error(code::MISSING_KEY, at, format!("required key [{key}] not found in a conditional step"));
+            }
+        }
+        let (Some(condition), Some(steps)) = (map.get("condition"), map.get("steps")) else { return };
+        match self.logic(&condition.value) {
+            Some(holds) if holds == wanted => match steps.value.value {
+                Value::Seq(_) | Value::Scoped(..) => self.expand_steps(&steps.value, scope, out),
+                _ => self.expand_step(&steps.value, scope, out),
+            },
+            _ => {}
+        }
+    }
+
+    fn command(&mut self, name: &str, at: Span, body: Option<&Node>, scope: &Arc<Scope>, out: &mut Vec<Node>) {
+        let Some(found) = self.find(Kind::Command, name, scope, at) else { return };
+        let Some(definition) = found.node.as_map().cloned() else { return };
+        // The place of the definition tells it from all others.
+        let call = (found.key.start, name.rsplit('/').next().unwrap_or(name).to_owned());
+        if self.calls.contains(&call) {
+            self.sink.error(code::RECURSIVE_CALL, at, format!("the command `{name}` calls itself"));
+            return;
+        }
+        let Some(given) = self.given(name, body) else { return };
+        let decls = self.declarations(&definition, Place::Command);
+        let Some(args) = self.bind(&decls, &given, scope, &found.scope, at) else { return };
+        let Some(steps) = definition.get("steps") else { return };
+        self.sink.trace.push((format!("Error calling command: '{name}'"), at));
+        self.calls.push(call);
+        let env = Env { params: Some(&args), matrix: None, pipeline_parameters: !found.scope.is_orb };
+        let steps = self.interpolate(&steps.value, env);
+        self.expand_steps(&steps, &found.scope, out);
+        self.calls.pop();
+        self.sink.trace.pop();
+    }
+
+    /// The arguments of a call as a list.
+    pub fn given(&mut self, name: &str, body: Option<&Node>) -> Option<Vec<(Arc<str>, Span, Node)>> {
+        match body.map(|b| (&b.value, b)) {
+            None | Some((Value::Null, _)) => Some(Vec::new()),
+            Some((Value::Map(map), _)) => {
+                Some(map.iter().map(|(k, e)| (k.clone(), e.key, e.value.clone())).collect())
+            }
+            Some((_, body)) => {
+                self.wrong_type(body, &format!("the arguments of `{name}`"), "a map");
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What `pipeline.…` names mean.
+
+use crate::PipelineValues;
+use crate::diagnostics::Span;
+use crate::yaml::{Node, Value};
+use std::collections::HashMap;
+
+/// Names that exist in the language but have no value here.
+const KNOWN: &[&str] = &[
+    "pipeline.name",
+    "pipeline.definition.id",
+    "pipeline.integration_source",
+    "pipeline.git.repo_url",
+    "pipeline.git.repo_id",
+    "pipeline.git.repo_owner",
+    "pipeline.git.repo_name",
+    "pipeline.git.commit.url",
+    "pipeline.git.commit.subject",
+    "pipeline.git.commit.body",
+    "pipeline.git.commit.author_login",
+    "pipeline.config.repository.name",
+    "pipeline.config.repository.url",
+    "pipeline.config.file_path",
+    "pipeline.config.ref",
+    "pipeline.config.sha",
+    "pipeline.trigger.received_at",
+    "pipeline.trigger.id",
+    "pipeline.trigger.type",
+    "pipeline.schedule.name",
+    "pipeline.schedule.id",
+    "pipeline.event.name",
+    "pipeline.event.action",
+    "pipeline.git.branch.is_default",
+    "pipeline.trigger_parameters.webhook.body",
+];
+
+/// Families of names that exist in the language but have no value here.
+const KNOWN_PREFIXES: &[&str] = &[
+    "pipeline.event.github.",
+    "pipeline.event.context.",
+    "pipeline.trigger_parameters.circleci.",
+    "pipeline.trigger_parameters.github_app.",
+    "pipeline.trigger_parameters.gitlab.",
+    "pipeline.deploy.",
+];
+
+/// The pipeline values of one compile.
+pub(crate) struct Values(HashMap<&'static str, Value>);
+
+impl Values {
+    pub fn new(given: &PipelineValues) -> Self {
+        let text = |text: &str| Value::Str(text.into());
+        let option = |value: &Option<String>| value.as_deref().map_or(Value::Null, text);
+        let or_null = |value: &str| if value.is_empty() { Value::Null } else { text(value) };
+        Self(HashMap::from([
+            ("pipeline.id", text(&given.id)),
+            ("pipeline.number", Value::Int(given.number)),
+            ("pipeline.project.git_url", text(&given.git_url)),
+            ("pipeline.project.slug", text(&given.project_slug)),
+            ("pipeline.project.type", or_null(&given.project_type)),
+            ("pipeline.git.branch", option(&given.branch)),
+            ("pipeline.git.tag", option(&given.tag)),
+            ("pipeline.git.revision", text(&given.revision)),
+            ("pipeline.git.base_revision", option(&given.base_revision)),
+            ("pipeline.trigger_source", or_null(&given.trigger_source)),
+        ]))
+    }
+
+    /// The value; null for a known name without one; `None` for an unknown name.
+    pub fn get(&self, name: &str) -> Option<Node> {
+        let known = KNOWN.contains(&name) || KNOWN_PREFIXES.iter().any(|p| name.len() > p.len() && name.starts_with(p));
+        let value = self.0.get(name).cloned().or(known.then_some(Value::Null))?;
+        Some(Node { span: Span::default(), value })
+    }
+
+    pub fn names<'n>(&'n self) -> impl Iterator<Item = &'n str> {
+        self.0.keys().copied().chain(KNOWN.iter().copied())
+    }
+}

@@ -1,0 +1,404 @@
+//! The tree of a YAML file: every value knows where it stands. The only module that knows the parser.
+
+use crate::diagnostics::{Sink, Span, code};
+use crate::scalars;
+use crate::scope::Scope;
+use granit_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
+use indexmap::IndexMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// A source longer than this is refused before it is parsed.
+pub(crate) const MAX_SOURCE: usize = 3 << 20;
+/// Levels of nesting, with aliases in place.
+const MAX_DEPTH: usize = 100;
+/// Values of the tree, with aliases in place.
+const MAX_NODES: usize = 300_000;
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub span: Span,
+    pub value: Value,
+}
+
+/// Collections are shared: an alias costs nothing.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(Arc<str>),
+    Seq(Arc<Vec<Node>>),
+    Map(Arc<Map>),
+    /// An argument of type `steps` or `executor`: names in it belong to the scope of who wrote it.
+    Scoped(Arc<Scope>, Arc<Node>),
+}
+
+pub(crate) type Map = IndexMap<Arc<str>, Entry>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub key: Span,
+    pub value: Node,
+}
+
+impl Node {
+    pub fn str(span: Span, text: impl Into<Arc<str>>) -> Self {
+        Self { span, value: Value::Str(text.into()) }
+    }
+
+    pub fn map(span: Span, map: Map) -> Self {
+        Self { span, value: Value::Map(Arc::new(map)) }
+    }
+
+    pub fn seq(span: Span, items: Vec<Node>) -> Self {
+        Self { span, value: Value::Seq(Arc::new(items)) }
+    }
+
+    pub fn as_map(&self) -> Option<&Arc<Map>> {
+        if let Value::Map(map) = &self.value { Some(map) } else { None }
+    }
+
+    pub fn as_str(&self) -> Option<&Arc<str>> {
+        if let Value::Str(text) = &self.value { Some(text) } else { None }
+    }
+
+    pub fn as_seq(&self) -> Option<&Arc<Vec<Node>>> {
+        if let Value::Seq(items) = &self.value { Some(items) } else { None }
+    }
+
+    pub fn is_null(&self) -> bool {
+        matches!(self.value, Value::Null)
+    }
+
+    /// The name of the type as messages show it.
+    pub fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Int(_) => "integer",
+            Value::Float(_) => "number",
+            Value::Str(_) => "string",
+            Value::Seq(_) => "list",
+            Value::Map(_) => "map",
+            Value::Scoped(_, inner) => inner.kind(),
+        }
+    }
+
+    /// A scalar as text.
+    pub fn text(&self) -> Option<String> {
+        match &self.value {
+            Value::Null => Some(String::new()),
+            Value::Bool(b) => Some(b.to_string()),
+            Value::Int(n) => Some(n.to_string()),
+            Value::Float(n) => Some(format!("{n:?}")),
+            Value::Str(text) => Some(text.to_string()),
+            Value::Scoped(_, inner) => inner.text(),
+            Value::Seq(_) | Value::Map(_) => None,
+        }
+    }
+
+    /// A scalar as a message shows it; a collection by its type.
+    pub fn shown(&self) -> String {
+        match self.text() {
+            Some(text) if text.chars().count() > 60 => format!("\"{}…\"", text.chars().take(60).collect::<String>()),
+            Some(text) => format!("\"{text}\""),
+            None => format!("a {}", self.kind()),
+        }
+    }
+
+    /// Equality by type and value; places do not count.
+    pub fn same(&self, other: &Node) -> bool {
+        match (&self.value, &other.value) {
+            (Value::Scoped(_, a), _) => a.same(other),
+            (_, Value::Scoped(_, b)) => self.same(b),
+            (Value::Null, Value::Null) => true,
+            (Value::Bool(a), Value::Bool(b)) => a == b,
+            (Value::Int(a), Value::Int(b)) => a == b,
+            (Value::Float(a), Value::Float(b)) => a == b,
+            (Value::Str(a), Value::Str(b)) => a == b,
+            (Value::Seq(a), Value::Seq(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.same(b)),
+            (Value::Map(a), Value::Map(b)) => {
+                a.len() == b.len()
+                    && a.iter().all(|(k, v)| b.get(k).is_some_and(|other| v.value.same(&other.value)))
+            }
+            _ => false,
+        }
+    }
+
+    /// Levels of nesting.
+    pub fn height(&self) -> usize {
+        match &self.value {
+            Value::Seq(items) => 1 + items.iter().map(Node::height).max().unwrap_or(0),
+            Value::Map(map) => 1 + map.values().map(|e| e.value.height()).max().unwrap_or(0),
+            Value::Scoped(_, inner) => inner.height(),
+            _ => 1,
+        }
+    }
+}
+
+/// The tree of `source`; `None` when it cannot be read (the sink says why).
+pub(crate) fn read(sink: &mut Sink<'_>) -> Option<Node> {
+    let source = sink.source();
+    if source.len() > MAX_SOURCE {
+        let message = format!("the configuration is {} bytes long; at most {MAX_SOURCE} are accepted", source.len());
+        sink.error(code::YAML_LIMIT, Span::default(), message);
+        return None;
+    }
+    let options = granit_parser::options! { emit_comments: false };
+    let mut reader = Reader {
+        events: Parser::new_from_str_with_options(source, options),
+        sink,
+        source,
+        anchors: HashMap::new(),
+        total: 0,
+    };
+    reader.document().ok()
+}
+
+struct Reader<'s, 'k, 'f> {
+    events: Parser<'s, StrInput<'s>>,
+    sink: &'k mut Sink<'f>,
+    source: &'s str,
+    anchors: HashMap<usize, Anchored>,
+    total: usize,
+}
+
+struct Anchored {
+    node: Node,
+    weight: usize,
+    height: usize,
+}
+
+/// The sink knows why.
+struct Failed;
+
+type Tagged<'e> = Option<Cow<'e, Tag>>;
+
+impl<'s> Reader<'s, '_, '_> {
+    fn next(&mut self) -> Result<(Event<'s>, Span), Failed> {
+        match self.events.next() {
+            Some(Ok((event, span))) => {
+                let start = self.offset(&span.start);
+                let end = self.offset(&span.end).max(start);
+                Ok((event, Span { start, end }))
+            }
+            Some(Err(error)) => {
+                let start = self.offset(error.marker());
+                let end = self.source[start..].chars().next().map_or(start, |c| start + c.len_utf8());
+                let message = format!("Unable to parse YAML: {}", error.info());
+                self.sink.error(code::YAML_SYNTAX, Span { start, end }, message);
+                Err(Failed)
+            }
+            None => Ok((Event::StreamEnd, Span { start: self.source.len(), end: self.source.len() })),
+        }
+    }
+
+    /// Byte offset of a mark, on a character boundary.
+    fn offset(&self, mark: &granit_parser::Marker) -> usize {
+        let offset = mark.byte_offset().unwrap_or_else(|| {
+            self.source.char_indices().nth(mark.index()).map_or(self.source.len(), |(i, _)| i)
+        });
+        let mut offset = offset.min(self.source.len());
+        while !self.source.is_char_boundary(offset) {
+            offset -= 1;
+        }
+        offset
+    }
+
+    fn document(&mut self) -> Result<Node, Failed> {
+        let mut root = None;
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamEnd => break,
+                Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
+                _ if root.is_some() => {
+                    self.sink.error(code::YAML_SYNTAX, span, "the file holds more than one YAML document");
+                    return Err(Failed);
+                }
+                event => root = Some(self.node(event, span, 0)?.0),
+            }
+        }
+        Ok(root.unwrap_or(Node { span: Span::default(), value: Value::Null }))
+    }
+
+    fn count(&mut self, nodes: usize, height: usize, span: Span) -> Result<(), Failed> {
+        self.total = self.total.saturating_add(nodes);
+        if self.total > MAX_NODES {
+            self.sink.error(code::YAML_LIMIT, span, format!("the file holds more than {MAX_NODES} values, aliases included"));
+            return Err(Failed);
+        }
+        if height > MAX_DEPTH {
+            self.sink.error(code::YAML_LIMIT, span, format!("values are nested deeper than {MAX_DEPTH} levels"));
+            return Err(Failed);
+        }
+        Ok(())
+    }
+
+    /// The value that starts with `event`, and its height.
+    fn node(&mut self, event: Event<'s>, span: Span, depth: usize) -> Result<(Node, usize), Failed> {
+        let before = self.total;
+        self.count(1, depth + 1, span)?;
+        let (node, height, anchor) = match event {
+            Event::Alias(id) => {
+                let Some(anchored) = self.anchors.get(&id) else {
+                    self.sink.error(code::YAML_SYNTAX, span, "an alias stands inside the value that it names");
+                    return Err(Failed);
+                };
+                let (weight, height) = (anchored.weight, anchored.height);
+                let node = anchored.node.clone();
+                self.count(weight, depth + height, span)?;
+                return Ok((node, height));
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let value = self.scalar(&text, style, tag, span)?;
+                (Node { span, value }, 1, anchor)
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                self.collection_tag(tag, "seq", span)?;
+                let (mut items, mut height, mut end) = (Vec::new(), 0, span.end);
+                loop {
+                    let (event, at) = self.next()?;
+                    if matches!(event, Event::SequenceEnd) {
+                        end = end.max(at.end.min(self.source.len()));
+                        break;
+                    }
+                    let (item, h) = self.node(event, at, depth + 1)?;
+                    height = height.max(h);
+                    items.push(item);
+                }
+                (Node::seq(Span { start: span.start, end }, items), height + 1, anchor)
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.collection_tag(tag, "map", span)?;
+                let (map, height, end) = self.mapping(span, depth)?;
+                (Node::map(Span { start: span.start, end }, map), height + 1, anchor)
+            }
+            _ => {
+                self.sink.error(code::YAML_SYNTAX, span, "a value was expected here");
+                return Err(Failed);
+            }
+        };
+        if anchor != 0 {
+            let weight = self.total - before;
+            self.anchors.insert(anchor, Anchored { node: node.clone(), weight, height });
+        }
+        Ok((node, height))
+    }
+
+    fn mapping(&mut self, span: Span, depth: usize) -> Result<(Map, usize, usize), Failed> {
+        enum Part {
+            Pair(Arc<str>, Entry),
+            Merge(Vec<Arc<Map>>),
+        }
+        let (mut parts, mut explicit, mut height, mut end) = (Vec::new(), HashMap::new(), 0, span.end);
+        loop {
+            let (event, at) = self.next()?;
+            let (key, merge) = match event {
+                Event::MappingEnd => {
+                    end = end.max(at.end);
+                    break;
+                }
+                Event::Scalar(text, style, anchor, _) => {
+                    let key: Arc<str> = text.as_ref().into();
+                    if anchor != 0 {
+                        let node = Node::str(at, key.clone());
+                        self.anchors.insert(anchor, Anchored { node, weight: 1, height: 1 });
+                    }
+                    self.count(1, 0, at)?;
+                    let merge = style == ScalarStyle::Plain && key.as_ref() == "<<";
+                    (key, merge)
+                }
+                Event::Alias(id) => match self.anchors.get(&id).and_then(|a| a.node.text()) {
+                    Some(text) => (text.as_str().into(), false),
+                    None => {
+                        self.sink.error(code::YAML_SYNTAX, at, "a key must be a plain word");
+                        return Err(Failed);
+                    }
+                },
+                _ => {
+                    self.sink.error(code::YAML_SYNTAX, at, "a key must be a plain word");
+                    return Err(Failed);
+                }
+            };
+            let (event, value_at) = self.next()?;
+            let (value, h) = self.node(event, value_at, depth + 1)?;
+            height = height.max(h);
+            if merge {
+                parts.push(Part::Merge(self.merged(&value)?));
+                continue;
+            }
+            if let Some(first) = explicit.insert(key.clone(), at) {
+                self.sink.error(code::DUPLICATE_KEY, at, format!("the key `{key}` stands twice in this map"));
+                self.sink.related("first here", first);
+            }
+            parts.push(Part::Pair(key, Entry { key: at, value }));
+        }
+        let explicit: HashSet<Arc<str>> = explicit.into_keys().collect();
+        let mut map = Map::new();
+        for part in parts {
+            match part {
+                Part::Pair(key, entry) => {
+                    map.insert(key, entry);
+                }
+                Part::Merge(sources) => {
+                    for source in sources {
+                        for (key, entry) in source.iter() {
+                            if !explicit.contains(key) && !map.contains_key(key) {
+                                map.insert(key.clone(), entry.clone());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok((map, height, end))
+    }
+
+    fn merged(&mut self, value: &Node) -> Result<Vec<Arc<Map>>, Failed> {
+        let list = match &value.value {
+            Value::Map(map) => return Ok(vec![map.clone()]),
+            Value::Null => return Ok(Vec::new()),
+            Value::Seq(items) => items.iter().map(|i| i.as_map().cloned()).collect::<Option<Vec<_>>>(),
+            _ => None,
+        };
+        list.ok_or_else(|| {
+            let message = "a merge key (`<<`) takes a map or a list of maps";
+            self.sink.error(code::YAML_SYNTAX, value.span, message);
+            Failed
+        })
+    }
+
+    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Tagged<'_>, span: Span) -> Result<Value, Failed> {
+        let Some(tag) = tag else {
+            return Ok(match style {
+                ScalarStyle::Plain => scalars::plain(text),
+                _ => Value::Str(text.into()),
+            });
+        };
+        match tag.core_suffix() {
+            Some("str") => Ok(Value::Str(text.into())),
+            Some("int" | "bool" | "null" | "float") => Ok(scalars::plain(text)),
+            // The tag `!` says only: not plain.
+            None if tag.suffix().is_empty() && tag.handle() == "!" => Ok(Value::Str(text.into())),
+            _ => {
+                self.sink.not_supported(span, &format!("the YAML tag `{}`", tag.original()));
+                Err(Failed)
+            }
+        }
+    }
+
+    fn collection_tag(&mut self, tag: Tagged<'_>, wanted: &str, span: Span) -> Result<(), Failed> {
+        match tag {
+            Some(tag) if !tag.is_yaml_core_schema_tag(wanted) => {
+                self.sink.not_supported(span, &format!("the YAML tag `{}`", tag.original()));
+                Err(Failed)
+            }
+            _ => Ok(()),
+        }
+    }
+}
