@@ -34,6 +34,7 @@ impl Places {
         inside: &Path,
         program: &Path,
         owner: Option<Identity>,
+        own_copy: bool,
         spec: &TaskSpec,
     ) -> io::Result<Self> {
         fs::set_permissions(outside, fs::Permissions::from_mode(0o755))?;
@@ -53,8 +54,9 @@ impl Places {
         fs::create_dir_all(&bin)?;
         let agent = bin.join("gantry-runner");
         if !agent.exists() {
-            // A link costs nothing; across file systems it must be a copy.
-            if fs::hard_link(program, &agent).is_err() {
+            // A link costs nothing. It is not for a task that has the owner's rights over the file and none
+            // over the original, and across file systems it cannot be.
+            if own_copy || fs::hard_link(program, &agent).is_err() {
                 fs::copy(program, &agent)?;
             }
             fs::set_permissions(&agent, fs::Permissions::from_mode(0o755))?;
@@ -62,7 +64,6 @@ impl Places {
                 symlink("gantry-runner", bin.join(name))?;
             }
         }
-        // The id's last part is its random one.
         let job = spec.job_id.to_string();
         let name = format!(".bash_env-{job}-{}-build", spec.index);
         let file = outside.join("data").join(&name);

@@ -124,6 +124,7 @@ impl Output {
             spool: reader,
             step,
             offset: 0,
+            mismatches: 0,
         };
         self.lock().spawn(async move {
             let _ = registered.await;
@@ -235,7 +236,11 @@ struct Upload {
     step: StepId,
     /// The suite has all bytes below.
     offset: u64,
+    mismatches: u32,
 }
+
+/// Seals that may be refused before the stream is given up: more does not help, and would not end.
+const MAX_MISMATCHES: u32 = 3;
 
 enum Next {
     Go,
@@ -374,7 +379,8 @@ impl Upload {
         match self.control.insist(Method::POST, &format!("streams/{}/seal", self.step), None, encode(&seal)).await {
             Ok(_) | Err(Gone::Fenced) => Ok(Next::Done),
             Err(Gone::Refused(failure)) => match (failure.code(), failure.next_offset()) {
-                ("seal_mismatch" | "offset_gap", Some(next)) if next != self.offset => {
+                ("seal_mismatch", Some(next)) if next != self.offset && self.mismatches < MAX_MISMATCHES => {
+                    self.mismatches += 1;
                     self.move_to(next)?;
                     Ok(Next::Go)
                 }

@@ -13,6 +13,8 @@ use std::{
 pub(crate) const LEASE: &str = "lease.json";
 /// The final report, until it is acknowledged.
 pub(crate) const REPORT: &str = "report.json";
+/// A link to where the task sees its folder, so that a sweep finds it too.
+pub(crate) const PLACE: &str = "place";
 
 /// What another start needs to report for this lease.
 #[derive(Serialize, Deserialize)]
@@ -27,15 +29,21 @@ pub(crate) struct Kept {
     pub(crate) report: FinalReport,
 }
 
-/// Writes a file so that it is either there whole or not at all, whatever happens.
-pub(crate) fn keep(dir: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+/// Writes a file so that it is either there whole or not at all; on disk before this returns, if asked.
+/// The lease need not be: after a failure of the machine nobody starts this agent again.
+pub(crate) fn keep(dir: &Path, name: &str, value: &impl Serialize, durable: bool) -> io::Result<()> {
     let path = dir.join(name);
     let part = dir.join(format!("{name}.part"));
     let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
     file.write_all(&serde_json::to_vec(value)?)?;
-    file.sync_all()?;
+    if durable {
+        file.sync_all()?;
+    }
     fs::rename(&part, &path)?;
-    fs::File::open(dir)?.sync_all()
+    if durable {
+        fs::File::open(dir)?.sync_all()?;
+    }
+    Ok(())
 }
 
 pub(crate) fn kept<T: DeserializeOwned>(dir: &Path, name: &str) -> Option<T> {
@@ -48,7 +56,11 @@ pub(crate) fn spool(dir: &Path) -> PathBuf {
 
 /// Removes what only a living task needs.
 pub(crate) fn clear(dir: &Path) {
-    for name in [REPORT, LEASE] {
+    // Empty, unless the files could not be bound there.
+    if let Ok(place) = fs::read_link(dir.join(PLACE)) {
+        let _ = fs::remove_dir_all(place);
+    }
+    for name in [REPORT, LEASE, PLACE] {
         let _ = fs::remove_file(dir.join(name));
     }
     let _ = fs::remove_dir_all(spool(dir));

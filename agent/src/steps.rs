@@ -326,7 +326,11 @@ impl Runner {
         };
         for attempt in 1.. {
             // Asked each time: after a restart of the suite it may be elsewhere.
-            let source = match self.control.get::<agent_api::Source>("source").await {
+            let source = tokio::select! {
+                source = self.control.get::<agent_api::Source>("source") => source,
+                _ = self.control.until_stopped() => return self.judge(Ended::Stopped, false, stream),
+            };
+            let source = match source {
                 Ok(source) => source,
                 Err(e) => {
                     stream.note(&format!("The repository is not available: {e}"))?;

@@ -45,7 +45,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
         }
     };
     // From here on the task may have begun to run, whatever happens.
-    state::keep(dir, state::LEASE, &Held { lease: lease.clone(), claimed_at })?;
+    state::keep(dir, state::LEASE, &Held { lease: lease.clone(), claimed_at }, false)?;
     let control = Control::new(client, &lease, claimed_at);
     hold(&control)?;
     let timeout = Duration::from_millis(lease.timing.job_timeout_ms);
@@ -108,6 +108,8 @@ async fn prepare(dir: &Path, launch: &LaunchFile) -> anyhow::Result<Sandbox> {
     let short = InstanceId::new().to_string();
     let short = short.rsplit('-').next().unwrap_or_default();
     let place = std::env::temp_dir().join(format!("gantry-{short}"));
+    let _ = std::fs::remove_file(dir.join(state::PLACE));
+    std::os::unix::fs::symlink(&place, dir.join(state::PLACE))?;
     let options = Options {
         program: program()?,
         isolation,
@@ -171,6 +173,7 @@ async fn execute(
         sandbox.inside(),
         &program().map_err(|e| e.to_string())?,
         owner,
+        launch.isolation == "namespace",
         spec,
     )
     .map_err(|e| format!("the folders of the task cannot be made: {e}"))?;
@@ -208,13 +211,22 @@ async fn execute(
     };
     let report = FinalReport { status: result.status, reason: result.reason };
     // Known from here on, even if the agent dies before the suite has it.
-    if let Err(e) = state::keep(dir, state::REPORT, &Kept { report: report.clone() }) {
+    let kept = keep_report(dir, &report);
+    let settled = async {
+        runner.end().await;
+        runner.output.settle().await;
+        runner.reports.settle().await;
+    };
+    tokio::join!(kept, settled);
+    Ok(report)
+}
+
+async fn keep_report(dir: &Path, report: &FinalReport) {
+    let (dir, kept) = (dir.to_owned(), Kept { report: report.clone() });
+    let kept = tokio::task::spawn_blocking(move || state::keep(&dir, state::REPORT, &kept, true));
+    if let Ok(Err(e)) = kept.await {
         tracing::error!(error = %e, "the report cannot be kept on disk");
     }
-    runner.end().await;
-    runner.output.settle().await;
-    runner.reports.settle().await;
-    Ok(report)
 }
 
 async fn fetch_secrets(control: &Control, key: &TaskKey) -> Result<Secrets, String> {
@@ -226,8 +238,8 @@ async fn fetch_secrets(control: &Control, key: &TaskKey) -> Result<Secrets, Stri
 /// Tells the suite how it ended, until it has understood.
 async fn deliver(dir: &Path, control: &Control, report: FinalReport) -> anyhow::Result<()> {
     if control.stopped().is_none_or(|why| !why.is_fenced()) {
-        if let Err(e) = state::keep(dir, state::REPORT, &Kept { report: report.clone() }) {
-            tracing::error!(error = %e, "the report cannot be kept on disk");
+        if !dir.join(state::REPORT).exists() {
+            keep_report(dir, &report).await;
         }
         match control.post("finish", &report).await {
             Ok(_) => tracing::info!(status = %report.status, "the task is finished"),
