@@ -1,1 +1,7 @@
-//! Workflows on a real database and the local bus, with a stand-in for dispatcher and permissions.
+//! Workflows on a real database and the local bus, with stand-ins for pipelines, dispatcher and permissions.
+
+mod cancel;
+mod graph;
+mod reruns;
+mod rows;
+mod support;

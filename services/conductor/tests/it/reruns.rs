@@ -1,0 +1,76 @@
+//! Reruns: by people and by themselves.
+
+use crate::support::{World, build, code, workflow};
+use contracts::conductor::{JobReady, RerunWorkflow, WorkflowCreated};
+use ids::{MessageId, UserId, WorkflowId};
+use model::status::{JobStatus, WorkflowStatus};
+
+fn jobs() -> Vec<model::plan::JobPlan> {
+    vec![build("a", &[]), build("b", &["a"]), build("c", &["b"]), build("on-failure", &["a:failed"])]
+}
+
+#[tokio::test]
+async fn r14_from_failed_keeps_what_succeeded() {
+    let mut world = World::new().await;
+    let created = world.push(vec![workflow("main", jobs())]).await.remove(0);
+    let old = created.workflow_id;
+    let ask = RerunWorkflow { id: old, from_failed: true };
+    assert_eq!(code(world.ask(&ask).await), "not_ended");
+    assert_eq!(world.run_to_end(old, &[("b", JobStatus::Failed)]).await, WorkflowStatus::Failed);
+
+    let other = contracts::Actor::User { id: UserId::new() };
+    let new = world.bus.ask(&other, &ask).await.unwrap().id;
+    let again = world.events::<WorkflowCreated>().await.into_iter().find(|w| w.workflow_id == new).unwrap();
+    assert_eq!(again.rerun_of, Some(old));
+    let carried: Vec<&str> =
+        again.jobs.iter().filter(|j| j.status == JobStatus::Success).map(|j| j.name.as_str()).collect();
+    assert_eq!(carried, ["a"]);
+    assert_eq!(world.run_to_end(new, &[]).await, WorkflowStatus::Success);
+    let ready: Vec<JobReady> = world.events::<JobReady>().await;
+    let ready: Vec<_> = ready.iter().filter(|ready| ready.workflow_id == new).collect();
+    assert_eq!(ready.iter().map(|ready| ready.name.as_str()).collect::<Vec<_>>(), ["b", "c"]);
+    assert!(ready.iter().all(|ready| ready.workspace_id == old && ready.acting_user == other.user()));
+    assert_eq!(world.jobs(new).await["on-failure"], "not_run");
+    assert_eq!(world.jobs(old).await["b"], "failed", "the old instance stays as it is");
+
+    assert_eq!(code(world.ask(&RerunWorkflow { id: new, from_failed: true }).await), "nothing_failed");
+    assert_eq!(code(world.ask(&RerunWorkflow { id: WorkflowId::new(), from_failed: true }).await), "not_found");
+    world.check_rows().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn from_start_runs_everything_once_per_command() {
+    let mut world = World::new().await;
+    let created = world.push(vec![workflow("main", jobs())]).await.remove(0);
+    world.run_to_end(created.workflow_id, &[]).await;
+    let (command, ask) = (MessageId::new(), RerunWorkflow { id: created.workflow_id, from_failed: false });
+    let new = world.ask_again(command, &ask).await.unwrap().id;
+    assert_eq!(world.ask_again(command, &ask).await.unwrap().id, new, "a repeat is answered like the first");
+    assert_eq!(world.run_to_end(new, &[]).await, WorkflowStatus::Success);
+    assert_eq!(world.events::<WorkflowCreated>().await.len(), 2);
+    let numbers: Vec<i64> = world.events::<JobReady>().await.iter().map(|ready| ready.number).collect();
+    assert_eq!(numbers, (1..=6).collect::<Vec<_>>());
+    world.others.forbidden.lock().unwrap().push((world.user, "rerun".into()));
+    assert_eq!(code(world.ask(&ask).await), "forbidden");
+    world.check_rows().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_workflow_reruns_itself_as_often_as_it_may() {
+    let mut world = World::new().await;
+    let mut plan = workflow("main", jobs());
+    plan.max_auto_reruns = 2;
+    world.push(vec![plan]).await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let all = world.events::<WorkflowCreated>().await;
+        let next = all.iter().find(|w| !seen.contains(&w.workflow_id)).unwrap().workflow_id;
+        seen.push(next);
+        assert_eq!(world.run_to_end(next, &[("b", JobStatus::Failed)]).await, WorkflowStatus::Failed);
+    }
+    assert_eq!(world.events::<WorkflowCreated>().await.len(), 3, "no more than two");
+    world.check_rows().await;
+    world.stop().await;
+}
