@@ -1,0 +1,5 @@
+//! The edge against a real database and the real bus; owners are fakes that answer with fixed values.
+
+mod git;
+mod rest;
+mod world;
