@@ -8,7 +8,7 @@ use contracts::{
 };
 use eventstore::{Key, Tx};
 use ids::TaskId;
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 /// Name of the schema and of the service.
@@ -155,5 +155,29 @@ pub async fn postpone(state: &State, row: &Row) -> sqlx::Result<()> {
     .bind(wait)
     .execute(state.store.pool())
     .await?;
+    Ok(())
+}
+
+/// All placements that are not gone, by name, with their states.
+pub async fn all(state: &State) -> sqlx::Result<HashMap<String, (Row, String)>> {
+    let rows: Vec<(Uuid, i64, i32, String)> =
+        sqlx::query_as("SELECT task_id, epoch, attempts, state FROM scheduler.placements WHERE state <> 'gone'")
+            .fetch_all(state.store.pool())
+            .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(task_id, epoch, attempts, which)| {
+            let row = Row { task_id, epoch, attempts };
+            (row.name(), (row, which))
+        })
+        .collect())
+}
+
+/// Deletes placements that have been gone for long.
+pub async fn forget(state: &State) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM scheduler.placements WHERE state = 'gone' AND ending_at < clock_timestamp() - $1::interval")
+        .bind(state.config.remember)
+        .execute(state.store.pool())
+        .await?;
     Ok(())
 }

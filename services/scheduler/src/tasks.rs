@@ -8,18 +8,19 @@ use crate::{
 use compute::Placement;
 use kit::keys::PlacementClaims;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::Arc,
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 /// The longest time between two looks without a nudge.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(10);
 const AT_MOST_EVERY: Duration = Duration::from_millis(20);
 /// After how long a folder that no placement knows is removed.
 const STRANGER: Duration = Duration::from_secs(3600);
+/// How often an agent that died is started again to report.
+const REVIVALS: u32 = 2;
 
 /// Starts what is wanted.
 pub async fn starter(state: Arc<State>, stop: CancellationToken) {
@@ -89,11 +90,12 @@ async fn start(state: &State, row: &Row) -> Result<(), compute::Error> {
     state.compute.start(&Placement { name: row.name(), task_id, epoch, token }).await
 }
 
-/// Compares what compute runs with what is wanted: ends what dead agents left, and forgets strangers.
+/// Compares what compute runs with what is wanted: ends what dead agents left, lets them report, and forgets
+/// strangers.
 pub async fn watcher(state: Arc<State>, stop: CancellationToken) {
-    let mut ended = HashSet::new();
+    let mut revived = HashMap::new();
     while !stop.is_cancelled() {
-        if let Err(error) = watch(&state, &mut ended).await {
+        if let Err(error) = watch(&state, &mut revived).await {
             tracing::warn!(error = format!("{error:#}"), "the scheduler could not compare");
         }
         tokio::select! {
@@ -103,29 +105,17 @@ pub async fn watcher(state: Arc<State>, stop: CancellationToken) {
     }
 }
 
-/// `ended`: dead agents whose remains were ended already.
-async fn watch(state: &State, ended: &mut HashSet<String>) -> anyhow::Result<()> {
+/// `revived`: how often each agent was found dead.
+async fn watch(state: &State, revived: &mut HashMap<String, u32>) -> anyhow::Result<()> {
     let running = state.compute.list().await?;
     if running.is_empty() {
-        ended.clear();
+        revived.clear();
         return Ok(());
     }
-    let rows: Vec<(Uuid, i64, String)> =
-        sqlx::query_as("SELECT task_id, epoch, state FROM scheduler.placements WHERE state <> 'gone'")
-            .fetch_all(state.store.pool())
-            .await?;
-    let known: HashMap<String, String> = rows
-        .into_iter()
-        .map(|(task_id, epoch, state)| (Placement::name_of(ids::TaskId(task_id), epoch), state))
-        .collect();
+    let known = placements::all(state).await?;
     for placement in &running {
-        match known.get(&placement.name).map(String::as_str) {
-            // Its task ends when its lease does; what runs of it has to end now.
-            Some("started") if !placement.alive && !ended.contains(&placement.name) => {
-                tracing::warn!(placement = placement.name, "the agent is gone before its task ended");
-                state.compute.stop(&placement.name).await?;
-                ended.insert(placement.name.clone());
-            }
+        match known.get(&placement.name) {
+            Some((row, which)) if which == "started" && !placement.alive => revive(state, row, revived).await?,
             // Not one that was just started: its row may be written again after a crash of the database.
             None if !placement.alive && placement.since.elapsed().is_ok_and(|age| age > STRANGER) => {
                 state.compute.remove(&placement.name).await?;
@@ -133,10 +123,26 @@ async fn watch(state: &State, ended: &mut HashSet<String>) -> anyhow::Result<()>
             _ => {}
         }
     }
-    ended.retain(|name| known.contains_key(name));
-    sqlx::query("DELETE FROM scheduler.placements WHERE state = 'gone' AND ending_at < clock_timestamp() - $1::interval")
-        .bind(state.config.remember)
-        .execute(state.store.pool())
-        .await?;
+    revived.retain(|name, _| known.contains_key(name));
+    placements::forget(state).await?;
+    Ok(())
+}
+
+/// The agent is gone and its task has not ended. What it left ends now. Started again in its folder, an agent that
+/// held a lease runs nothing: it delivers the report that the dead one kept, or says that it died.
+async fn revive(state: &State, row: &Row, revived: &mut HashMap<String, u32>) -> anyhow::Result<()> {
+    let name = row.name();
+    // The first look does not count: it may have ended well, and the event that says so is on its way.
+    let looks = revived.entry(name.clone()).and_modify(|looks| *looks += 1).or_default();
+    if *looks == 0 || *looks > REVIVALS + 1 {
+        return Ok(());
+    }
+    state.compute.stop(&name).await?;
+    if *looks > REVIVALS {
+        tracing::warn!(placement = name, "the agent keeps dying; its lease decides");
+        return Ok(());
+    }
+    tracing::warn!(placement = name, "the agent is gone before its task ended; it is started again to report");
+    start(state, row).await?;
     Ok(())
 }

@@ -1,0 +1,265 @@
+//! The scheduler against a real database, with a dispatcher that says what the test wants.
+
+use bus::Bus;
+use compute::{Compute, Error, Local, LocalConfig, Placement, Running};
+use contracts::{
+    Actor, Event, NewEvent,
+    dispatcher::{TaskFinished, TaskQueued},
+};
+use eventstore::{Key, NO_MIGRATIONS, Store};
+use gantry_scheduler::{Config, Deps, Service};
+use ids::{JobId, TaskId, WorkflowId};
+use kit::keys::{Keys, PlacementClaims};
+use model::status::JobStatus;
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+use tokio_util::sync::CancellationToken;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Compute with a memory: agents by name, how often each was really started, and whether starting works.
+#[derive(Default)]
+struct Fake(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    agents: BTreeMap<String, bool>,
+    tokens: BTreeMap<String, String>,
+    starts: usize,
+    stopped: Vec<String>,
+    broken: bool,
+}
+
+#[async_trait::async_trait]
+impl Compute for Fake {
+    async fn start(&self, placement: &Placement) -> Result<(), Error> {
+        let mut inner = self.0.lock().unwrap();
+        if inner.broken {
+            return Err(Error::Stuck(placement.name.clone()));
+        }
+        if inner.agents.insert(placement.name.clone(), true) != Some(true) {
+            inner.starts += 1;
+        }
+        inner.tokens.insert(placement.name.clone(), placement.token.clone());
+        Ok(())
+    }
+
+    async fn stop(&self, name: &str) -> Result<(), Error> {
+        let mut inner = self.0.lock().unwrap();
+        inner.stopped.push(name.to_owned());
+        inner.agents.entry(name.to_owned()).and_modify(|alive| *alive = false);
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<Running>, Error> {
+        let inner = self.0.lock().unwrap();
+        let since = SystemTime::now();
+        Ok(inner.agents.iter().map(|(name, alive)| Running { name: name.clone(), alive: *alive, since, unsent: false }).collect())
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), Error> {
+        self.0.lock().unwrap().agents.remove(name);
+        Ok(())
+    }
+}
+
+struct World {
+    pool: sqlx::PgPool,
+    bus: Bus,
+    dispatcher: Store,
+    keys: Keys,
+    compute: Arc<dyn Compute>,
+    running: Option<(Service, CancellationToken)>,
+}
+
+impl World {
+    async fn new(compute: Arc<dyn Compute>) -> Self {
+        let pool = testkit::postgres().await.pool;
+        let bus = Bus::local(pool.clone());
+        let dispatcher = Store::open(pool.clone(), "dispatcher", &NO_MIGRATIONS).await.unwrap();
+        bus.register_source(&dispatcher);
+        let mut world = Self { pool, bus, dispatcher, keys: Keys::from_bytes([9; 32]), compute, running: None };
+        world.boot().await;
+        world
+    }
+
+    async fn boot(&mut self) {
+        let stop = CancellationToken::new();
+        let deps = Deps {
+            pool: self.pool.clone(),
+            bus: self.bus.clone(),
+            keys: self.keys.clone(),
+            compute: Arc::clone(&self.compute),
+            config: Config {
+                linger: Duration::from_millis(50),
+                watch: Duration::from_millis(50),
+                ..Config::default()
+            },
+        };
+        self.running = Some((gantry_scheduler::start(deps, stop.clone()).await.unwrap(), stop));
+    }
+
+    async fn halt(&mut self) {
+        if let Some((service, stop)) = self.running.take() {
+            stop.cancel();
+            service.join().await.unwrap();
+        }
+    }
+
+    async fn say<E: Event>(&self, task: TaskId, body: &E) {
+        let mut tx = self.dispatcher.begin(&[Key::new("task", task.uuid())]).await.unwrap();
+        tx.append(&[NewEvent::new("task", task.uuid(), Actor::service("dispatcher"), body)]).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    async fn queue(&self, task_id: TaskId, epoch: i64) {
+        let (job_id, workflow_id) = (JobId::new(), WorkflowId::new());
+        let body = TaskQueued { task_id, job_id, workflow_id, index: 0, epoch, resource_class: String::new() };
+        self.say(task_id, &body).await;
+    }
+
+    async fn finish(&self, task_id: TaskId, epoch: i64) {
+        let at = "2026-01-01T00:00:00Z".parse().unwrap();
+        let (job_id, status) = (JobId::new(), JobStatus::Success);
+        self.say(task_id, &TaskFinished { task_id, job_id, index: 0, epoch, status, reason: None, at }).await;
+    }
+
+    async fn states(&self) -> Vec<(i64, String)> {
+        sqlx::query_as("SELECT epoch, state FROM scheduler.placements ORDER BY epoch").fetch_all(&self.pool).await.unwrap()
+    }
+
+    async fn alive(&self, name: &str) -> Option<bool> {
+        self.compute.list().await.unwrap().into_iter().find(|agent| agent.name == name).map(|agent| agent.alive)
+    }
+
+    async fn reaches(&self, expected: &[(i64, &str)]) {
+        testkit::until(&format!("placements are {expected:?}"), LIMIT, || async {
+            let states = self.states().await;
+            states.iter().map(|(epoch, state)| (*epoch, state.as_str())).collect::<Vec<_>>() == expected
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_queued_task_gets_an_agent_and_a_finished_one_loses_it() {
+    let fake = Arc::new(Fake::default());
+    let mut world = World::new(fake.clone()).await;
+    let task = TaskId::new();
+    let name = Placement::name_of(task, 1);
+    world.queue(task, 1).await;
+    world.reaches(&[(1, "started")]).await;
+    assert_eq!(world.alive(&name).await, Some(true));
+    let token = fake.0.lock().unwrap().tokens[&name].clone();
+    let claims: PlacementClaims = world.keys.open_claims("placement", &token).unwrap();
+    assert_eq!(claims, PlacementClaims { task_id: task, epoch: 1 });
+    world.finish(task, 1).await;
+    world.reaches(&[(1, "gone")]).await;
+    assert_eq!(world.alive(&name).await, None);
+    world.halt().await;
+}
+
+#[tokio::test]
+async fn a_new_epoch_ends_the_agent_of_the_old_one() {
+    let mut world = World::new(Arc::new(Fake::default())).await;
+    let task = TaskId::new();
+    world.queue(task, 1).await;
+    world.reaches(&[(1, "started")]).await;
+    world.queue(task, 2).await;
+    world.reaches(&[(1, "gone"), (2, "started")]).await;
+    assert_eq!(world.alive(&Placement::name_of(task, 1)).await, None);
+    world.halt().await;
+}
+
+#[tokio::test]
+async fn after_a_restart_what_was_wanted_is_started_and_nothing_twice() {
+    let fake = Arc::new(Fake::default());
+    let mut world = World::new(fake.clone()).await;
+    let (one, two) = (TaskId::new(), TaskId::new());
+    world.queue(one, 1).await;
+    world.reaches(&[(1, "started")]).await;
+    world.halt().await;
+    // What was committed without waiting for the disk may be lost: the agent runs and the row does not know.
+    sqlx::query("UPDATE scheduler.placements SET state = 'wanted', next_action_at = now()")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    world.queue(two, 1).await;
+    world.boot().await;
+    world.reaches(&[(1, "started"), (1, "started")]).await;
+    assert_eq!(fake.0.lock().unwrap().starts, 2);
+    world.halt().await;
+}
+
+#[tokio::test]
+async fn a_failing_start_is_tried_again() {
+    let fake = Arc::new(Fake::default());
+    fake.0.lock().unwrap().broken = true;
+    let mut world = World::new(fake.clone()).await;
+    world.queue(TaskId::new(), 1).await;
+    testkit::until("an attempt fails", LIMIT, || async {
+        let attempts: Vec<(i32,)> =
+            sqlx::query_as("SELECT attempts FROM scheduler.placements").fetch_all(&world.pool).await.unwrap();
+        attempts.iter().any(|(attempts,)| *attempts > 0)
+    })
+    .await;
+    fake.0.lock().unwrap().broken = false;
+    world.reaches(&[(1, "started")]).await;
+    world.halt().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_died_is_cleaned_up_and_started_again_to_report() {
+    let fake = Arc::new(Fake::default());
+    let mut world = World::new(fake.clone()).await;
+    let task = TaskId::new();
+    let name = Placement::name_of(task, 1);
+    world.queue(task, 1).await;
+    world.reaches(&[(1, "started")]).await;
+    let dies = || {
+        fake.0.lock().unwrap().agents.insert(name.clone(), false);
+    };
+    for starts in [2, 3] {
+        dies();
+        testkit::until("it is started again", LIMIT, || async { fake.0.lock().unwrap().starts == starts }).await;
+    }
+    dies();
+    testkit::until("its remains are ended", LIMIT, || async { fake.0.lock().unwrap().stopped.len() == 3 }).await;
+    assert_eq!(fake.0.lock().unwrap().starts, 3, "not for ever");
+    world.halt().await;
+}
+
+#[tokio::test]
+async fn real_processes_start_and_end() {
+    let data = tempfile::tempdir().unwrap();
+    let program = data.path().join("agent.sh");
+    fs::write(&program, "#!/bin/sh\nexec sleep 600\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let local = Local::open(LocalConfig {
+        data: data.path().to_owned(),
+        agent: program,
+        endpoint: "unix:/nowhere".to_owned(),
+        isolation: "none".to_owned(),
+        job_user: None,
+        hide: Vec::new(),
+        cgroups: true,
+    });
+    let mut world = World::new(Arc::new(local.unwrap())).await;
+    let task = TaskId::new();
+    world.queue(task, 1).await;
+    world.reaches(&[(1, "started")]).await;
+    let name = Placement::name_of(task, 1);
+    assert_eq!(world.alive(&name).await, Some(true));
+    world.halt().await;
+    assert_eq!(world.alive(&name).await, Some(true), "agents run on without the scheduler");
+    world.boot().await;
+    world.finish(task, 1).await;
+    world.reaches(&[(1, "gone")]).await;
+    assert_eq!(world.alive(&name).await, None);
+    world.halt().await;
+}
