@@ -9,10 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Variables of the agent's own environment that steps see too; everything else is the server's business.
-const INHERITED: [&str; 12] = [
+/// Variables of the agent's own environment that steps see too; everything else is the server's business. By
+/// the mark of its placement a sweep finds what a dead agent left.
+const INHERITED: [&str; 14] = [
     "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY",
-    "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE",
+    "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "GANTRY_PLACEMENT",
 ];
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

@@ -363,6 +363,7 @@ impl Runner {
             Err(e) => return Ok(Ended::NotStarted(e.to_string())),
         };
         let executors::Process { id, terminal, mut exit } = started;
+        tracing::debug!(id, "a program runs");
         let budget = Arc::clone(&self.output.budget);
         let mut buffer = vec![0u8; 64 * 1024];
         let mut open = true;

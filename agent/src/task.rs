@@ -30,6 +30,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
     if let Some(held) = state::kept::<Held>(dir, state::LEASE) {
         return resume(dir, client, held).await;
     }
+    tracing::debug!("the agent starts");
     let key = TaskKey::generate()?;
     // The environment is made while the suite is asked.
     let (sandbox, claimed) = tokio::join!(prepare(dir, &launch), claim(&client, &launch, &key));
@@ -44,6 +45,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
             return Err(e);
         }
     };
+    tracing::debug!(task = %lease.task_id, "claimed");
     // From here on the task may have begun to run, whatever happens.
     state::keep(dir, state::LEASE, &Held { lease: lease.clone(), claimed_at }, false)?;
     let control = Control::new(client, &lease, claimed_at);
@@ -107,7 +109,8 @@ async fn prepare(dir: &Path, launch: &LaunchFile) -> anyhow::Result<Sandbox> {
     std::fs::create_dir_all(&work)?;
     let short = InstanceId::new().to_string();
     let short = short.rsplit('-').next().unwrap_or_default();
-    let place = std::env::temp_dir().join(format!("gantry-{short}"));
+    // Not the agent's own folder for temporary files: steps must be able to enter it.
+    let place = Path::new("/tmp").join(format!("gantry-{short}"));
     let _ = std::fs::remove_file(dir.join(state::PLACE));
     std::os::unix::fs::symlink(&place, dir.join(state::PLACE))?;
     let options = Options {
@@ -201,6 +204,7 @@ async fn execute(
     });
     shown.map_err(|e| format!("output cannot be spooled: {e}"))?;
 
+    tracing::debug!("the steps begin");
     let result = tokio::select! {
         result = runner.run() => result,
         // Everything ends at once; nobody is asked.
@@ -210,6 +214,7 @@ async fn execute(
         }
     };
     let report = FinalReport { status: result.status, reason: result.reason };
+    tracing::debug!(status = %report.status, "the steps are over");
     // Known from here on, even if the agent dies before the suite has it.
     let kept = keep_report(dir, &report);
     let settled = async {

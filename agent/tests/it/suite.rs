@@ -211,7 +211,7 @@ impl Suite {
         };
         std::fs::write(dir.join(LAUNCH_FILE), serde_json::to_vec(&launch).unwrap()).unwrap();
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_gantry-runner"));
-        command.arg("--task-dir").arg(&dir).stdin(Stdio::null()).kill_on_drop(true).env("GANTRY_LOG", "warn");
+        command.arg("--task-dir").arg(&dir).stdin(Stdio::null()).kill_on_drop(true).env("GANTRY_LOG", std::env::var("GANTRY_LOG").unwrap_or_else(|_| "warn".into()));
         if let Some(uid) = uid {
             use std::os::unix::fs::{PermissionsExt, chown};
             for path in [dir.clone(), dir.join(LAUNCH_FILE), self.socket()] {
