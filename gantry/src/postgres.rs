@@ -157,7 +157,8 @@ impl Postgres {
     }
 
     async fn answers(&self) -> bool {
-        let connect = PgConnection::connect_with(&self.options());
+        let options = self.options();
+        let connect = PgConnection::connect_with(&options);
         match tokio::time::timeout(Duration::from_secs(2), connect).await {
             Ok(Ok(connection)) => connection.close().await.is_ok(),
             _ => false,

@@ -23,9 +23,9 @@ use tokio::{
 };
 use uuid::Uuid;
 
-const MAGIC: &[u8; 8] = b"GANTRYB1";
+pub(crate) const MAGIC: &[u8; 8] = b"GANTRYB1";
 /// Size of body, SHA-256, length of key, magic.
-const TRAILER: usize = 8 + 32 + 4 + 8;
+pub(crate) const TRAILER: usize = 8 + 32 + 4 + 8;
 const PIECE: usize = 256 * 1024;
 
 /// Blobs as files in a folder that one process owns. Cheap to clone.
@@ -60,6 +60,16 @@ impl FsBlobs {
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, signing_key);
         Ok(Self(Arc::new(Inner { objects, temporary, key })))
+    }
+
+    /// The folder of a running instance, to be read only: nothing is swept, and no URL can be signed.
+    pub fn open_for_audit(folder: &Path) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &[]);
+        Self(Arc::new(Inner { objects: folder.join("objects"), temporary: folder.join("tmp"), key }))
+    }
+
+    pub(crate) fn objects(&self) -> &Path {
+        &self.0.objects
     }
 
     fn place(&self, key: &Key) -> PathBuf {

@@ -10,9 +10,11 @@ use std::{fmt, io, ops::Range, str::FromStr};
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+mod audit;
 mod fs;
 mod http;
 
+pub use audit::Damage;
 pub use fs::FsBlobs;
 
 /// A body in pieces.
