@@ -1,0 +1,427 @@
+//! All tasks of this process, and the handles that its parts share.
+
+use crate::{
+    config::Config,
+    entry::{Entry, Fact, decode},
+    journal::Journal,
+    store,
+    task::{Deny, Task, Whereabouts},
+};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use blobs::{Blobs, Key};
+use bytes::Bytes;
+use contracts::output::{LogWindow, StepPlace, StepRecord};
+use eventstore::Store;
+use futures::StreamExt;
+use ids::{JobId, StepId, TaskId};
+use kit::keys::Keys;
+use live::Live;
+use records::{Document, NewDocument, Records};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+
+/// Kind of the documents of steps; their group is the job.
+pub(crate) const STEP: &str = "step";
+/// Kind of the documents of finished tasks; their group is the job.
+pub(crate) const TASK: &str = "task";
+/// Most bytes of a window.
+pub(crate) const WINDOW: u64 = 128 * 1024;
+/// How long a reader trusts that it is told of new bytes.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Work for the background.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Work {
+    /// Move a sealed stream to the blob store.
+    Store(TaskId, StepId),
+    /// Complete the record of a task whose epochs are closed.
+    Finish(TaskId),
+}
+
+/// Work and how often it failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Todo {
+    pub(crate) work: Work,
+    pub(crate) failures: u32,
+}
+
+#[derive(Default)]
+struct Index {
+    tasks: HashMap<TaskId, Arc<Task>>,
+    steps: HashMap<StepId, TaskId>,
+    jobs: HashMap<JobId, HashSet<TaskId>>,
+}
+
+/// The service's state. Shared by reference count.
+pub(crate) struct Hub {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) keys: Keys,
+    pub(crate) blobs: Arc<dyn Blobs>,
+    pub(crate) live: Arc<dyn Live>,
+    pub(crate) records: Arc<dyn Records>,
+    pub(crate) journal: Journal,
+    index: Mutex<Index>,
+    /// Held while a task comes into the maps or leaves them, so that its fence is never read half way.
+    pub(crate) moving: tokio::sync::Mutex<()>,
+    /// Tasks with steps that are to be written to the records.
+    pub(crate) changed: Mutex<HashSet<TaskId>>,
+    pub(crate) changes: Notify,
+    pub(crate) work: mpsc::UnboundedSender<Todo>,
+}
+
+/// What the hub is made of.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) keys: Keys,
+    pub(crate) blobs: Arc<dyn Blobs>,
+    pub(crate) live: Arc<dyn Live>,
+    pub(crate) records: Arc<dyn Records>,
+}
+
+/// Name of a stream's blob.
+pub(crate) fn log_key(step: StepId) -> blobs::Result<Key> {
+    Key::new(format!("logs/{step}"))
+}
+
+impl Hub {
+    /// Opens the journal and takes in what it holds.
+    pub(crate) async fn open(parts: Parts, folder: &Path, work: mpsc::UnboundedSender<Todo>) -> anyhow::Result<Self> {
+        let (path, segment_bytes) = (folder.to_owned(), parts.config.segment_bytes);
+        let opened = tokio::task::spawn_blocking(move || {
+            let mut index = Index::default();
+            let journal = Journal::open(&path, segment_bytes, |payload, place| {
+                let entry = decode(payload);
+                if entry.is_none() {
+                    tracing::error!("an entry of the journal cannot be read");
+                }
+                match entry? {
+                    Entry::Chunk(head, data) => {
+                        let task = index.task(head.task_id);
+                        index.place(head.task_id, Some(head.job_id), Some(head.step_id));
+                        task.replay_chunk(&head, data, place.after(crate::entry::CHUNK_HEAD as u64));
+                        Some(head.step_id.uuid())
+                    }
+                    Entry::Fact(fact) => {
+                        let (task_id, job, step, holder) = match &fact {
+                            Fact::Step { task_id, job_id, report, .. } => {
+                                (*task_id, Some(*job_id), Some(report.step_id), task_id.uuid())
+                            }
+                            Fact::Sealed { task_id, job_id, step_id, .. } => {
+                                (*task_id, Some(*job_id), Some(*step_id), step_id.uuid())
+                            }
+                            Fact::Stored { task_id, job_id, step_id, .. } => {
+                                (*task_id, Some(*job_id), Some(*step_id), task_id.uuid())
+                            }
+                            Fact::Closed { task_id, .. } => (*task_id, None, None, task_id.uuid()),
+                        };
+                        let task = index.task(task_id);
+                        index.place(task_id, job, step);
+                        task.replay_fact(fact, place.version());
+                        Some(holder)
+                    }
+                }
+            })?;
+            std::io::Result::Ok((journal, index))
+        });
+        let (journal, index) = opened.await??;
+        let Parts { config, store, keys, blobs, live, records } = parts;
+        let hub = Self {
+            config,
+            store,
+            keys,
+            blobs,
+            live,
+            records,
+            journal,
+            index: Mutex::new(index),
+            moving: tokio::sync::Mutex::default(),
+            changed: Mutex::default(),
+            changes: Notify::new(),
+            work,
+        };
+        hub.resume().await?;
+        Ok(hub)
+    }
+
+    /// Drops what was finished before the restart and puts the rest to work.
+    async fn resume(&self) -> anyhow::Result<()> {
+        let tasks: Vec<Arc<Task>> = self.index().tasks.values().cloned().collect();
+        let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
+        let known = store::known(self.store.pool(), &ids).await?;
+        for task in tasks {
+            let known = known.get(&task.id).copied().unwrap_or_default();
+            let mut done = Vec::new();
+            let over = {
+                let mut state = task.lock();
+                state.index = known.index;
+                // A fence row is written when the record of its epochs is complete.
+                let finished = state.steps.iter().filter(|(_, step)| step.epoch <= known.closed_to);
+                done.extend(finished.map(|(id, _)| *id));
+                for step in &done {
+                    state.steps.remove(step);
+                }
+                let stored = state.steps.iter().filter(|(_, step)| step.stored).map(|(id, _)| id.uuid());
+                let stored: Vec<_> = stored.chain(done.iter().map(|id| id.uuid())).collect();
+                for step in stored {
+                    self.journal.release(step);
+                }
+                let over = state.steps.is_empty() && state.closed <= known.closed_to;
+                state.closed = state.closed.max(known.closed_to);
+                for (id, step) in &state.steps {
+                    if step.seal.is_some() && !step.stored {
+                        self.later(Work::Store(task.id, *id));
+                    }
+                }
+                if !over && state.is_over() {
+                    self.later(Work::Finish(task.id));
+                }
+                over
+            };
+            if over {
+                self.evict(&task);
+            } else {
+                self.changed(task.id);
+            }
+        }
+        Ok(())
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The task, with its fence; takes it into memory if it is not there.
+    pub(crate) async fn task(&self, id: TaskId) -> sqlx::Result<Arc<Task>> {
+        if let Some(task) = self.task_in_memory(id) {
+            return Ok(task);
+        }
+        let _moving = self.moving.lock().await;
+        if let Some(task) = self.task_in_memory(id) {
+            return Ok(task);
+        }
+        let known = store::known(self.store.pool(), &[id]).await?.remove(&id).unwrap_or_default();
+        let task = self.index().task(id);
+        {
+            let mut state = task.lock();
+            state.closed = state.closed.max(known.closed_to);
+            state.index = known.index;
+        }
+        Ok(task)
+    }
+
+    pub(crate) fn task_in_memory(&self, id: TaskId) -> Option<Arc<Task>> {
+        self.index().tasks.get(&id).cloned()
+    }
+
+    /// Refuses a step of another task.
+    pub(crate) fn check_owner(&self, task: TaskId, step: StepId) -> Result<(), Deny> {
+        let foreign = self.index().steps.get(&step).is_some_and(|owner| *owner != task);
+        if foreign { Err(Deny::Foreign) } else { Ok(()) }
+    }
+
+    /// Lets readers find a task by its step and job.
+    pub(crate) fn place(&self, task: TaskId, job: JobId, step: StepId) {
+        self.index().place(task, Some(job), Some(step));
+    }
+
+    /// Takes a task out of memory. The caller holds `moving`, or nothing else runs yet.
+    pub(crate) fn evict(&self, task: &Task) {
+        let (steps, job) = {
+            let mut state = task.lock();
+            state.gone = true;
+            (state.steps.keys().copied().collect::<Vec<_>>(), state.job)
+        };
+        {
+            let mut index = self.index();
+            index.tasks.remove(&task.id);
+            for step in &steps {
+                index.steps.remove(step);
+            }
+            if let Some(job) = job
+                && let Some(tasks) = index.jobs.get_mut(&job)
+            {
+                tasks.remove(&task.id);
+                if tasks.is_empty() {
+                    index.jobs.remove(&job);
+                }
+            }
+        }
+        for step in steps {
+            self.journal.release(step.uuid());
+        }
+        self.journal.release(task.id.uuid());
+    }
+
+    /// Notes that steps of a task are to be written to the records.
+    pub(crate) fn changed(&self, task: TaskId) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(task);
+        self.changes.notify_one();
+    }
+
+    pub(crate) fn later(&self, work: Work) {
+        // The receiver lives as long as the process serves; what is lost with it is found again at the start.
+        if self.work.send(Todo { work, failures: 0 }).is_err() {
+            tracing::debug!(?work, "left for the next start");
+        }
+    }
+
+    /// Tells viewers how many bytes a step has now.
+    pub(crate) async fn tell_output(&self, step: StepId, total: u64) {
+        let told = self.live.publish(&live::step_topic(step), Bytes::from(total.to_string())).await;
+        if let Err(error) = told {
+            tracing::debug!(%error, "viewers look by themselves");
+        }
+    }
+
+    /// Tells viewers that a job's steps changed.
+    pub(crate) async fn tell_job(&self, job: JobId, step: StepId) {
+        let told = self.live.publish(&live::job_topic(job), Bytes::from(step.to_string())).await;
+        if let Err(error) = told {
+            tracing::debug!(%error, "viewers look by themselves");
+        }
+    }
+
+    fn owner(&self, step: StepId) -> Option<Arc<Task>> {
+        let index = self.index();
+        index.tasks.get(index.steps.get(&step)?).cloned()
+    }
+
+    /// A step and where it belongs.
+    pub(crate) async fn step(&self, id: StepId) -> anyhow::Result<Option<StepPlace>> {
+        if let Some(task) = self.owner(id) {
+            let state = task.lock();
+            let record = state.steps.get(&id).and_then(|step| step.record(id, state.index.unwrap_or_default()));
+            if let (Some(step), Some(job_id)) = (record, state.job) {
+                return Ok(Some(StepPlace { job_id, task_id: task.id, step }));
+            }
+        }
+        let document = self.records.get(STEP, id.uuid()).await?;
+        Ok(document.map(|document| serde_json::from_value(document.body)).transpose()?)
+    }
+
+    /// All steps of a job, by index and number.
+    pub(crate) async fn steps_of(&self, job: JobId) -> anyhow::Result<Vec<StepRecord>> {
+        // The records first: what moves there meanwhile is then still found in memory, or was read here.
+        let documents = self.records.list_by(STEP, job.uuid()).await?;
+        let mut steps: HashMap<StepId, StepRecord> = HashMap::with_capacity(documents.len());
+        for Document { body, .. } in documents {
+            let place: StepPlace = serde_json::from_value(body)?;
+            steps.insert(place.step.step_id, place.step);
+        }
+        let tasks: Vec<Arc<Task>> = {
+            let index = self.index();
+            let ids = index.jobs.get(&job).into_iter().flatten();
+            ids.filter_map(|id| index.tasks.get(id).cloned()).collect()
+        };
+        for task in tasks {
+            let state = task.lock();
+            let index = state.index.unwrap_or_default();
+            steps.extend(state.steps.iter().filter_map(|(id, step)| Some((*id, step.record(*id, index)?))));
+        }
+        let mut steps: Vec<StepRecord> = steps.into_values().collect();
+        steps.sort_by_key(|step| (step.index, step.number, step.started_at, step.step_id));
+        Ok(steps)
+    }
+
+    /// A window of a step's output; `None`: nobody knows the step.
+    pub(crate) async fn window(&self, id: StepId, offset: u64, limit: u32) -> anyhow::Result<Option<LogWindow>> {
+        let limit = u64::from(limit).min(WINDOW);
+        let until = offset.saturating_add(limit);
+        let in_memory = self.owner(id).and_then(|task| {
+            let state = task.lock();
+            let step = state.steps.get(&id)?;
+            Some((step.total(), step.seal.is_some(), step.whereabouts(offset, until.min(step.total()))))
+        });
+        let (total, sealed, whereabouts) = match in_memory {
+            Some(found) => found,
+            None => match self.step(id).await? {
+                Some(place) => (place.step.bytes, true, Whereabouts::Blob),
+                None => return Ok(None),
+            },
+        };
+        let until = until.min(total);
+        let data = if offset >= until {
+            Vec::new()
+        } else {
+            match whereabouts {
+                Whereabouts::Journal(chunks) => {
+                    let read = move || {
+                        let parts = chunks.iter().map(|chunk| chunk.read(offset, until));
+                        parts.collect::<std::io::Result<Vec<_>>>().map(|parts| parts.concat())
+                    };
+                    tokio::task::spawn_blocking(read).await??
+                }
+                Whereabouts::Blob => self.blobs.get(&log_key(id)?, Some(offset..until)).await?.bytes().await?,
+            }
+        };
+        let next = offset + data.len() as u64;
+        Ok(Some(LogWindow { data: BASE64.encode(data), next, total, sealed }))
+    }
+
+    /// A window that waits up to `wait` for bytes beyond `offset`, or for the end.
+    pub(crate) async fn window_when_ready(
+        &self,
+        id: StepId,
+        offset: u64,
+        limit: u32,
+        wait: Duration,
+    ) -> anyhow::Result<Option<LogWindow>> {
+        let deadline = Instant::now() + wait;
+        loop {
+            // Listen first: what comes between look and listening would be told to nobody.
+            let listening = if wait.is_zero() { None } else { self.live.subscribe(&live::step_topic(id)).await.ok() };
+            let window = self.window(id, offset, limit).await?;
+            let ready = window.as_ref().is_none_or(|window| window.sealed || window.total > offset);
+            let now = Instant::now();
+            if ready || now >= deadline {
+                return Ok(window);
+            }
+            let look_again = deadline.min(now + LOOK_AGAIN);
+            match listening {
+                Some(mut messages) => {
+                    if let Ok(None) = tokio::time::timeout_at(look_again, messages.next()).await {
+                        // The live store forgot us; do not spin while it is away.
+                        tokio::time::sleep_until(look_again.min(now + Duration::from_millis(50))).await;
+                    }
+                }
+                None => tokio::time::sleep_until(look_again).await,
+            }
+        }
+    }
+
+    /// The document of a step.
+    pub(crate) fn document(place: &StepPlace, version: i64) -> serde_json::Result<NewDocument> {
+        Ok(NewDocument {
+            kind: STEP,
+            id: place.step.step_id.uuid(),
+            group: place.job_id.uuid(),
+            version,
+            body: serde_json::to_value(place)?,
+        })
+    }
+}
+
+impl Index {
+    fn task(&mut self, id: TaskId) -> Arc<Task> {
+        Arc::clone(self.tasks.entry(id).or_insert_with(|| Arc::new(Task::new(id))))
+    }
+
+    fn place(&mut self, task: TaskId, job: Option<JobId>, step: Option<StepId>) {
+        if let Some(job) = job {
+            self.jobs.entry(job).or_default().insert(task);
+        }
+        if let Some(step) = step {
+            self.steps.insert(step, task);
+        }
+    }
+}

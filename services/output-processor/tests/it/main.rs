@@ -1,0 +1,6 @@
+//! The service with a real database and real files, called as agents and other services call it.
+
+mod chunks;
+mod closing;
+mod restart;
+mod support;
