@@ -78,6 +78,10 @@ impl<'a> Ctx<'a> {
     }
 
     pub fn wrong_type(&mut self, node: &Node, what: &str, expected: &str) {
+        // A broken interpolation leaves null behind.
+        if node.is_null() && self.sink.reported_within(node.span) {
+            return;
+        }
         let message = format!("{what} must be {expected}, not {}", described(node));
         self.sink.error(code::WRONG_TYPE, node.span, message);
     }
@@ -86,6 +90,7 @@ impl<'a> Ctx<'a> {
 fn described(node: &Node) -> String {
     match node.value {
         crate::yaml::Value::Null => "null".into(),
+        crate::yaml::Value::Seq(ref items) if items.is_empty() => "an empty list".into(),
         _ if node.text().is_some() => format!("the {} {}", node.kind(), node.shown()),
         _ => format!("a {}", node.kind()),
     }

@@ -243,6 +243,11 @@ impl<'a> Sink<'a> {
         (line, column + 1)
     }
 
+    /// Whether a finding stands inside this place: what follows from it need not be reported.
+    pub fn reported_within(&self, span: Span) -> bool {
+        self.found.iter().any(|(at, _)| at.start >= span.start && at.end <= span.end)
+    }
+
     pub fn has_errors(&self) -> bool {
         self.found.iter().any(|(_, d)| d.severity == Severity::Error)
     }
@@ -259,7 +264,7 @@ pub(crate) fn suggest<'n>(word: &str, candidates: impl IntoIterator<Item = &'n s
     candidates
         .into_iter()
         .map(|c| (strsim::damerau_levenshtein(&word.to_lowercase(), &c.to_lowercase()), c))
-        .filter(|(distance, c)| *distance <= (c.chars().count() / 3).max(1))
+        .filter(|(distance, c)| *distance <= (c.chars().count() / 3).max(1) && *distance < c.len().min(word.len()))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, c)| format!("did you mean `{c}`?"))
 }

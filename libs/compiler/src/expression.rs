@@ -35,6 +35,12 @@ enum Token {
     Op(&'static str),
 }
 
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (at byte {})", self.message, self.at + 1)
+    }
+}
+
 /// Deeper parentheses or negations are refused.
 const MAX_DEPTH: usize = 60;
 const MAX_PATTERN: usize = 256;

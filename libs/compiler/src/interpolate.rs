@@ -191,7 +191,7 @@ impl Ctx<'_> {
                 self.sink.error_hint(
                     code::BAD_INTERPOLATION,
                     at,
-                    format!("`<< {shown} >>` is neither a reference nor an expression: {}", problem.message),
+                    format!("`<< {shown} >>` is neither a reference nor an expression: {problem}"),
                     "write `\\<<` for two literal angle brackets, such as those of a here-document",
                 );
                 None

@@ -89,7 +89,7 @@ impl Ctx<'_> {
             return match result {
                 Ok(value) => Some(value.truthy()),
                 Err(problem) => {
-                    let message = format!("in the expression `{}`: {}", text.trim(), problem.message);
+                    let message = format!("in the expression `{}`: {problem}", text.trim());
                     self.sink.error(code::BAD_EXPRESSION, node.span, message);
                     None
                 }

@@ -54,7 +54,7 @@ impl Ctx<'_> {
         let mut shell = self.optional_text(body, "shell");
         let mut resource_class = self.optional_text(body, "resource_class").unwrap_or_default();
         let executor = self.executor_kind(name, at, body, &mut environment, &mut shell, &mut resource_class);
-        for (key, value) in self.environment(body, false) {
+        for (key, value) in self.environment(body) {
             environment.retain(|(k, _)| *k != key);
             environment.push((key, value));
         }
@@ -168,7 +168,7 @@ impl Ctx<'_> {
             }
             if index == 0 {
                 // The primary container's environment is what its steps see.
-                environment.extend(self.environment(&map, false));
+                environment.extend(self.environment(&map));
             }
             match map.get("image") {
                 None => self.sink.error(code::MISSING_KEY, item.span, "required key [image] not found in an entry of `docker`"),
@@ -219,15 +219,11 @@ impl Ctx<'_> {
         text
     }
 
-    /// Booleans in the environment of a step are `1` and `0`; elsewhere `true` and `false`.
-    fn environment(&mut self, map: &Map, of_step: bool) -> Vec<(String, String)> {
+    fn environment(&mut self, map: &Map) -> Vec<(String, String)> {
         let Some(entry) = map.get("environment") else { return Vec::new() };
         let mut pairs: Vec<(String, String)> = Vec::new();
         let mut put = |ctx: &mut Self, name: &str, at: Span, value: &Node| {
-            let text = match &value.value {
-                Value::Bool(b) if of_step => Some(if *b { "1" } else { "0" }.to_owned()),
-                _ => value.text(),
-            };
+            let text = value.text();
             let bad = name.is_empty() || name.contains(['=', '\0']);
             match text {
                 _ if bad => ctx.sink.error(code::INVALID_NAME, at, format!("`{name}` is not a name for a variable")),
@@ -363,7 +359,7 @@ impl Ctx<'_> {
         Some(RunStep {
             name: name.unwrap_or_else(first_line),
             shell: self.optional_text(map, "shell"),
-            environment: self.environment(map, true),
+            environment: self.environment(map),
             working_directory: self.optional_text(map, "working_directory"),
             no_output_timeout_secs,
             background,

@@ -33,6 +33,21 @@ pub(crate) fn single(key: &str, at: Span, value: Node) -> Node {
     Node::map(span, Map::from_iter([(Arc::from(key), Entry { key: at, value })]))
 }
 
+/// Booleans in the environment of a step are `1` and `0`; in all other environments `true` and `false`.
+fn with_digits(run: &Map) -> Map {
+    let mut run = run.clone();
+    if let Some(entry) = run.get_mut("environment")
+        && let Value::Map(map) = &mut entry.value.value
+    {
+        for variable in Arc::make_mut(map).values_mut() {
+            if let Value::Bool(b) = variable.value.value {
+                variable.value.value = Value::Int(i64::from(b));
+            }
+        }
+    }
+    run
+}
+
 impl Ctx<'_> {
     /// Appends the steps of `node` to `out`. The texts of `node` are already interpolated.
     pub fn expand_steps(&mut self, node: &Node, scope: &Arc<Scope>, out: &mut Vec<Node>) {
@@ -80,6 +95,7 @@ impl Ctx<'_> {
                 }
                 None => self.sink.error(code::STEP_SHAPE, item.span, "a step cannot be an empty map"),
             },
+            Value::Null if self.sink.reported_within(item.span) => {}
             _ => {
                 let message = format!("a step is a name or a map with one key, not {}", item.kind());
                 self.sink.error(code::STEP_SHAPE, item.span, message);
@@ -112,7 +128,8 @@ impl Ctx<'_> {
     fn run_step(&mut self, at: Span, body: &Node, out: &mut Vec<Node>) {
         match &body.value {
             Value::Str(_) => out.push(single("run", at, single("command", body.span, body.clone()))),
-            Value::Map(_) => out.push(single("run", at, body.clone())),
+            Value::Map(map) => out.push(single("run", at, Node::map(body.span, with_digits(map)))),
+            Value::Null if self.sink.reported_within(body.span) => {}
             Value::Null => self.sink.error(code::MISSING_KEY, at, "required key [command] not found in the step `run`"),
             _ => self.wrong_type(body, "`run`", "a text or a map"),
         }

@@ -7,7 +7,7 @@ use crate::filters::Filter;
 use crate::interpolate::{Args, Env};
 use crate::params::Place;
 use crate::scope::{Kind, Scope};
-use crate::yaml::{Map, Node, Value};
+use crate::yaml::{Entry, Map, Node, Value};
 use indexmap::IndexMap;
 use model::plan::{JobKind, JobPlan, Requirement, WorkflowPlan};
 use model::status::JobStatus;
@@ -311,7 +311,7 @@ impl Ctx<'_> {
             contexts,
             kind: None,
             body: None,
-            filters,
+            filters: filters.map(|node| if node.as_map().is_some() { node } else { decided(node.span, passes) }),
             passes,
         };
         match value(self, "type") {
@@ -581,6 +581,13 @@ fn shown_value(value: &Node) -> String {
         Some(name) => name.value.text().unwrap_or_default(),
         None => value.text().unwrap_or_else(|| value.kind().to_owned()),
     }
+}
+
+/// An expression is decided when the file is compiled: as a map it lets every ref through, or none.
+fn decided(at: Span, passes: bool) -> Node {
+    let every = crate::steps::single(if passes { "only" } else { "ignore" }, at, Node::str(at, "/.*/"));
+    let entry = || Entry { key: at, value: every.clone() };
+    Node::map(at, Map::from_iter([(Arc::from("branches"), entry()), (Arc::from("tags"), entry())]))
 }
 
 /// Numbers the jobs that share a name.

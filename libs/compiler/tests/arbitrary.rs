@@ -1,6 +1,6 @@
 //! Whatever the text is, the compiler answers.
 
-use compiler::{Input, PipelineValues, compile};
+use gantry_compiler::{Input, PipelineValues, compile};
 use proptest::prelude::*;
 
 fn feed(source: &str) {
