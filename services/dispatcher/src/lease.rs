@@ -8,13 +8,14 @@ use crate::{
 };
 use agent_api::{Claim, Commands, FinalReport, Lease, Renewed, Source};
 use contracts::dispatcher::{JobStarted, TaskStarted};
-use ids::{TaskId, Timestamp};
+use ids::{JobId, TaskId, Timestamp};
 use kit::keys::{FenceClaims, PlacementClaims, SourceClaims};
 use std::time::Duration;
 use tokio::{
     sync::broadcast::error::RecvError,
     time::{Instant, timeout_at},
 };
+use uuid::Uuid;
 
 /// Longest wait of a poll for commands.
 const LONGEST_POLL: Duration = Duration::from_secs(25);
@@ -27,13 +28,21 @@ pub async fn claim(state: &State, claim: &Claim) -> Result<Lease, Refused> {
     let known = store::peek(state.store.pool(), placement.task_id).await?.ok_or(Refused::NotFound)?;
     let ready = store::ready(state.store.pool(), known.job_id).await?;
     let (task, deadline) = take(state, claim, &placement, &known).await?;
-    Ok(Lease {
+    let (index, total) = (task.index(), task.total());
+    let claims = FenceClaims {
         task_id: task.task(),
+        job_id: JobId(task.job_id),
         epoch: task.epoch,
-        fence: state.fence(&task, deadline),
+        expires_at: deadline.timestamp_millis(),
+        public_key: task.public_key,
+    };
+    Ok(Lease {
+        task_id: claims.task_id,
+        epoch: claims.epoch,
+        fence: state.fence(&claims),
         permit: task.permit_at.is_some(),
         timing: state.config.timing(),
-        spec: rules::spec(ready, task.index(), task.total(), &state.public_url),
+        spec: rules::spec(ready, index, total, &state.public_url),
     })
 }
 
@@ -92,22 +101,26 @@ async fn take(
 pub async fn renew(state: &State, fence: &FenceClaims) -> Result<Renewed, Refused> {
     let mut tx = state.store.begin(&[]).await?;
     tx.relaxed().await?;
-    let done = sqlx::query(
+    let renewed: Option<(Uuid, Option<String>, bool, Timestamp)> = sqlx::query_as(
         "UPDATE dispatcher.tasks t SET renewed_at = n.at, deadline = n.at + $3, next_action_at = n.at + $3 \
-         FROM (SELECT clock_timestamp() AS at) n WHERE t.task_id = $1 AND t.epoch = $2 AND t.state = 'leased'",
+         FROM (SELECT clock_timestamp() AS at) n WHERE t.task_id = $1 AND t.epoch = $2 AND t.state = 'leased' \
+         RETURNING t.job_id, t.public_key, t.cancel_requested, t.deadline",
     )
     .bind(fence.task_id.uuid())
     .bind(fence.epoch)
     .bind(state.config.lease)
-    .execute(tx.conn())
+    .fetch_optional(tx.conn())
     .await?;
-    if done.rows_affected() == 0 {
-        return Err(Refused::Stale("the lease has ended"));
-    }
-    let task = store::task(&mut tx, fence.task_id).await?;
+    let (job_id, public_key, cancel, deadline) = renewed.ok_or(Refused::Stale("the lease has ended"))?;
     tx.commit().await?;
-    let deadline = task.deadline.ok_or(Refused::Stale("the lease has ended"))?;
-    Ok(Renewed { fence: state.fence(&task, deadline), cancel: task.cancel_requested })
+    let claims = FenceClaims {
+        task_id: fence.task_id,
+        job_id: JobId(job_id),
+        epoch: fence.epoch,
+        expires_at: deadline.timestamp_millis(),
+        public_key,
+    };
+    Ok(Renewed { fence: state.fence(&claims), cancel })
 }
 
 /// The task of a fence token, if it is leased under that epoch.

@@ -4,7 +4,7 @@ use crate::Config;
 use bus::Bus;
 use contracts::{Actor, RequestError, dispatcher::CloseEpoch};
 use eventstore::Store;
-use ids::{TaskId, Timestamp};
+use ids::TaskId;
 use kit::keys::{FenceClaims, Keys};
 use tokio::sync::{Notify, broadcast};
 
@@ -26,14 +26,8 @@ pub struct State {
 impl State {
     /// The fence token of a lease: it ends with the lease, so that a receiver that nobody can reach closes by
     /// itself.
-    pub fn fence(&self, task: &TaskRow, deadline: Timestamp) -> String {
-        self.keys.seal_claims("fence", &FenceClaims {
-            task_id: task.task(),
-            job_id: ids::JobId(task.job_id),
-            epoch: task.epoch,
-            expires_at: deadline.timestamp_millis(),
-            public_key: task.public_key.clone(),
-        })
+    pub fn fence(&self, claims: &FenceClaims) -> String {
+        self.keys.seal_claims("fence", claims)
     }
 
     /// Has the receiver refuse later writes of an epoch. A receiver that is not there accepts none either.
