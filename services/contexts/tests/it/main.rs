@@ -1,0 +1,364 @@
+//! Secrets from the request that sets them to the agent that opens them.
+
+use agent_api::{Problem, SealedSecrets, Secrets as Opened};
+use aws_lc_rs::{aead, agreement, hkdf};
+use axum::{body::Body, http};
+use base64::{Engine, engine::general_purpose::STANDARD as B64};
+use bus::Bus;
+use contracts::{
+    Actor, NewEvent, RequestError,
+    conductor::JobReady,
+    contexts::*,
+    domain::Project,
+    permissions::RoleGranted,
+    pipelines::{Trigger, Vcs},
+};
+use eventstore::{NO_MIGRATIONS, Store};
+use gantry_contexts as contexts;
+use http_body_util::BodyExt;
+use ids::*;
+use kit::keys::{FenceClaims, Keys};
+use model::plan::{Executor, JobDefinition};
+use secrets::{Keyring, Secrets};
+use std::sync::Arc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tower::ServiceExt;
+
+struct Suite {
+    db: testkit::TestDb,
+    bus: Bus,
+    conductor: Store,
+    permissions: Store,
+    ring: Arc<Keyring>,
+    keys: Keys,
+    service: contexts::Service,
+    user: Actor,
+    _folder: tempfile::TempDir,
+    _stop: DropGuard,
+}
+
+async fn suite() -> Suite {
+    let db = testkit::postgres().await;
+    let bus = Bus::local(db.pool.clone());
+    let folder = tempfile::tempdir().unwrap();
+    let ring = Arc::new(Keyring::open_or_create(folder.path().join("ring")).unwrap());
+    let keys = Keys::from_bytes([7; 32]);
+    let stop = CancellationToken::new();
+    let conductor = Store::open(db.pool.clone(), "conductor", &NO_MIGRATIONS).await.unwrap();
+    let permissions = Store::open(db.pool.clone(), "permissions", &NO_MIGRATIONS).await.unwrap();
+    bus.register_source(&conductor);
+    bus.register_source(&permissions);
+    let deps =
+        contexts::Deps { pool: db.pool.clone(), bus: bus.clone(), secrets: ring.clone(), keys: keys.clone() };
+    let service = contexts::start(deps, stop.clone()).await.unwrap();
+    let user = Actor::User { id: UserId::new() };
+    Suite {
+        db,
+        bus,
+        conductor,
+        permissions,
+        ring,
+        keys,
+        service,
+        user,
+        _folder: folder,
+        _stop: stop.drop_guard(),
+    }
+}
+
+impl Suite {
+    async fn set(&self, scope: Scope, name: &str, value: &str) -> Result<VariableInfo, RequestError> {
+        let sealed = B64.encode(self.ring.encrypt(contexts::REQUEST_LABEL, value.as_bytes()).await.unwrap());
+        self.bus.ask(&self.user, &SetVariable { scope, name: name.into(), sealed }).await
+    }
+
+    async fn context(&self, org_id: OrgId, name: &str) -> ContextInfo {
+        self.bus.ask(&self.user, &CreateContext { org_id, name: name.into() }).await.unwrap()
+    }
+
+    async fn grant(&self, user_id: UserId, role: &str) {
+        let mut tx = self.permissions.begin(&[]).await.unwrap();
+        let body = RoleGranted { user_id, org_id: None, role: role.into() };
+        tx.append(&[NewEvent::new("grant", user_id.uuid(), self.user.clone(), &body)]).await.unwrap();
+        tx.commit().await.unwrap();
+        for _ in 0..500 {
+            let there: bool =
+                sqlx::query_scalar("SELECT EXISTS (SELECT FROM contexts.grants WHERE user_id = $1)")
+                    .bind(user_id.uuid())
+                    .fetch_one(&self.db.pool)
+                    .await
+                    .unwrap();
+            if there {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("the grant did not arrive");
+    }
+
+    async fn ready(&self, project: &Project, contexts: &[&str], acting_user: Option<UserId>) -> JobId {
+        let (job_id, workflow_id) = (JobId::new(), WorkflowId::new());
+        let body = JobReady {
+            job_id,
+            workflow_id,
+            workflow_name: "main".into(),
+            workspace_id: workflow_id,
+            pipeline_id: PipelineId::new(),
+            pipeline_number: 1,
+            project: project.clone(),
+            name: "build".into(),
+            number: 1,
+            vcs: Vcs::default(),
+            trigger: Trigger {
+                kind: "api".into(),
+                actor: None,
+                actor_login: None,
+                received_at: chrono::Utc::now(),
+            },
+            upstream: Vec::new(),
+            contexts: contexts.iter().map(|&name| name.to_owned()).collect(),
+            acting_user,
+            definition: JobDefinition {
+                executor: Executor::Machine { image: None },
+                resource_class: String::new(),
+                environment: Vec::new(),
+                working_directory: "~/project".into(),
+                shell: None,
+                parallelism: 1,
+                steps: Vec::new(),
+            },
+        };
+        let mut tx = self.conductor.begin(&[]).await.unwrap();
+        tx.append(&[NewEvent::new("workflow", workflow_id.uuid(), self.user.clone(), &body)]).await.unwrap();
+        tx.commit().await.unwrap();
+        job_id
+    }
+
+    async fn get(&self, task: TaskId, fence: &str) -> (http::StatusCode, Vec<u8>) {
+        let request = http::Request::get(format!("/v1/tasks/{task}/secrets"))
+            .header("authorization", format!("Bearer {fence}"))
+            .body(Body::empty())
+            .unwrap();
+        let response = self.service.agent_router().oneshot(request).await.unwrap();
+        (response.status(), response.into_body().collect().await.unwrap().to_bytes().to_vec())
+    }
+}
+
+/// An agent with its lease.
+struct Task {
+    id: TaskId,
+    key: agreement::PrivateKey,
+    claims: FenceClaims,
+}
+
+impl Task {
+    fn of(job_id: JobId) -> Self {
+        let key = agreement::PrivateKey::generate(&agreement::X25519).unwrap();
+        let public_key = Some(B64.encode(key.compute_public_key().unwrap().as_ref()));
+        let id = TaskId::new();
+        let expires_at = chrono::Utc::now().timestamp_millis() + 60_000;
+        Self { id, key, claims: FenceClaims { task_id: id, job_id, epoch: 1, expires_at, public_key } }
+    }
+
+    fn fence(&self, suite: &Suite) -> String {
+        suite.keys.seal_claims("fence", &self.claims)
+    }
+
+    fn open(&self, body: &[u8]) -> Vec<(String, String)> {
+        let sealed: SealedSecrets = serde_json::from_slice(body).unwrap();
+        let peer =
+            agreement::UnparsedPublicKey::new(&agreement::X25519, B64.decode(sealed.ephemeral).unwrap());
+        let key = agreement::agree(&self.key, peer, (), |shared| {
+            let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(shared);
+            let okm = prk.expand(&[b"gantry task secrets"], &aead::AES_256_GCM).map_err(|_| ())?;
+            Ok(aead::LessSafeKey::new(aead::UnboundKey::from(okm)))
+        })
+        .unwrap();
+        let mut plain = B64.decode(sealed.sealed).unwrap();
+        let nonce = aead::Nonce::assume_unique_for_key([0; 12]);
+        let plain = key.open_in_place(nonce, aead::Aad::from(self.id.to_string()), &mut plain).unwrap();
+        serde_json::from_slice::<Opened>(plain).unwrap().variables
+    }
+}
+
+fn project() -> Project {
+    Project {
+        id: ProjectId::new(),
+        org_id: OrgId::new(),
+        org: "local".into(),
+        name: "demo".into(),
+        slug: "git/local/demo".into(),
+        default_branch: "main".into(),
+    }
+}
+
+fn problem(body: &[u8]) -> String {
+    serde_json::from_slice::<Problem>(body).unwrap().code
+}
+
+fn refused(error: RequestError) -> String {
+    match error {
+        RequestError::Refused(refusal) => refusal.code,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn contexts_and_variables_come_and_go() {
+    let suite = suite().await;
+    let org = OrgId::new();
+    let deploy = suite.context(org, "deploy").await;
+    suite.context(org, "aws").await;
+    let again = suite.bus.ask(&suite.user, &CreateContext { org_id: org, name: "deploy".into() }).await;
+    assert_eq!(refused(again.unwrap_err()), "exists");
+    suite.context(OrgId::new(), "deploy").await;
+    let names = suite.bus.ask(&suite.user, &ListContexts { org_id: org }).await.unwrap();
+    assert_eq!(names.iter().map(|context| &*context.name).collect::<Vec<_>>(), ["aws", "deploy"]);
+    assert_eq!(suite.bus.ask(&suite.user, &GetContext { id: deploy.id }).await.unwrap(), deploy);
+
+    let scope = Scope::Context(deploy.id);
+    let first = suite.set(scope.clone(), "TOKEN", "first-value").await.unwrap();
+    let second = suite.set(scope.clone(), "TOKEN", "second-value").await.unwrap();
+    assert_eq!(first.created_at, second.created_at);
+    assert!(first.updated_at < second.updated_at);
+    assert_ne!(first.masked, second.masked, "a change shows");
+    assert!(first.masked.starts_with("xxxx") && first.masked.len() == 8, "{}", first.masked);
+    assert_eq!(suite.bus.ask(&suite.user, &ListVariables { scope: scope.clone() }).await.unwrap(), [second]);
+
+    for (name, value, code) in [
+        ("1X", "v", "invalid"),
+        ("A-B", "v", "invalid"),
+        ("", "v", "invalid"),
+        ("LD_PRELOAD", "v", "reserved_name"),
+        ("CIRCLE_TAG", "v", "reserved_name"),
+        ("A", "", "invalid"),
+        ("A", &"x".repeat(32 * 1024 + 1), "invalid"),
+    ] {
+        assert_eq!(refused(suite.set(scope.clone(), name, value).await.unwrap_err()), code, "{name}");
+    }
+    let plain = SetVariable { scope: scope.clone(), name: "A".into(), sealed: B64.encode("plain") };
+    assert_eq!(refused(suite.bus.ask(&suite.user, &plain).await.unwrap_err()), "invalid");
+    let nowhere = suite.set(Scope::Context(ContextId::new()), "A", "v").await;
+    assert_eq!(refused(nowhere.unwrap_err()), "not_found");
+
+    let stored: Vec<u8> =
+        sqlx::query_scalar("SELECT sealed FROM contexts.variables").fetch_one(&suite.db.pool).await.unwrap();
+    assert!(!stored.windows(6).any(|part| part == b"second"));
+    let everything: String = sqlx::query_scalar(
+        "SELECT coalesce((SELECT string_agg(body::text, '') FROM contexts.events), '')
+             || coalesce((SELECT string_agg(answer::text, '') FROM contexts.idempotency), '')",
+    )
+    .fetch_one(&suite.db.pool)
+    .await
+    .unwrap();
+    assert!(!everything.contains("-value"), "{everything}");
+
+    let remove = RemoveVariable { scope: scope.clone(), name: "TOKEN".into() };
+    suite.bus.ask(&suite.user, &remove).await.unwrap();
+    assert_eq!(refused(suite.bus.ask(&suite.user, &remove).await.unwrap_err()), "not_found");
+    suite.set(scope.clone(), "TOKEN", "third").await.unwrap();
+    suite.bus.ask(&suite.user, &DeleteContext { id: deploy.id }).await.unwrap();
+    assert_eq!(
+        refused(suite.bus.ask(&suite.user, &GetContext { id: deploy.id }).await.unwrap_err()),
+        "not_found"
+    );
+    assert_eq!(refused(suite.bus.ask(&suite.user, &ListVariables { scope }).await.unwrap_err()), "not_found");
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM contexts.variables")
+        .fetch_one(&suite.db.pool)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_lease_holder_gets_its_variables_in_order_of_precedence() {
+    let suite = suite().await;
+    let project = project();
+    let user = UserId::new();
+    suite.grant(user, "contributor").await;
+    let (a, b) = (suite.context(project.org_id, "a").await, suite.context(project.org_id, "b").await);
+    suite.set(Scope::Project(project.id), "X", "project").await.unwrap();
+    suite.set(Scope::Project(project.id), "P", "project").await.unwrap();
+    suite.set(Scope::Context(a.id), "X", "a").await.unwrap();
+    suite.set(Scope::Context(b.id), "X", "b").await.unwrap();
+
+    // At once: the delivery waits for the news of the job.
+    let task = Task::of(suite.ready(&project, &["b", "a"], Some(user)).await);
+    let (status, body) = suite.get(task.id, &task.fence(&suite)).await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    let expected = [("P", "project"), ("X", "project"), ("X", "b"), ("X", "a")];
+    assert_eq!(task.open(&body), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+
+    let (status, body) = suite.get(task.id, &task.fence(&suite)).await;
+    assert_eq!((status.as_u16(), task.open(&body).len()), (200, 4), "a repeat soon after is answered");
+    sqlx::query("UPDATE contexts.deliveries SET first_at = now() - interval '61 s'")
+        .execute(&suite.db.pool)
+        .await
+        .unwrap();
+    let (status, body) = suite.get(task.id, &task.fence(&suite)).await;
+    assert_eq!((status.as_u16(), &*problem(&body)), (409, "secrets_already_delivered"));
+
+    // A rotation while jobs run: nothing is missed, and the old key can go.
+    let newest = suite.ring.rotate().await.unwrap();
+    assert_eq!(suite.service.rewrap().await.unwrap(), 4);
+    assert_eq!(suite.service.rewrap().await.unwrap(), 0);
+    suite.ring.retire_below(newest).await.unwrap();
+    let task = Task::of(suite.ready(&project, &["a"], Some(user)).await);
+    let (_, body) = suite.get(task.id, &task.fence(&suite)).await;
+    assert_eq!(task.open(&body).last().unwrap().1, "a");
+
+    let acts: Vec<String> =
+        sqlx::query_scalar("SELECT detail::text FROM contexts.acts WHERE kind = 'context.secrets.accessed'")
+            .fetch_all(&suite.db.pool)
+            .await
+            .unwrap();
+    assert_eq!(acts.len(), 3);
+    assert!(acts[0].contains("\"X\""), "{}", acts[0]);
+
+    let task = Task::of(suite.ready(&self::project(), &[], None).await);
+    let (_, body) = suite.get(task.id, &task.fence(&suite)).await;
+    assert_eq!(task.open(&body), [], "nothing to deliver is an answer");
+}
+
+#[tokio::test]
+async fn who_is_not_the_holder_gets_nothing() {
+    let suite = suite().await;
+    let project = project();
+    let viewer = UserId::new();
+    suite.grant(viewer, "viewer").await;
+    suite.context(project.org_id, "a").await;
+
+    let mut task = Task::of(suite.ready(&project, &["a"], Some(viewer)).await);
+    let (status, body) = suite.get(task.id, &task.fence(&suite)).await;
+    assert_eq!((status.as_u16(), &*problem(&body)), (403, "context_unauthorized"));
+
+    let other = Task::of(suite.ready(&project, &["a", "missing"], None).await);
+    let (status, body) = suite.get(other.id, &other.fence(&suite)).await;
+    assert_eq!((status.as_u16(), &*problem(&body)), (403, "context_not_found"));
+    assert!(String::from_utf8_lossy(&body).contains("Context missing not found"));
+
+    let (status, body) = suite.get(other.id, &task.fence(&suite)).await;
+    assert_eq!((status.as_u16(), &*problem(&body)), (409, "stale_lease"), "another task's fence");
+    task.claims.expires_at = chrono::Utc::now().timestamp_millis() - 1;
+    let (status, body) = suite.get(task.id, &task.fence(&suite)).await;
+    assert_eq!((status.as_u16(), &*problem(&body)), (409, "stale_lease"));
+    let forged = Keys::from_bytes([8; 32]).seal_claims("fence", &other.claims);
+    for token in [&*forged, "", "x.y"] {
+        assert_eq!(suite.get(other.id, token).await.0, 401);
+    }
+
+    let mut keyless = Task::of(suite.ready(&project, &[], None).await);
+    keyless.claims.public_key = None;
+    let (status, body) = suite.get(keyless.id, &keyless.fence(&suite)).await;
+    assert_eq!((status.as_u16(), &*problem(&body)), (403, "no_task_key"));
+    keyless.claims.public_key = Some("AAAA".into());
+    let (status, body) = suite.get(keyless.id, &keyless.fence(&suite)).await;
+    assert_eq!((status.as_u16(), &*problem(&body)), (403, "bad_task_key"));
+
+    let denied: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM contexts.acts WHERE kind = 'context.secrets.denied'")
+            .fetch_one(&suite.db.pool)
+            .await
+            .unwrap();
+    assert_eq!(denied, 3);
+}
