@@ -35,17 +35,22 @@ impl Responder for State {
         let req = &request;
         match request.name.as_str() {
             CancelWorkflow::NAME => {
-                route::<CancelWorkflow, _, _>(req, |ask, req| async move { Ok(self.cancel_workflow(req, ask).await?) })
-                    .await
+                route::<CancelWorkflow, _, _>(req, |ask, req| async move {
+                    Ok(self.cancel_workflow(req, ask).await?)
+                })
+                .await
             }
             CancelJob::NAME => {
-                route::<CancelJob, _, _>(req, |ask, req| async move { Ok(self.cancel_job(req, ask).await?) }).await
+                route::<CancelJob, _, _>(req, |ask, req| async move { Ok(self.cancel_job(req, ask).await?) })
+                    .await
             }
             ApproveJob::NAME => {
-                route::<ApproveJob, _, _>(req, |ask, req| async move { Ok(self.approve(req, ask).await?) }).await
+                route::<ApproveJob, _, _>(req, |ask, req| async move { Ok(self.approve(req, ask).await?) })
+                    .await
             }
             RerunWorkflow::NAME => {
-                route::<RerunWorkflow, _, _>(req, |ask, req| async move { Ok(self.rerun(req, ask).await?) }).await
+                route::<RerunWorkflow, _, _>(req, |ask, req| async move { Ok(self.rerun(req, ask).await?) })
+                    .await
             }
             _ => Err(bus::unknown(req)),
         }
@@ -177,10 +182,15 @@ impl State {
 
     async fn begin(&self, request: &Request, locks: &[Key]) -> Result<Begun> {
         let mut tx = self.store.begin(locks).await?;
-        Ok(match tx.answered(&command_key(request), &request.actor, &eventstore::digest(&request.body)).await? {
-            Some(answer) => Begun::Answered(serde_json::from_value(answer)?),
-            None => Begun::New(tx),
-        })
+        Ok(
+            match tx
+                .answered(&command_key(request), &request.actor, &eventstore::digest(&request.body))
+                .await?
+            {
+                Some(answer) => Begun::Answered(serde_json::from_value(answer)?),
+                None => Begun::New(tx),
+            },
+        )
     }
 
     async fn finish(&self, request: &Request, mut tx: Tx, answer: WorkflowState) -> Result<WorkflowState> {

@@ -86,7 +86,8 @@ pub(crate) async fn rerun(
 ) -> Result<Workflow> {
     let from_failed = matches!(why, Why::Automatic | Why::Asked { from_failed: true, .. });
     if from_failed && !old.root.status.is_terminal() {
-        let message = format!("the workflow is still {}: rerun from failed when it has ended", old.root.status);
+        let message =
+            format!("the workflow is still {}: rerun from failed when it has ended", old.root.status);
         return Err(Refusal::new("not_ended", message).into());
     }
     if from_failed && old.root.status == WorkflowStatus::Success {
@@ -133,7 +134,9 @@ pub(crate) async fn rerun(
 /// Whether a workflow that just failed is run again by itself.
 pub(crate) fn reruns_itself(workflow: &Workflow) -> bool {
     let asked_for = workflow.rerun_of.is_some() && workflow.auto_rerun == 0;
-    workflow.root.status == WorkflowStatus::Failed && !asked_for && workflow.auto_rerun < workflow.max_auto_reruns
+    workflow.root.status == WorkflowStatus::Failed
+        && !asked_for
+        && workflow.auto_rerun < workflow.max_auto_reruns
 }
 
 async fn make(
@@ -145,7 +148,8 @@ async fn make(
     now: Timestamp,
 ) -> Result<Workflow> {
     let graph = Graph::of_plan(plan, |_| JobId::new(), |name| kept.contains_key(name))?;
-    let edges = |index: usize| graph.nodes[index].requires.iter().map(|(up, set)| (graph.nodes[*up].job.id, *set));
+    let edges =
+        |index: usize| graph.nodes[index].requires.iter().map(|(up, set)| (graph.nodes[*up].job.id, *set));
     let jobs: Vec<NewJob<'_>> = graph
         .nodes
         .iter()

@@ -240,7 +240,15 @@ pub struct Job {
 impl Job {
     /// A job that waits for `unmet` edges.
     pub const fn blocked(id: JobId, kind: Kind, unmet: u32) -> Self {
-        Self { id, kind, status: JobStatus::Blocked, unmet, cancel_requested: false, approver: None, reason: None }
+        Self {
+            id,
+            kind,
+            status: JobStatus::Blocked,
+            unmet,
+            cancel_requested: false,
+            approver: None,
+            reason: None,
+        }
     }
 }
 

@@ -46,14 +46,26 @@ impl<R: Rules> Walk<R> {
     /// Begins a step under given rules.
     #[doc(hidden)]
     pub fn under_rules(root: Root, now: Timestamp) -> Self {
-        Self { root, touched: BTreeMap::new(), events: Vec::new(), wanted: Vec::new(), now, rules: PhantomData }
+        Self {
+            root,
+            touched: BTreeMap::new(),
+            events: Vec::new(),
+            wanted: Vec::new(),
+            now,
+            rules: PhantomData,
+        }
     }
 
     /// Gives a command to a job.
     ///
     /// # Errors
     /// What was asked is not possible (any more).
-    pub fn command(&mut self, job: Job, dependants: Vec<Dependant>, command: &Command) -> Result<(), Refusal> {
+    pub fn command(
+        &mut self,
+        job: Job,
+        dependants: Vec<Dependant>,
+        command: &Command,
+    ) -> Result<(), Refusal> {
         let job = self.newest(job);
         let mut dependants = dependants;
         for dependant in &mut dependants {
@@ -68,7 +80,8 @@ impl<R: Rules> Walk<R> {
                     self.wanted.push(id);
                 }
                 let touched = self.touched.entry(id);
-                let loaded = || dependants.iter().map(|d| &d.job).find(|d| d.id == id).unwrap_or(&job).clone();
+                let loaded =
+                    || dependants.iter().map(|d| &d.job).find(|d| d.id == id).unwrap_or(&job).clone();
                 Some(touched.or_insert_with(loaded))
             });
             evolve(&mut self.root, subject, event);

@@ -118,10 +118,12 @@ async fn after_90_days_a_workflow_is_canceled() {
     let jobs = vec![approval("hold", &[]), build("a", &["hold"])];
     let created = world.push(vec![workflow("main", jobs)]).await.remove(0);
     world.stop().await;
-    sqlx::query("UPDATE conductor.workflows SET next_action_at = now(), created_at = now() - interval '91 days'")
-        .execute(&world.pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "UPDATE conductor.workflows SET next_action_at = now(), created_at = now() - interval '91 days'",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
     world.start().await;
     world.until_workflow(created.workflow_id, "canceled").await;
     let reason: String = sqlx::query_scalar("SELECT reason FROM conductor.jobs WHERE name = 'hold'")

@@ -22,7 +22,8 @@ async fn a_diamond_runs_in_order_and_numbers_are_dense() {
     assert_eq!(created[0].jobs.len(), 5, "readers see all jobs at once");
     for created in &created {
         assert_eq!(world.run_to_end(created.workflow_id, &[]).await, WorkflowStatus::Success);
-        let history: Vec<String> = world.history(created.workflow_id).await.into_iter().map(|e| e.kind).collect();
+        let history: Vec<String> =
+            world.history(created.workflow_id).await.into_iter().map(|e| e.kind).collect();
         assert_eq!(history.first().unwrap(), "workflow.created");
         assert_eq!(history.last().unwrap(), "workflow.finished");
     }
@@ -70,7 +71,8 @@ async fn a_failure_is_passed_on_as_far_as_it_goes() {
 #[tokio::test]
 async fn a_workflow_that_nobody_has_to_run_ends_at_once() {
     let mut world = World::new().await;
-    let created = world.push(vec![workflow("main", vec![no_op("a", &[]), no_op("b", &["a"])])]).await.remove(0);
+    let created =
+        world.push(vec![workflow("main", vec![no_op("a", &[]), no_op("b", &["a"])])]).await.remove(0);
     assert_eq!(world.finished(created.workflow_id).await, Some(WorkflowStatus::Success));
     world.check_rows().await;
     world.stop().await;

@@ -34,7 +34,10 @@ async fn r14_from_failed_keeps_what_succeeded() {
     assert_eq!(world.jobs(old).await["b"], "failed", "the old instance stays as it is");
 
     assert_eq!(code(world.ask(&RerunWorkflow { id: new, from_failed: true }).await), "nothing_failed");
-    assert_eq!(code(world.ask(&RerunWorkflow { id: WorkflowId::new(), from_failed: true }).await), "not_found");
+    assert_eq!(
+        code(world.ask(&RerunWorkflow { id: WorkflowId::new(), from_failed: true }).await),
+        "not_found"
+    );
     world.check_rows().await;
     world.stop().await;
 }

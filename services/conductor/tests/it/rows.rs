@@ -76,7 +76,10 @@ async fn enlarge(world: &World, workflow: WorkflowId, after: JobId, n: i32) {
     .execute(&world.pool)
     .await
     .unwrap();
-    sqlx::query("ANALYZE conductor.jobs, conductor.edges, conductor.workflows").execute(&world.pool).await.unwrap();
+    sqlx::query("ANALYZE conductor.jobs, conductor.edges, conductor.workflows")
+        .execute(&world.pool)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -101,7 +104,10 @@ async fn a_step_of_10_000_jobs_touches_no_more_rows_than_one_of_three() {
         let after = settled(&world).await;
         results.push((after.0 - before.0, after.1 - before.1));
     }
-    eprintln!("rows read and written in two steps: of 3 jobs {:?}, of 10,000 jobs {:?}", results[0], results[1]);
+    eprintln!(
+        "rows read and written in two steps: of 3 jobs {:?}, of 10,000 jobs {:?}",
+        results[0], results[1]
+    );
     assert_eq!(results[0].1, results[1].1, "rows written");
     assert!(results[1].0 <= results[0].0 + 10, "rows read: {results:?}");
     world.stop().await;

@@ -2,7 +2,6 @@
 
 use async_trait::async_trait;
 use bus::{AskOptions, Bus, Responder};
-use gantry_conductor::{Deps, Service};
 use contracts::{
     Actor, Envelope, Event, NewEvent, Request, RequestError,
     conductor::{JobReady, WorkflowCreated, WorkflowFinished},
@@ -13,6 +12,7 @@ use contracts::{
     request::Ask,
 };
 use eventstore::{NO_MIGRATIONS, Store};
+use gantry_conductor::{Deps, Service};
 use ids::{JobId, MessageId, OrgId, PipelineId, ProjectId, UserId, WorkflowId};
 use model::{
     plan::{Executor, JobDefinition, JobKind, JobPlan, Plan, Requirement, RunStep, Step, When, WorkflowPlan},
@@ -217,7 +217,8 @@ impl World {
                     done.push(ready.job_id);
                     let end = ends.iter().find(|(name, _)| *name == ready.name);
                     self.job_started(workflow, ready.job_id).await;
-                    self.job_finished(workflow, ready.job_id, end.map_or(JobStatus::Success, |(_, s)| *s)).await;
+                    self.job_finished(workflow, ready.job_id, end.map_or(JobStatus::Success, |(_, s)| *s))
+                        .await;
                 }
             }
             result = self.finished(workflow).await;
@@ -243,13 +244,15 @@ impl World {
 
     /// Status of every job by name.
     pub async fn jobs(&self, workflow: WorkflowId) -> HashMap<String, String> {
-        sqlx::query_as::<_, (String, String)>("SELECT name, status FROM conductor.jobs WHERE workflow_id = $1")
-            .bind(workflow.uuid())
-            .fetch_all(&self.pool)
-            .await
-            .unwrap()
-            .into_iter()
-            .collect()
+        sqlx::query_as::<_, (String, String)>(
+            "SELECT name, status FROM conductor.jobs WHERE workflow_id = $1",
+        )
+        .bind(workflow.uuid())
+        .fetch_all(&self.pool)
+        .await
+        .unwrap()
+        .into_iter()
+        .collect()
     }
 
     pub async fn until_job(&self, workflow: WorkflowId, name: &str, status: &str) {
