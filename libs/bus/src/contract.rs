@@ -95,7 +95,10 @@ pub async fn requests(bus: &Bus) {
     assert_eq!(bus.ask(&actor, &echo("", "hello")).await, Ok("hello".to_owned()));
     let refused = bus.ask(&actor, &echo("refuse", "")).await;
     assert_eq!(refused, Err(Refusal::new("no", "not today").into()));
-    assert_eq!(bus.ask(&actor, &echo("panic", "")).await, Err(RequestError::Failed { service: "echo".into() }));
+    assert_eq!(
+        bus.ask(&actor, &echo("panic", "")).await,
+        Err(RequestError::Failed { service: "echo".into() })
+    );
     assert_eq!(bus.ask(&actor, &echo("", "still there")).await, Ok("still there".to_owned()));
     let nobody = bus.ask(&actor, &Nobody {}).await;
     assert_eq!(nobody, Err(RequestError::NoResponder { service: "nobody".into() }));
@@ -110,7 +113,9 @@ pub async fn requests(bus: &Bus) {
 
     // Too large, either way: refused, with its size.
     let large = "x".repeat(crate::MESSAGE_LIMIT);
-    assert!(matches!(bus.ask(&actor, &echo("", &large)).await, Err(RequestError::Oversize { size, .. }) if size > large.len()));
+    assert!(
+        matches!(bus.ask(&actor, &echo("", &large)).await, Err(RequestError::Oversize { size, .. }) if size > large.len())
+    );
     assert!(matches!(bus.ask(&actor, &echo("big", "")).await, Err(RequestError::Oversize { .. })));
 
     // Late: not executed at all, or not waited for.
@@ -225,15 +230,20 @@ impl Group for Listener {
     }
 
     async fn after_commit(&self, batch: &[Envelope]) {
-        self.after.lock().unwrap_or_else(PoisonError::into_inner).extend(batch.iter().map(|msg| msg.id.uuid()));
+        self.after
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(batch.iter().map(|msg| msg.id.uuid()));
     }
 }
 
 async fn tell(store: &Store, tale: Uuid, words: &[&str]) {
     let mut tx = store.begin(&[Key::new("tale", tale)]).await.expect(OK);
     let me = Actor::service("teller");
-    let mut events: Vec<_> =
-        words.iter().map(|word| NewEvent::new("tale", tale, me.clone(), &Told { word: (*word).to_owned() })).collect();
+    let mut events: Vec<_> = words
+        .iter()
+        .map(|word| NewEvent::new("tale", tale, me.clone(), &Told { word: (*word).to_owned() }))
+        .collect();
     events.push(NewEvent::new("tale", tale, me, &Noise {}));
     tx.append(&events).await.expect(OK);
     tx.commit().await.expect(OK);
@@ -285,7 +295,10 @@ async fn history_then_news(bus: &Bus, teller: &Store, listener: &Store, batch: u
         until("news is handled", async || heard(listener.pool(), name, *tale).await.len() == 4).await;
         assert_eq!(heard(listener.pool(), name, *tale).await, ["a", "b", "c", "d"]);
     }
-    until("after_commit ran", async || group.after.lock().unwrap_or_else(PoisonError::into_inner).len() >= 40).await;
+    until("after_commit ran", async || {
+        group.after.lock().unwrap_or_else(PoisonError::into_inner).len() >= 40
+    })
+    .await;
     stop.cancel();
     run.await.expect("a stopped group ends");
     // Whoever starts again goes on where it stopped.
@@ -335,10 +348,15 @@ async fn dead_letters_are_replayed_and_discarded(bus: &Bus, teller: &Store, list
     let (first, second, third) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
     tell(teller, first, &["poison", "2"]).await;
     tell(teller, second, &["poison", "2"]).await;
-    let letters = async || bus.dead_letters(listener, &Filter { group: Some(name.into()), ..Filter::default() }).await.expect(OK);
+    let letters = async || {
+        bus.dead_letters(listener, &Filter { group: Some(name.into()), ..Filter::default() }).await.expect(OK)
+    };
     until("two dead letters", async || letters().await.len() == 2).await;
     for letter in letters().await {
-        assert_eq!((letter.reason.as_str(), letter.attempts, letter.error.as_str()), ("rejected", 1, "never"));
+        assert_eq!(
+            (letter.reason.as_str(), letter.attempts, letter.error.as_str()),
+            ("rejected", 1, "never")
+        );
     }
     // Later ones of the same aggregate wait, the others do not.
     tell(teller, third, &["fine"]).await;
@@ -354,7 +372,8 @@ async fn dead_letters_are_replayed_and_discarded(bus: &Bus, teller: &Store, list
     until("what waited goes on", async || heard(listener.pool(), name, second).await == ["2"]).await;
     group.heals("poison");
     assert_eq!(bus.replay(listener, &of(first).await, &operator).await.expect(OK), 1);
-    until("the replayed one and what waited", async || heard(listener.pool(), name, first).await.len() == 2).await;
+    until("the replayed one and what waited", async || heard(listener.pool(), name, first).await.len() == 2)
+        .await;
     assert_eq!(heard(listener.pool(), name, first).await, ["poison", "2"]);
     assert!(letters().await.is_empty());
     let acts: i64 = sqlx::query_scalar("SELECT count(*) FROM listener.acts WHERE kind LIKE 'dead_letter.%'")

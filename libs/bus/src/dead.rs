@@ -201,7 +201,8 @@ impl Bus {
                 .bind(letter.aggregate.1)
                 .execute(tx.conn())
                 .await?;
-            tx.act(act("dead_letter.discarded", by, letter, json!({ "why": why, "message": envelope }))).await?;
+            tx.act(act("dead_letter.discarded", by, letter, json!({ "why": why, "message": envelope })))
+                .await?;
         }
         tx.commit().await?;
         self.operated(&found);
@@ -222,10 +223,18 @@ impl Bus {
              WHERE {MATCHES} ORDER BY died_at, message_id FOR UPDATE"
         );
         let rows: Vec<(String, String, Uuid, String, Uuid)> =
-            bind!(sqlx::query_as(AssertSqlSafe(sql)), filter).fetch_all(tx.conn()).await.map_err(Error::from)?;
+            bind!(sqlx::query_as(AssertSqlSafe(sql)), filter)
+                .fetch_all(tx.conn())
+                .await
+                .map_err(Error::from)?;
         Ok(rows
             .into_iter()
-            .map(|(group, source, id, kind, aggregate)| Found { group, source, id, aggregate: (kind, aggregate) })
+            .map(|(group, source, id, kind, aggregate)| Found {
+                group,
+                source,
+                id,
+                aggregate: (kind, aggregate),
+            })
             .collect())
     }
 

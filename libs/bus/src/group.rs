@@ -125,7 +125,11 @@ impl Runner {
             match self.run_once(&stop).await {
                 Ok(()) => return,
                 Err(LaneError::Overtaken) => {
-                    tracing::debug!(group = self.group.name(), source = self.source, "progress changed elsewhere");
+                    tracing::debug!(
+                        group = self.group.name(),
+                        source = self.source,
+                        "progress changed elsewhere"
+                    );
                     pause = Duration::from_millis(20);
                 }
                 Err(LaneError::Store(error)) => {
@@ -266,6 +270,7 @@ impl Runner {
         let mut operated = self.bus.woken(&ops_channel(self.group.name(), self.source));
         let (mut marked, mut since_mark, mut mark_at) = (position, 0u64, Instant::now());
         let mut settle = Duration::from_millis(1);
+        let mut held_since: Option<Instant> = None;
         let mut idle = Duration::from_secs(1);
         loop {
             if stop.is_cancelled() {
@@ -275,7 +280,9 @@ impl Runner {
             let page = match read_after(&self.bus.pool_of(self.source), self.source, position, PAGE).await {
                 Ok(page) => page,
                 // The service has not made its schema yet.
-                Err(eventstore::Error::Db(sqlx::Error::Database(error))) if error.code().as_deref() == Some("42P01") => {
+                Err(eventstore::Error::Db(sqlx::Error::Database(error)))
+                    if error.code().as_deref() == Some("42P01") =>
+                {
                     eventstore::Page::default()
                 }
                 Err(error) => return Err(error.into()),
@@ -286,7 +293,9 @@ impl Runner {
                 since_mark += 1;
                 if self.group.wants(&envelope.kind) {
                     let lane = lane_of(&envelope.aggregate.kind, envelope.aggregate.id, self.lanes);
-                    let Some(sender) = usize::try_from(lane).ok().and_then(|lane| lanes.get(lane)) else { continue };
+                    let Some(sender) = usize::try_from(lane).ok().and_then(|lane| lanes.get(lane)) else {
+                        continue;
+                    };
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
                         // A lane that ended says why itself.
@@ -311,6 +320,9 @@ impl Runner {
             }
             if page.unsettled {
                 // An older transaction is open; it may be another service's, whose end nobody tells us.
+                let held = held_since.get_or_insert_with(Instant::now).elapsed();
+                metrics::gauge!("gantry.bus.horizon_lag_seconds", "source" => self.source)
+                    .set(held.as_secs_f64());
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     _ = woken.changed() => {}
@@ -320,6 +332,9 @@ impl Runner {
                 continue;
             }
             settle = Duration::from_millis(1);
+            if held_since.take().is_some() {
+                metrics::gauge!("gantry.bus.horizon_lag_seconds", "source" => self.source).set(0.0);
+            }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 changed = woken.changed() => if changed.is_err() {

@@ -101,7 +101,6 @@ struct Head {
 }
 
 pub(crate) struct Lane {
-
     store: Store,
     source: &'static str,
     group: Arc<dyn Group>,
@@ -116,7 +115,6 @@ pub(crate) struct Lane {
 impl Lane {
     #[expect(clippy::too_many_arguments, reason = "made in one place, from one row")]
     pub(crate) fn new(
-
         store: Store,
         source: &'static str,
         group: Arc<dyn Group>,
@@ -129,7 +127,11 @@ impl Lane {
         Self { store, source, group, number, lanes, position, revision, blocked, next_due }
     }
 
-    pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Item>, stop: CancellationToken) -> Result<(), LaneError> {
+    pub(crate) async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Item>,
+        stop: CancellationToken,
+    ) -> Result<(), LaneError> {
         let batch = self.group.batch().max(1);
         let mut items = Vec::new();
         loop {
@@ -166,7 +168,9 @@ impl Lane {
                 Item::Mark(at) => mark = Some(at),
             }
         }
-        let free = |(_, m): &(Position, Envelope)| !self.blocked.contains(&(m.aggregate.kind.clone(), m.aggregate.id));
+        let free = |(_, m): &(Position, Envelope)| {
+            !self.blocked.contains(&(m.aggregate.kind.clone(), m.aggregate.id))
+        };
         if messages.len() > 1 && messages.iter().all(free) {
             let batch: Vec<Envelope> = messages.iter().map(|(_, envelope)| envelope.clone()).collect();
             if self.attempt(&batch, Origin::Log(end)).await?.is_ok() {
@@ -233,6 +237,11 @@ impl Lane {
             }
             metrics::histogram!("gantry.bus.handle_seconds", "group" => self.group.name())
                 .record(started.elapsed().as_secs_f64());
+            if let Some(last) = batch.last() {
+                let lag = chrono::Utc::now().signed_duration_since(last.occurred_at).as_seconds_f64();
+                metrics::histogram!("gantry.bus.lag_seconds", "group" => self.group.name())
+                    .record(lag.max(0.0));
+            }
             let outcome = if result.is_ok() { "done" } else { "fault" };
             metrics::counter!("gantry.bus.handled", "group" => self.group.name(), "outcome" => outcome)
                 .increment(batch.len() as u64);
@@ -240,9 +249,15 @@ impl Lane {
         }
     }
 
-    async fn attempt_once(&mut self, batch: &[Envelope], from: Origin) -> Result<Result<(), Fault>, LaneError> {
+    async fn attempt_once(
+        &mut self,
+        batch: &[Envelope],
+        from: Origin,
+    ) -> Result<Result<(), Fault>, LaneError> {
         let group = Arc::clone(&self.group);
-        let locks = catch_unwind(AssertUnwindSafe(|| batch.iter().flat_map(|msg| group.locks(msg)).collect::<Vec<_>>()));
+        let locks = catch_unwind(AssertUnwindSafe(|| {
+            batch.iter().flat_map(|msg| group.locks(msg)).collect::<Vec<_>>()
+        }));
         let locks = match locks {
             Ok(locks) => locks,
             Err(panic) => return Ok(Err(panicked(&*panic))),
@@ -260,11 +275,14 @@ impl Lane {
             Origin::Parked(_) => self.position,
         };
         self.advance(&mut tx, to).await?;
-        let handled = AssertUnwindSafe(timeout(HANDLER_LIMIT, group.handle(&mut tx, batch))).catch_unwind().await;
+        let handled =
+            AssertUnwindSafe(timeout(HANDLER_LIMIT, group.handle(&mut tx, batch))).catch_unwind().await;
         match handled {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(fault))) => return Ok(Err(fault)),
-            Ok(Err(_)) => return Ok(Err(Fault::Retry(anyhow::anyhow!("it took longer than {HANDLER_LIMIT:?}")))),
+            Ok(Err(_)) => {
+                return Ok(Err(Fault::Retry(anyhow::anyhow!("it took longer than {HANDLER_LIMIT:?}"))));
+            }
             Err(panic) => return Ok(Err(panicked(&*panic))),
         }
         let mut more_wait = true;
@@ -296,7 +314,8 @@ impl Lane {
     /// Removes a handled message from the parked ones and lets the next of its aggregate come. Says whether one did.
     async fn unpark(&self, tx: &mut Tx, msg: &Envelope) -> Result<bool, LaneError> {
         let schema = self.store.schema();
-        let delete = format!("DELETE FROM {schema}.parked WHERE group_name = $1 AND source = $2 AND message_id = $3");
+        let delete =
+            format!("DELETE FROM {schema}.parked WHERE group_name = $1 AND source = $2 AND message_id = $3");
         sqlx::query(AssertSqlSafe(delete))
             .bind(self.group.name())
             .bind(self.source)
@@ -370,7 +389,9 @@ impl Lane {
         };
         let (error, reason) = match fault {
             Fault::Retry(error) => (error, (failed >= ATTEMPTS).then_some("retries_exhausted")),
-            Fault::Dead(error) if error.to_string() == "unsupported_version" => (error, Some("unsupported_version")),
+            Fault::Dead(error) if error.to_string() == "unsupported_version" => {
+                (error, Some("unsupported_version"))
+            }
             Fault::Dead(error) => (error, Some("rejected")),
         };
         let mut text = format!("{error:#}");
@@ -433,8 +454,9 @@ impl Lane {
         loop {
             let mut heads = self.heads().await?;
             heads.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-            self.next_due =
-                heads.first().map(|head| Instant::now() + Duration::from_secs_f64(head.seconds.clamp(0.0, 3600.0)));
+            self.next_due = heads
+                .first()
+                .map(|head| Instant::now() + Duration::from_secs_f64(head.seconds.clamp(0.0, 3600.0)));
             let mut handled = false;
             for head in heads {
                 if head.seconds > 0.0 || stop.is_cancelled() {

@@ -29,13 +29,17 @@ pub use group::{Fault, Group};
 pub use request::{AskOptions, Responder, failed, route, unknown};
 
 use eventstore::Store;
-use sqlx::PgPool;
+use sqlx::{PgPool, postgres::PgListener};
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 /// A message, encoded, has at most so many bytes, in both directions.
@@ -51,6 +55,9 @@ struct Inner {
     pool: PgPool,
     responders: watch::Sender<HashMap<&'static str, request::Slot>>,
     sources: Mutex<HashMap<String, Source>>,
+    /// Services that committed here and that other processes have not been told of.
+    own: Mutex<BTreeSet<&'static str>>,
+    own_changed: Notify,
 }
 
 /// The bus of one process; cheap to clone.
@@ -70,6 +77,8 @@ impl Bus {
             pool,
             responders: watch::Sender::new(HashMap::new()),
             sources: Mutex::new(HashMap::new()),
+            own: Mutex::default(),
+            own_changed: Notify::new(),
         }))
     }
 
@@ -88,12 +97,98 @@ impl Bus {
             source.wake.send_modify(|n| *n = n.wrapping_add(1));
         }
         let (bus, service) = (Arc::downgrade(&self.0), store.service());
+        let swept = store.clone();
         tokio::spawn(async move {
-            while committed.changed().await.is_ok() {
-                let Some(inner) = Weak::upgrade(&bus) else { return };
-                Self(inner).wake(service);
+            let mut hourly = tokio::time::interval(Duration::from_secs(3600));
+            loop {
+                tokio::select! {
+                    changed = committed.changed() => {
+                        let (Ok(()), Some(inner)) = (changed, Weak::upgrade(&bus)) else { return };
+                        let bus = Self(inner);
+                        bus.wake(service);
+                        bus.0.own.lock().unwrap_or_else(PoisonError::into_inner).insert(service);
+                        bus.0.own_changed.notify_one();
+                    }
+                    _ = hourly.tick() => {
+                        if Weak::strong_count(&bus) == 0 {
+                            return;
+                        }
+                        if let Err(error) = swept.sweep().await {
+                            tracing::debug!(service, %error, "old answers were not removed");
+                        }
+                    }
+                }
             }
         });
+    }
+
+    /// Wakes the readers in other processes that use this database after commits here, and the other way round.
+    /// Takes one connection for good. Without it other processes notice by timer, within 10 s.
+    pub fn across_processes(&self, stop: CancellationToken) -> JoinHandle<()> {
+        let bus = self.clone();
+        tokio::spawn(async move {
+            while !stop.is_cancelled() {
+                let ended = tokio::select! {
+                    () = stop.cancelled() => return,
+                    ended = bus.exchange_wakes() => ended,
+                };
+                if let Err(error) = ended {
+                    tracing::warn!(%error, "wake-ups of other processes are interrupted");
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                }
+            }
+        })
+    }
+
+    async fn exchange_wakes(&self) -> Result<(), sqlx::Error> {
+        let me = ids::InstanceId::new().to_string();
+        let tell = async {
+            loop {
+                self.0.own_changed.notified().await;
+                let services =
+                    std::mem::take(&mut *self.0.own.lock().unwrap_or_else(PoisonError::into_inner));
+                // Never inside the appending transaction: all commits of the cluster would wait for each other.
+                let payload = services.into_iter().fold(me.clone(), |text, service| text + " " + service);
+                if payload.len() > me.len() {
+                    sqlx::query("SELECT pg_notify('gantry_committed', $1)")
+                        .bind(payload)
+                        .execute(&self.0.pool)
+                        .await?;
+                }
+                // What is committed meanwhile goes with the next one.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let listen = async {
+            let mut listener = PgListener::connect_with(&self.0.pool).await?;
+            listener.listen("gantry_committed").await?;
+            loop {
+                match listener.try_recv().await? {
+                    Some(news) => {
+                        let mut words = news.payload().split(' ');
+                        if words.next() != Some(me.as_str()) {
+                            words.for_each(|service| self.wake(service));
+                        }
+                    }
+                    // The connection broke: something may have been missed.
+                    None => self.wake_all(),
+                }
+            }
+        };
+        tokio::select! {
+            ended = tell => ended,
+            ended = listen => ended,
+        }
+    }
+
+    fn wake_all(&self) {
+        let sources = self.0.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        for source in sources.values() {
+            source.wake.send_modify(|n| *n = n.wrapping_add(1));
+        }
     }
 
     /// Makes the readers of a source look again.

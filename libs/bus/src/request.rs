@@ -2,10 +2,7 @@
 
 use crate::{Bus, MESSAGE_LIMIT};
 use async_trait::async_trait;
-use contracts::{
-    Actor, Refusal, Request, RequestError,
-    request::Ask,
-};
+use contracts::{Actor, Refusal, Request, RequestError, request::Ask};
 use ids::MessageId;
 use serde_json::Value;
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
@@ -91,13 +88,19 @@ impl Bus {
             body,
         };
         let result = self.exchange(A::SERVICE, &request, until).await;
-        metrics::counter!("gantry.bus.requests", "name" => A::NAME, "outcome" => outcome(&result)).increment(1);
+        metrics::counter!("gantry.bus.requests", "name" => A::NAME, "outcome" => outcome(&result))
+            .increment(1);
         let value = result?;
         serde_json::from_value(value).map_err(failed(A::SERVICE))
     }
 
     /// The request goes encoded, and so does the answer: what works here works over a broker.
-    async fn exchange(&self, service: &'static str, request: &Request, until: Instant) -> Result<Value, RequestError> {
+    async fn exchange(
+        &self,
+        service: &'static str,
+        request: &Request,
+        until: Instant,
+    ) -> Result<Value, RequestError> {
         let encoded = serde_json::to_vec(request).map_err(failed(service))?;
         fits(service, encoded.len())?;
         let slot = self.slot(service, until).await?;
@@ -116,7 +119,8 @@ impl Bus {
             Ok(Err(error)) => return Err(failed(service)(error)),
             Ok(Ok(answer)) => answer,
         };
-        let encoded = serde_json::to_vec(&answer.map_err(|error| named(service, error))).map_err(failed(service))?;
+        let encoded =
+            serde_json::to_vec(&answer.map_err(|error| named(service, error))).map_err(failed(service))?;
         fits(service, encoded.len())?;
         serde_json::from_slice::<Result<Value, RequestError>>(&encoded).map_err(failed(service))?
     }
@@ -124,10 +128,13 @@ impl Bus {
     /// The service's responder; waits a moment for one that is starting.
     async fn slot(&self, service: &'static str, until: Instant) -> Result<Slot, RequestError> {
         let mut responders = self.0.responders.subscribe();
-        let found = timeout_at(until.min(Instant::now() + APPEARS), responders.wait_for(|all| all.contains_key(service)))
-            .await
-            .ok()
-            .and_then(|seen| seen.ok().and_then(|all| all.get(service).cloned()));
+        let found = timeout_at(
+            until.min(Instant::now() + APPEARS),
+            responders.wait_for(|all| all.contains_key(service)),
+        )
+        .await
+        .ok()
+        .and_then(|seen| seen.ok().and_then(|all| all.get(service).cloned()));
         found.ok_or_else(|| RequestError::NoResponder { service: service.to_owned() })
     }
 }

@@ -59,14 +59,16 @@ impl Group for Player {
             let ball: Passed = msg.body_as()?;
             if ball.left > 0 {
                 let pass = Passed { left: ball.left - 1 };
-                tx.append(&[NewEvent::new(self.kind, msg.aggregate.id, Actor::service(self.name), &pass).caused_by(msg.id)])
+                tx.append(&[NewEvent::new(self.kind, msg.aggregate.id, Actor::service(self.name), &pass)
+                    .caused_by(msg.id)])
                     .await?;
             }
         }
         Ok(())
     }
     async fn after_commit(&self, batch: &[Envelope]) {
-        let ended = batch.iter().filter(|msg| msg.body_as::<Passed>().is_ok_and(|ball| ball.left == 0)).count();
+        let ended =
+            batch.iter().filter(|msg| msg.body_as::<Passed>().is_ok_and(|ball| ball.left == 0)).count();
         self.ends.fetch_add(ended, Ordering::SeqCst);
     }
 }
@@ -88,10 +90,13 @@ async fn services_answer_each_other_and_nothing_gets_lost() {
     let balls: Vec<Uuid> = (0..20).map(|_| Uuid::now_v7()).collect();
     for ball in &balls {
         let mut tx = left.begin(&[]).await.unwrap();
-        tx.append(&[NewEvent::new("lball", *ball, Actor::service("test"), &Passed { left: 10 })]).await.unwrap();
+        tx.append(&[NewEvent::new("lball", *ball, Actor::service("test"), &Passed { left: 10 })])
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
     }
-    until("all balls have come to rest", Duration::from_secs(60), async || ends.load(Ordering::SeqCst) >= 20).await;
+    until("all balls have come to rest", Duration::from_secs(60), async || ends.load(Ordering::SeqCst) >= 20)
+        .await;
     eprintln!("220 messages in {:?}", started.elapsed());
     // One ball alone: a hop's latency.
     let ball = Uuid::now_v7();
@@ -101,8 +106,39 @@ async fn services_answer_each_other_and_nothing_gets_lost() {
     tx.commit().await.unwrap();
     until("it has come to rest", Duration::from_secs(60), async || ends.load(Ordering::SeqCst) >= 21).await;
     eprintln!("one hop: {:?}", started.elapsed() / 51);
-    let rests = left.history("lball", ball, 0).await.unwrap().len() + right.history("rball", ball, 0).await.unwrap().len();
+    let rests = left.history("lball", ball, 0).await.unwrap().len()
+        + right.history("rball", ball, 0).await.unwrap().len();
     assert_eq!(rests, 51);
+    stop.cancel();
+    for run in runs {
+        run.await.unwrap();
+    }
+}
+
+/// Two processes, each with a bus and pools of its own: a commit in one wakes the readers in the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_wake_readers_in_other_processes() {
+    let db = testkit::postgres().await;
+    let other = eventstore::open_pool(&db.url, 5).await.unwrap();
+    let (here, there) = (Bus::local(db.pool.clone()), Bus::local(other.clone()));
+    let west = Store::open(db.pool, "west", &NO_MIGRATIONS).await.unwrap();
+    let east = Store::open(other, "east", &NO_MIGRATIONS).await.unwrap();
+    let (ends, stop) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+    let mut runs = vec![here.across_processes(stop.clone()), there.across_processes(stop.clone())];
+    here.register_source(&west);
+    let player = Player { name: "east.balls", kind: "rball", ends: Arc::clone(&ends) };
+    runs.push(there.consume(&east, &["west"], Arc::new(player), stop.clone()));
+    let started = Instant::now();
+    for n in 1..=20 {
+        let mut tx = west.begin(&[]).await.unwrap();
+        tx.append(&[NewEvent::new("lball", Uuid::now_v7(), Actor::service("test"), &Passed { left: 0 })])
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        until("the other process has it", Duration::from_secs(30), async || ends.load(Ordering::SeqCst) >= n)
+            .await;
+    }
+    eprintln!("twenty, one after the other, across processes: {:?}", started.elapsed());
     stop.cancel();
     for run in runs {
         run.await.unwrap();

@@ -62,7 +62,11 @@ impl Leader {
     pub async fn keep(&self) {
         loop {
             if let Err(error) = self.hold().await {
-                tracing::warn!(role = self.role, error = &error as &dyn std::error::Error, "leadership not renewed");
+                tracing::warn!(
+                    role = self.role,
+                    error = &error as &dyn std::error::Error,
+                    "leadership not renewed"
+                );
             }
             tokio::time::sleep(RENEW).await;
         }
@@ -97,7 +101,12 @@ impl Leader {
             self.store.schema()
         );
         let epoch = self.epoch.swap(0, Ordering::AcqRel);
-        sqlx::query(AssertSqlSafe(sql)).bind(&self.role).bind(self.holder.uuid()).bind(epoch).execute(self.store.pool()).await?;
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(&self.role)
+            .bind(self.holder.uuid())
+            .bind(epoch)
+            .execute(self.store.pool())
+            .await?;
         Ok(())
     }
 }

@@ -57,8 +57,16 @@ pub(crate) fn schema_of(service: &str) -> String {
 /// # Errors
 /// The URL is not one of Postgres, or the server does not answer.
 pub async fn open_pool(url: &str, max_connections: u32) -> Result<PgPool> {
+    open_pool_with(PgConnectOptions::from_str(url)?, max_connections).await
+}
+
+/// The same, for a server whose address is known already.
+///
+/// # Errors
+/// The server does not answer.
+pub async fn open_pool_with(options: PgConnectOptions, max_connections: u32) -> Result<PgPool> {
     // Each service has statements of its own text, all on the same connections.
-    let options = PgConnectOptions::from_str(url)?
+    let options = options
         .statement_cache_capacity(1024)
         .options([("jit", "off"), ("idle_in_transaction_session_timeout", "5000")])
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));

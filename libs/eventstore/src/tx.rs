@@ -66,15 +66,27 @@ impl Tx {
             locks.iter().map(|key| aggregate_lock(store.service(), key.kind, key.id)).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        // One round trip. None of this assigns a transaction id, so that a transaction which waits for a lock
-        // neither holds back readers nor gets an id older than that of the one it waits for.
-        let mut sql = String::from(
-            "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '10s'",
-        );
-        for (i, number) in numbers.iter().enumerate() {
-            let _ = write!(sql, "{}pg_advisory_xact_lock({number})", if i == 0 { "; SELECT " } else { ", " });
+        // In a task of its own: a BEGIN whose caller goes away before it is answered would leave the connection
+        // to the pool with a transaction open, into which the next user's writes would vanish.
+        let pool = store.pool().clone();
+        let begun = tokio::spawn(async move {
+            pool.begin_with(
+                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '10s'",
+            )
+            .await
+        });
+        let mut inner = begun.await.map_err(|_| sqlx::Error::WorkerCrashed)??;
+        if !numbers.is_empty() {
+            // This assigns no transaction id, so that a transaction which waits for a lock neither holds back
+            // readers nor gets an id older than that of the one it waits for.
+            let mut sql = String::with_capacity(48 * numbers.len());
+            for (i, number) in numbers.iter().enumerate() {
+                let _ =
+                    write!(sql, "{}pg_advisory_xact_lock({number})", if i == 0 { "SELECT " } else { ", " });
+            }
+            // Not prepared: the text is never the same again.
+            inner.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
         }
-        let inner = store.pool().begin_with(AssertSqlSafe(sql)).await?;
         let locked = locks.iter().map(|key| (key.kind, key.id)).collect();
         Ok(Self { inner, store: store.clone(), locked, appended: false })
     }
@@ -99,7 +111,8 @@ impl Tx {
             return Ok(Vec::new());
         }
         let n = events.len();
-        let (mut ids, mut kinds, mut schemas) = (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
+        let (mut ids, mut kinds, mut schemas) =
+            (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
         let (mut aggregates, mut aggregate_ids, mut nths) =
             (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
         let (mut orgs, mut projects, mut causes, mut correlations) = (
@@ -245,8 +258,11 @@ impl Tx {
             "SELECT digest, answer FROM {schema}.idempotency \
              WHERE actor = $1 AND key = $2 AND recorded > clock_timestamp() - interval '24 hours'"
         );
-        let row: Option<(String, Value)> =
-            sqlx::query_as(AssertSqlSafe(sql)).bind(&actor).bind(key).fetch_optional(&mut *self.inner).await?;
+        let row: Option<(String, Value)> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(&actor)
+            .bind(key)
+            .fetch_optional(&mut *self.inner)
+            .await?;
         match row {
             Some((recorded, _)) if recorded != digest => Err(Error::KeyReused),
             Some((_, answer)) => Ok(Some(answer)),
@@ -258,7 +274,13 @@ impl Tx {
     ///
     /// # Errors
     /// [`Error::Conflict`]: an answer is recorded already.
-    pub async fn record_answer(&mut self, key: &str, actor: &Actor, digest: &str, answer: &Value) -> Result<()> {
+    pub async fn record_answer(
+        &mut self,
+        key: &str,
+        actor: &Actor,
+        digest: &str,
+        answer: &Value,
+    ) -> Result<()> {
         let sql = format!(
             "INSERT INTO {}.idempotency AS i (actor, key, digest, answer) VALUES ($1, $2, $3, $4::text::json) \
              ON CONFLICT (actor, key) DO UPDATE SET digest = $3, answer = EXCLUDED.answer, recorded = clock_timestamp() \

@@ -1,7 +1,9 @@
 //! The store against a real PostgreSQL.
 
 use contracts::{Actor, Event, NewEvent};
-use gantry_eventstore::{self as eventstore, Act, Error, Key, Leader, NO_MIGRATIONS, Position, Store, digest};
+use gantry_eventstore::{
+    self as eventstore, Act, Error, Key, Leader, NO_MIGRATIONS, Position, Store, digest,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::Executor;
@@ -167,7 +169,11 @@ async fn r5_keys_belong_to_an_actor_and_a_body_and_last_a_day() {
     assert!(matches!(tx.record_answer("k", &me, &two, &json!(8)).await, Err(Error::Conflict)));
     drop(tx);
 
-    store.pool().execute("UPDATE things.idempotency SET recorded = now() - interval '25 hours'").await.unwrap();
+    store
+        .pool()
+        .execute("UPDATE things.idempotency SET recorded = now() - interval '25 hours'")
+        .await
+        .unwrap();
     let mut tx = store.begin(&[]).await.unwrap();
     assert_eq!(tx.answered("k", &me, &two).await.unwrap(), None);
     tx.record_answer("k", &me, &two, &json!(8)).await.unwrap();
@@ -179,9 +185,12 @@ async fn r5_keys_belong_to_an_actor_and_a_body_and_last_a_day() {
 async fn acts_are_recorded() {
     let store = store().await;
     let mut tx = store.begin(&[]).await.unwrap();
-    tx.act(Act::new("login.refused", Actor::service("x"), json!({ "why": 1 })).on("user", Uuid::now_v7())).await.unwrap();
+    tx.act(Act::new("login.refused", Actor::service("x"), json!({ "why": 1 })).on("user", Uuid::now_v7()))
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
-    let n: i64 = sqlx::query_scalar("SELECT count(*) FROM things.acts").fetch_one(store.pool()).await.unwrap();
+    let n: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM things.acts").fetch_one(store.pool()).await.unwrap();
     assert_eq!(n, 1);
 }
 
@@ -194,7 +203,10 @@ async fn waiting_for_a_lock_takes_no_transaction_id() {
         let store = store.clone();
         async move {
             let mut tx = store.begin(&key).await.unwrap();
-            sqlx::query_scalar::<_, String>("SELECT pg_current_xact_id()::text").fetch_one(tx.conn()).await.unwrap()
+            sqlx::query_scalar::<_, String>("SELECT pg_current_xact_id()::text")
+                .fetch_one(tx.conn())
+                .await
+                .unwrap()
         }
     });
     until("the second waits", Duration::from_secs(10), async || {
@@ -204,9 +216,48 @@ async fn waiting_for_a_lock_takes_no_transaction_id() {
             .unwrap()
     })
     .await;
-    let mine: String = sqlx::query_scalar("SELECT pg_current_xact_id()::text").fetch_one(holder.conn()).await.unwrap();
+    let mine: String =
+        sqlx::query_scalar("SELECT pg_current_xact_id()::text").fetch_one(holder.conn()).await.unwrap();
     holder.commit().await.unwrap();
     assert!(waiter.await.unwrap().parse::<u64>().unwrap() > mine.parse::<u64>().unwrap());
+}
+
+/// A begin that fails or whose caller goes away must not leave its transaction in the pool: the next user's writes
+/// would be lost in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn begins_that_come_to_nothing_leave_the_pool_clean() {
+    let store = store().await;
+    store.pool().execute("CREATE TABLE things.rows (n bigint)").await.unwrap();
+    let key = [Key::new("thing", Uuid::now_v7())];
+    let holder = store.begin(&key).await.unwrap();
+    for n in 0..100u64 {
+        let waited = tokio::time::timeout(Duration::from_micros(n * 20), store.begin(&key)).await;
+        assert!(waited.is_err(), "the lock is held");
+        if n % 4 == 0 {
+            let free = tokio::time::timeout(Duration::from_micros(n * 5), store.begin(&[])).await;
+            drop(free);
+        }
+    }
+    drop(holder);
+    let writes = (0..50i64).map(|n| {
+        let pool = store.pool().clone();
+        async move {
+            let insert = sqlx::query("INSERT INTO things.rows VALUES ($1)").bind(n).execute(&pool).await;
+            insert.unwrap();
+        }
+    });
+    futures::future::join_all(writes).await;
+    let fresh = store.pool().acquire().await.unwrap().detach();
+    let mut fresh = fresh;
+    let n: i64 = sqlx::query_scalar("SELECT count(*) FROM things.rows").fetch_one(&mut fresh).await.unwrap();
+    assert_eq!(n, 50);
+    until("no transaction is left open", Duration::from_secs(4), async || {
+        sqlx::query_scalar("SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'")
+            .fetch_one(store.pool())
+            .await
+            .unwrap()
+    })
+    .await;
 }
 
 /// An open write transaction holds back every reader: Postgres ends an idle one.
@@ -218,7 +269,8 @@ async fn an_idle_transaction_dies_and_readers_go_on() {
     idle.append(&[event(Uuid::now_v7(), 1)]).await.unwrap();
     let mut tx = store.begin(&[]).await.unwrap();
     tx.append(&[event(Uuid::now_v7(), 2)]).await.unwrap();
-    let limit: String = sqlx::query_scalar("SHOW idle_in_transaction_session_timeout").fetch_one(tx.conn()).await.unwrap();
+    let limit: String =
+        sqlx::query_scalar("SHOW idle_in_transaction_session_timeout").fetch_one(tx.conn()).await.unwrap();
     assert_eq!(limit, "5s");
     tx.commit().await.unwrap();
     let held = store.read_after(Position::default(), 10).await.unwrap();

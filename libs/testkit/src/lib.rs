@@ -50,7 +50,8 @@ pub async fn postgres() -> TestDb {
 }
 
 async fn try_postgres() -> Result<TestDb> {
-    let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| start().map_err(|e| format!("{e:#}")))).await?;
+    let server =
+        tokio::task::spawn_blocking(|| SERVER.get_or_init(|| start().map_err(|e| format!("{e:#}")))).await?;
     let server = server.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let url_of = |database: &str| {
         format!("postgres://postgres@localhost/{database}?host={}", server.socket_dir.display())
@@ -81,7 +82,8 @@ async fn connect(url: &str) -> Result<sqlx::PgConnection> {
 
 /// A server program: from PATH, else the newest of Debian's folders.
 fn program(name: &str) -> Result<PathBuf> {
-    let on_path = env::var_os("PATH").into_iter().flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
+    let on_path =
+        env::var_os("PATH").into_iter().flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
     if let Some(found) = on_path.map(|dir| dir.join(name)).find(|file| file.is_file()) {
         return Ok(found);
     }
@@ -89,11 +91,16 @@ fn program(name: &str) -> Result<PathBuf> {
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin").join(name))))
+        .filter_map(|entry| {
+            Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin").join(name)))
+        })
         .filter(|(_, file)| file.is_file())
         .collect();
     versions.sort();
-    versions.pop().map(|(_, file)| file).with_context(|| format!("{name} is neither on PATH nor in /usr/lib/postgresql"))
+    versions
+        .pop()
+        .map(|(_, file)| file)
+        .with_context(|| format!("{name} is neither on PATH nor in /usr/lib/postgresql"))
 }
 
 /// Whom the server runs as: it refuses root.
