@@ -243,6 +243,11 @@ impl<'a> Sink<'a> {
         (line, column + 1)
     }
 
+    /// Whether the source at this place is an interpolation.
+    pub fn interpolated(&self, span: Span) -> bool {
+        self.source.get(span.start..span.end).is_some_and(|text| text.contains("<<"))
+    }
+
     /// Whether a finding stands inside this place: what follows from it need not be reported.
     pub fn reported_within(&self, span: Span) -> bool {
         self.found.iter().any(|(at, _)| at.start >= span.start && at.end <= span.end)

@@ -240,6 +240,10 @@ impl Ctx<'_> {
         match &entry.value.value {
             Value::Null => {}
             Value::Map(map) => map.iter().for_each(|(name, e)| put(self, name, e.key, &e.value)),
+            Value::Str(text) if text.contains('=') => {
+                let (name, value) = text.split_once('=').unwrap_or((text, ""));
+                put(self, name, entry.value.span, &Node::str(entry.value.span, value));
+            }
             Value::Seq(items) => {
                 for item in items.iter() {
                     match &item.value {
@@ -322,9 +326,15 @@ impl Ctx<'_> {
         let first_line = || script.lines().find(|l| !l.trim().is_empty()).unwrap_or("run").trim().to_owned();
         let no_output_timeout_secs = match map.get("no_output_timeout") {
             None => NO_OUTPUT_TIMEOUT,
-            Some(entry) => match entry.value.text().as_deref().and_then(duration_secs) {
-                Some(seconds) => seconds,
-                None => {
+            Some(entry) => match entry.value.text().as_deref().map(|text| (text.parse::<u64>(), duration_secs(text))) {
+                Some((_, Some(seconds))) => seconds,
+                // Seen in the wild, and accepted by the reference service.
+                Some((Ok(seconds @ 1..=31_536_000), None)) => {
+                    let message = format!("{seconds} has no unit and is taken as seconds");
+                    self.sink.warning(code::INVALID_VALUE, entry.value.span, message);
+                    seconds
+                }
+                _ => {
                     let message = format!("{} is not a duration", entry.value.shown());
                     let hint = "write a number and a unit: `90s`, `20m`, `1h30m`";
                     self.sink.error_hint(code::INVALID_VALUE, entry.value.span, message, hint);

@@ -164,7 +164,7 @@ impl Ctx<'_> {
                 }
             },
             Some(list) => {
-                self.sink.error(code::PARAMETER_DECLARATION, list.key, "`enum` belongs to `type: enum`");
+                self.sink.warning(code::IGNORED, list.key, "`enum` has no effect without `type: enum`");
                 Vec::new()
             }
             None if ty == Type::Enum => {
@@ -174,7 +174,12 @@ impl Ctx<'_> {
             }
             None => Vec::new(),
         };
-        let default = map.get("default").map(|e| e.value.clone());
+        // `default:` with nothing behind it is an empty text, or no default for what has no empty value.
+        let default = map.get("default").map(|e| e.value.clone()).and_then(|node| match (node.is_null(), ty) {
+            (false, _) => Some(node),
+            (true, Type::String) => Some(Node::str(node.span, "")),
+            (true, _) => None,
+        });
         if place == Place::Pipeline && default.is_none() {
             let message = format!("required key [default] not found in the pipeline parameter `{name}`");
             self.sink.error(code::MISSING_KEY, key, message);
@@ -219,6 +224,9 @@ impl Ctx<'_> {
         for (name, decl) in decls {
             let (value, scope) = match given.iter().find(|(n, ..)| n == name) {
                 Some((_, _, value)) => {
+                    // A pipeline value that this pipeline does not have is an empty text.
+                    let undefined = value.is_null() && decl.ty == Type::String && self.sink.interpolated(value.span);
+                    let value = if undefined { &Node::str(value.span, "") } else { value };
                     if !accepts(decl, value) {
                         self.argument_type(name, decl, value);
                         good = false;

@@ -31,6 +31,19 @@ pub(crate) fn matches_whole(pattern: &str, text: &str) -> Result<bool, String> {
 mod tests {
     use super::*;
 
+    /// Small patterns that would take much memory, stack or time.
+    #[test]
+    fn bounded() {
+        let nested = format!("{}a{}", "(".repeat(1500), ")".repeat(1500));
+        let looks = format!("{}a{}", "(?=".repeat(600), ")".repeat(600));
+        let patterns =
+            [nested.as_str(), looks.as_str(), "((a{500}){500}){500}", "((a{500}){500}){500}\\1", "(a+)+\\1(?=b)c", "(?:a*)*(?!x)$b"];
+        for pattern in patterns {
+            // Any answer will do, but there must be one.
+            let _ = matches_whole(pattern, &"a".repeat(200));
+        }
+    }
+
     #[test]
     fn whole_text() {
         assert_eq!(matches_whole("rel", "rel-1"), Ok(false));

@@ -122,6 +122,11 @@ impl Ctx<'_> {
             }
             return;
         }
+        // Old configurations write `save-cache`.
+        let underscored = name.replace('-', "_");
+        if underscored != name && !scope.has(Kind::Command, name) && BUILT_IN.contains(&underscored.as_str()) {
+            return self.named_step(&underscored, at, body, scope, out);
+        }
         self.command(name, at, body, scope, out);
     }
 

@@ -14,7 +14,7 @@ use model::status::JobStatus;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-const WORKFLOW_KEYS: &[&str] = &["jobs", "when", "unless", "triggers", "max_auto_reruns"];
+const WORKFLOW_KEYS: &[&str] = &["jobs", "when", "unless", "triggers", "max_auto_reruns", "description"];
 const INVOCATION_KEYS: &[&str] = &[
     "name", "requires", "context", "type", "filters", "matrix", "pre-steps", "post-steps", "serial-group", "override-with",
 ];
@@ -277,7 +277,9 @@ impl Ctx<'_> {
         }
         let env = Env { params: None, matrix: matrix.map(|m| m.0), pipeline_parameters: true };
         let value = |ctx: &mut Self, key: &str| options.get(key).map(|e| ctx.interpolate(&e.value, env));
-        let base = match value(self, "name") {
+        // A matrix may vary the name itself.
+        let varied = matrix.and_then(|(args, _)| args.get("name").cloned());
+        let base = match value(self, "name").or(varied) {
             None => match matrix {
                 None => reference.to_owned(),
                 Some((args, _)) => matrix_name(reference, args),
@@ -343,7 +345,7 @@ impl Ctx<'_> {
         let definition = found.node.as_map()?.clone();
         let decls = self.declarations(&definition, Place::Job);
         let mut given: Vec<(Arc<str>, Span, Node)> = Vec::new();
-        for (name, value) in matrix.into_iter().flatten() {
+        for (name, value) in matrix.into_iter().flatten().filter(|(name, _)| name.as_ref() != "name") {
             given.push((name.clone(), value.span, value.clone()));
         }
         for (name, entry) in options {
