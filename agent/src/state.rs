@@ -13,7 +13,8 @@ use std::{
 pub(crate) const LEASE: &str = "lease.json";
 /// The final report, until it is acknowledged.
 pub(crate) const REPORT: &str = "report.json";
-/// A link to where the task sees its folder, so that a sweep finds it too.
+/// A link to where the task's files are when they cannot be bound to a shared place, so that a sweep finds
+/// them too.
 pub(crate) const PLACE: &str = "place";
 
 /// What another start needs to report for this lease.
@@ -56,7 +57,6 @@ pub(crate) fn spool(dir: &Path) -> PathBuf {
 
 /// Removes what only a living task needs.
 pub(crate) fn clear(dir: &Path) {
-    // Empty, unless the files could not be bound there.
     if let Ok(place) = fs::read_link(dir.join(PLACE)) {
         let _ = fs::remove_dir_all(place);
     }

@@ -110,14 +110,16 @@ async fn prepare(dir: &Path, launch: &LaunchFile) -> anyhow::Result<Sandbox> {
     let short = InstanceId::new().to_string();
     let short = short.rsplit('-').next().unwrap_or_default();
     // Not the agent's own folder for temporary files: steps must be able to enter it.
-    let place = Path::new("/tmp").join(format!("gantry-{short}"));
+    let place = Path::new("/tmp").join(format!("gantry-{}", nix::unistd::geteuid()));
+    let own_place = Path::new("/tmp").join(format!("gantry-{short}"));
     let _ = std::fs::remove_file(dir.join(state::PLACE));
-    std::os::unix::fs::symlink(&place, dir.join(state::PLACE))?;
+    std::os::unix::fs::symlink(&own_place, dir.join(state::PLACE))?;
     let options = Options {
         program: program()?,
         isolation,
         work,
         place,
+        own_place,
         hide: launch.hide.iter().map(PathBuf::from).collect(),
         cgroup: launch.cgroup.as_ref().map(PathBuf::from),
     };

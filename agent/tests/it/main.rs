@@ -33,7 +33,7 @@ async fn steps_run_in_order_and_what_they_write_arrives_whole() {
     assert!(suite.log(0).contains("gantry-runner version"));
     assert!([0, 99, 101, 102, 103, 104].into_iter().all(|n| suite.is_sealed(n)));
     // Nothing of the task is left but its folder.
-    assert!(!Path::new(lines[1]).exists());
+    assert!(!Path::new(lines[1]).exists() && !suite.task_dir().join("work").exists());
     assert!(!suite.task_dir().join("spool").exists() && !suite.task_dir().join("lease.json").exists());
 }
 

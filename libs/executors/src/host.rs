@@ -69,8 +69,11 @@ pub struct Options {
     pub isolation: Isolation,
     /// Folder for the task's files. Must exist.
     pub work: PathBuf,
-    /// Where the task sees that folder: short, and below folders that everybody may enter.
+    /// Where the task sees that folder, with a mount namespace: short, below folders that everybody may enter,
+    /// and the same for all tasks, so that what remembers paths (caches of compilers, say) finds them again.
     pub place: PathBuf,
+    /// Without one the files are here: a path of this task alone.
+    pub own_place: PathBuf,
     /// Folders that steps must not see.
     pub hide: Vec<PathBuf>,
     /// Control group for all processes.
@@ -131,7 +134,6 @@ impl Sandbox {
                 return Err(Error::Isolation("only root can run steps as another user".into()));
             }
         };
-        make_place(&options.place)?;
         let mut refused = String::new();
         for mode in modes {
             match Self::attempt(&options, *mode).await {
@@ -143,15 +145,16 @@ impl Sandbox {
                 Err(e) => return Err(e),
             }
         }
-        let _ = fs::remove_dir(&options.place);
         Err(Error::Isolation(refused))
     }
 
     async fn attempt(options: &Options, mode: Mode) -> Result<Self, Error> {
         let bound = mode != Mode::Tree;
+        let place = if bound { &options.place } else { &options.own_place };
+        make_place(place)?;
         let setup = Setup {
             mode,
-            bind: bound.then(|| (options.work.clone(), options.place.clone())),
+            bind: bound.then(|| (options.work.clone(), place.clone())),
             hide: if options.isolation == Isolation::None { Vec::new() } else { options.hide.clone() },
             cgroup: options.cgroup.clone(),
         };
@@ -179,7 +182,7 @@ impl Sandbox {
             Isolation::User(id) => Some(Ids { uid: id.uid, gid: id.gid, groups: groups_of(id) }),
             _ => None,
         };
-        let outside = if bound { options.work.clone() } else { options.place.clone() };
+        let outside = if bound { options.work.clone() } else { place.clone() };
         Ok(Self {
             helper: tokio::sync::Mutex::new(helper),
             requests: tokio::sync::Mutex::new(Some(requests)),
@@ -188,7 +191,7 @@ impl Sandbox {
             mode,
             identity,
             outside,
-            inside: options.place.clone(),
+            inside: place.clone(),
         })
     }
 
@@ -247,7 +250,6 @@ impl Sandbox {
     /// Removes the task's files.
     pub fn remove_files(&self) {
         remove_all(&self.outside);
-        let _ = fs::remove_dir(&self.inside);
     }
 
     async fn request(&self, request: &Request) -> Result<(), Error> {
@@ -306,6 +308,7 @@ fn make_place(place: &Path) -> io::Result<()> {
         }
         Err(e) => return Err(e),
     }
+    // It also counts as used: what cleans up old temporary files would take the mount away from under a task.
     fs::set_permissions(place, fs::Permissions::from_mode(0o755))
 }
 
