@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     time::Instant,
 };
 
@@ -34,6 +34,11 @@ pub(crate) const STEP: &str = "step";
 pub(crate) const TASK: &str = "task";
 /// Most bytes of a window.
 pub(crate) const WINDOW: u64 = 128 * 1024;
+/// Readers that may wait long at the same time. Each holds one of the places for requests to this service, and a
+/// crowd of viewers must not keep a close waiting.
+const WAITERS: usize = 24;
+/// How long the others wait.
+const CROWDED: Duration = Duration::from_millis(100);
 /// How long a reader trusts that it is told of new bytes.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -76,6 +81,7 @@ pub(crate) struct Hub {
     pub(crate) changed: Mutex<HashSet<TaskId>>,
     pub(crate) changes: Notify,
     pub(crate) work: mpsc::UnboundedSender<Todo>,
+    waiters: Semaphore,
 }
 
 /// What the hub is made of.
@@ -148,6 +154,7 @@ impl Hub {
             changed: Mutex::default(),
             changes: Notify::new(),
             work,
+            waiters: Semaphore::new(WAITERS),
         };
         hub.resume().await?;
         Ok(hub)
@@ -159,11 +166,15 @@ impl Hub {
         let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
         let known = store::known(self.store.pool(), &ids).await?;
         for task in tasks {
+            let written = self.written_versions(&task).await?;
             let known = known.get(&task.id).copied().unwrap_or_default();
             let mut done = Vec::new();
             let over = {
                 let mut state = task.lock();
                 state.index = known.index;
+                for (id, step) in &mut state.steps {
+                    step.persisted = written.get(id).copied().unwrap_or_default();
+                }
                 // A fence row is written when the record of its epochs is complete.
                 let finished = state.steps.iter().filter(|(_, step)| step.epoch <= known.closed_to);
                 done.extend(finished.map(|(id, _)| *id));
@@ -194,6 +205,14 @@ impl Hub {
             }
         }
         Ok(())
+    }
+
+    /// What the records have of a task's steps, so that a restart does not tell it all again.
+    async fn written_versions(&self, task: &Task) -> anyhow::Result<HashMap<StepId, i64>> {
+        let job = task.lock().job;
+        let Some(job) = job else { return Ok(HashMap::new()) };
+        let documents = self.records.list_by(STEP, job.uuid()).await?;
+        Ok(documents.into_iter().map(|document| (StepId(document.id), document.version)).collect())
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -311,13 +330,8 @@ impl Hub {
 
     /// All steps of a job, by index and number.
     pub(crate) async fn steps_of(&self, job: JobId) -> anyhow::Result<Vec<StepRecord>> {
-        // The records first: what moves there meanwhile is then still found in memory, or was read here.
-        let documents = self.records.list_by(STEP, job.uuid()).await?;
-        let mut steps: HashMap<StepId, StepRecord> = HashMap::with_capacity(documents.len());
-        for Document { body, .. } in documents {
-            let place: StepPlace = serde_json::from_value(body)?;
-            steps.insert(place.step.step_id, place.step);
-        }
+        // Memory first: what is not there any more is complete in the records.
+        let mut steps: HashMap<StepId, StepRecord> = HashMap::new();
         let tasks: Vec<Arc<Task>> = {
             let index = self.index();
             let ids = index.jobs.get(&job).into_iter().flatten();
@@ -327,6 +341,10 @@ impl Hub {
             let state = task.lock();
             let index = state.index.unwrap_or_default();
             steps.extend(state.steps.iter().filter_map(|(id, step)| Some((*id, step.record(*id, index)?))));
+        }
+        for Document { body, .. } in self.records.list_by(STEP, job.uuid()).await? {
+            let place: StepPlace = serde_json::from_value(body)?;
+            steps.entry(place.step.step_id).or_insert(place.step);
         }
         let mut steps: Vec<StepRecord> = steps.into_values().collect();
         steps.sort_by_key(|step| (step.index, step.number, step.started_at, step.step_id));
@@ -376,6 +394,8 @@ impl Hub {
         limit: u32,
         wait: Duration,
     ) -> anyhow::Result<Option<LogWindow>> {
+        let place = self.waiters.try_acquire();
+        let wait = if place.is_ok() { wait } else { wait.min(CROWDED) };
         let deadline = Instant::now() + wait;
         loop {
             // Listen first: what comes between look and listening would be told to nobody.

@@ -101,8 +101,12 @@ fn make(folder: &Path, number: u64) -> io::Result<Arc<Segment>> {
     let path = folder.join(format!("{number:016x}.journal"));
     // Output of jobs is confidential: nobody else reads it from the disk.
     let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-    file.write_all(MAGIC)?;
-    file.write_all(&number.to_le_bytes())?;
+    let begun = file.write_all(MAGIC).and_then(|()| file.write_all(&number.to_le_bytes()));
+    if let Err(error) = begun {
+        // On a full disk: the name must be free when there is room again.
+        fs::remove_file(&path)?;
+        return Err(error);
+    }
     Ok(Arc::new(Segment { number, path, file }))
 }
 

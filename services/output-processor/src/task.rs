@@ -428,11 +428,11 @@ impl Task {
         Ok((true, ticket))
     }
 
-    /// The bytes of a stream are in the blob store.
+    /// The bytes of a stream are in the blob store. `None`: that was known.
     pub(crate) fn stored(&self, journal: &Journal, step_id: StepId) -> Result<Option<Ticket>, Deny> {
         let mut state = self.lock();
-        let Some(job_id) = state.job else { return Ok(None) };
-        let Some(step) = state.steps.get_mut(&step_id) else { return Ok(None) };
+        let (Some(job_id), false) = (state.job, state.gone) else { return Ok(None) };
+        let Some(step) = state.steps.get_mut(&step_id).filter(|step| !step.stored) else { return Ok(None) };
         let Some(seal) = step.seal.clone() else { return Ok(None) };
         let fact = Fact::Stored { task_id: self.id, job_id, epoch: step.epoch, step_id, seal };
         let (_, ticket) = journal.append(self.id.uuid(), &fact.encode(), &[])?;

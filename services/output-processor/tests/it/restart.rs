@@ -1,9 +1,9 @@
 //! What a restart finds in the journal.
 
-use crate::support::{Agent, World, acknowledged, code};
+use crate::support::{Agent, LIMIT, World, acknowledged, code};
 use gantry_output_processor::Config;
 use ids::StepId;
-use std::{fs, io::Write};
+use std::{fs, io::Write, sync::Arc};
 
 #[tokio::test]
 async fn a_restart_goes_on_where_the_journal_ends() {
@@ -79,4 +79,55 @@ async fn a_journal_whose_beginning_was_let_go_is_still_read() {
     assert_eq!(world.output(moved).await, content);
     assert_eq!(acknowledged(&long.chunk(&world, kept, 4, b" on").await), 7);
     assert_eq!(world.output(kept).await, b"kept on");
+}
+
+#[tokio::test]
+async fn a_kill_loses_nothing_that_was_acknowledged() {
+    let world = Arc::new(World::new(Config { segment_bytes: 16 * 1024, ..Config::default() }).await);
+    let before = tempfile::tempdir().unwrap();
+    let content = |n: u8, bytes: usize| (0..bytes).map(|at| (at % 241) as u8 ^ n).collect::<Vec<u8>>();
+    let writers: Vec<_> = (0..4u8)
+        .map(|n| (n, Arc::new((Agent::new(), StepId::new())), Arc::new(std::sync::atomic::AtomicUsize::new(0))))
+        .collect();
+    let running: Vec<_> = writers
+        .iter()
+        .cloned()
+        .map(|(n, writer, acked)| {
+            let world = Arc::clone(&world);
+            let all = content(n, 60_000);
+            tokio::spawn(async move {
+                for (nth, data) in all.chunks(1500).enumerate() {
+                    let next = acknowledged(&writer.0.chunk(&world, writer.1, nth as u64 * 1500, data).await);
+                    acked.store(usize::try_from(next).unwrap(), std::sync::atomic::Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let load = |acked: &Arc<std::sync::atomic::AtomicUsize>| acked.load(std::sync::atomic::Ordering::SeqCst);
+    testkit::until("some is written", LIMIT, || async { writers.iter().all(|(_, _, acked)| load(acked) > 10_000) }).await;
+    // What a kill would leave: the files in the middle of it all.
+    let acked: Vec<usize> = writers.iter().map(|(_, _, acked)| load(acked)).collect();
+    let mut files: Vec<_> = fs::read_dir(world.journal()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for file in files {
+        fs::copy(&file, before.path().join(file.file_name().unwrap())).unwrap();
+    }
+    for writer in running {
+        writer.await.unwrap();
+    }
+    let mut world = Arc::into_inner(world).unwrap();
+    world.stop().await;
+    fs::remove_dir_all(world.journal()).unwrap();
+    fs::rename(before.path(), world.journal()).unwrap();
+    world.start().await;
+    for ((n, writer, _), acked) in writers.iter().zip(acked) {
+        let stored = world.output(writer.1).await;
+        assert!(stored.len() >= acked, "{} of {acked}", stored.len());
+        assert_eq!(stored, content(*n, 60_000)[..stored.len()]);
+        // The agent goes on from what was acknowledged, which may be less than what is stored.
+        let all = content(*n, 60_000);
+        let next = acknowledged(&writer.0.chunk(&world, writer.1, acked as u64, &all[acked..]).await);
+        assert_eq!(next, 60_000);
+        assert_eq!(writer.0.seal(&world, writer.1, &all).await.0, 200);
+    }
 }
