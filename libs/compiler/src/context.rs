@@ -31,7 +31,17 @@ pub(crate) struct Ctx<'a> {
 impl<'a> Ctx<'a> {
     pub fn new(sink: Sink<'a>, values: Values) -> Self {
         let pipeline_args = Args::new();
-        Self { sink, values, pipeline_args, interpolation: true, calls: Vec::new(), depth: 0, has_workflows: false, work: 0, bytes: 0 }
+        Self {
+            sink,
+            values,
+            pipeline_args,
+            interpolation: true,
+            calls: Vec::new(),
+            depth: 0,
+            has_workflows: false,
+            work: 0,
+            bytes: 0,
+        }
     }
 
     /// Counts produced values; false when the limit is reached.
@@ -39,7 +49,11 @@ impl<'a> Ctx<'a> {
         self.work = self.work.saturating_add(nodes);
         if self.work > MAX_WORK {
             if self.work - nodes <= MAX_WORK {
-                self.sink.error(code::SIZE_LIMIT, span, "the configuration grows too large when it is expanded");
+                self.sink.error(
+                    code::SIZE_LIMIT,
+                    span,
+                    "the configuration grows too large when it is expanded",
+                );
             }
             return false;
         }
@@ -51,7 +65,11 @@ impl<'a> Ctx<'a> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > MAX_BYTES {
             if self.bytes - bytes <= MAX_BYTES {
-                self.sink.error(code::SIZE_LIMIT, span, "the configuration grows too large when it is expanded");
+                self.sink.error(
+                    code::SIZE_LIMIT,
+                    span,
+                    "the configuration grows too large when it is expanded",
+                );
             }
             return false;
         }

@@ -83,7 +83,14 @@ impl Diagnostic {
 
     /// `file:line:col: message [code]`.
     pub fn one_line(&self) -> String {
-        format!("{}:{}:{}: {} [{}]", self.file, self.line, self.column, self.message.replace('\n', " "), self.code)
+        format!(
+            "{}:{}:{}: {} [{}]",
+            self.file,
+            self.line,
+            self.column,
+            self.message.replace('\n', " "),
+            self.code
+        )
     }
 }
 
@@ -184,7 +191,13 @@ impl<'a> Sink<'a> {
         self.add(Severity::Error, code, span, message.into(), None);
     }
 
-    pub fn error_hint(&mut self, code: &'static str, span: Span, message: impl Into<String>, hint: impl Into<String>) {
+    pub fn error_hint(
+        &mut self,
+        code: &'static str,
+        span: Span,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.add(Severity::Error, code, span, message.into(), Some(hint.into()));
     }
 
@@ -205,7 +218,14 @@ impl<'a> Sink<'a> {
         }
     }
 
-    pub fn add(&mut self, severity: Severity, code: &'static str, span: Span, message: String, hint: Option<String>) {
+    pub fn add(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        span: Span,
+        message: String,
+        hint: Option<String>,
+    ) {
         let errors = self.found.len();
         if errors >= MAX_FINDINGS || !self.seen.insert((code, span, message.clone())) {
             return;
@@ -230,7 +250,9 @@ impl<'a> Sink<'a> {
     /// The part of a scalar's place that shows `needle`, or the whole place.
     pub fn narrow(&self, span: Span, needle: &str) -> Span {
         match self.source.get(span.start..span.end).and_then(|text| text.find(needle)) {
-            Some(i) if !needle.is_empty() => Span { start: span.start + i, end: span.start + i + needle.len() },
+            Some(i) if !needle.is_empty() => {
+                Span { start: span.start + i, end: span.start + i + needle.len() }
+            }
             _ => span,
         }
     }
@@ -269,7 +291,9 @@ pub(crate) fn suggest<'n>(word: &str, candidates: impl IntoIterator<Item = &'n s
     candidates
         .into_iter()
         .map(|c| (strsim::damerau_levenshtein(&word.to_lowercase(), &c.to_lowercase()), c))
-        .filter(|(distance, c)| *distance <= (c.chars().count() / 3).max(1) && *distance < c.len().min(word.len()))
+        .filter(|(distance, c)| {
+            *distance <= (c.chars().count() / 3).max(1) && *distance < c.len().min(word.len())
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, c)| format!("did you mean `{c}`?"))
 }

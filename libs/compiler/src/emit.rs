@@ -1,9 +1,9 @@
 //! The compiled configuration as text.
 
+use crate::diagnostics::Span;
 use crate::scalars;
 use crate::workflows::{Compiled, Shown};
 use crate::yaml::{Entry, Map, Node, Value};
-use crate::diagnostics::Span;
 use indexmap::IndexMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -158,7 +158,9 @@ fn is_block(text: &str) -> bool {
     text.trim_end_matches('\n').contains('\n')
         && !text.starts_with([' ', '\n'])
         && !text.ends_with("\n\n")
-        && text.chars().all(|c| c == '\n' || (!c.is_control() && !matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}' | '\u{feff}')))
+        && text.chars().all(|c| {
+            c == '\n' || (!c.is_control() && !matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}' | '\u{feff}'))
+        })
         && text.lines().all(|line| line.is_empty() || !line.trim().is_empty())
 }
 

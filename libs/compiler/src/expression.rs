@@ -52,7 +52,9 @@ pub(crate) fn evaluate(text: &str, lookup: &mut dyn FnMut(&str) -> Option<Val>) 
     let value = machine.or(true)?;
     match machine.tokens.get(machine.next) {
         None => Ok(value),
-        Some((_, at)) => Err(Problem { message: "the expression ends here, but more text follows".into(), at: *at }),
+        Some((_, at)) => {
+            Err(Problem { message: "the expression ends here, but more text follows".into(), at: *at })
+        }
     }
 }
 
@@ -72,7 +74,8 @@ fn scan(text: &str) -> Result<Vec<(Token, usize)>, Problem> {
                 continue;
             }
             '"' | '/' => {
-                let (body, length) = quoted(rest, c).ok_or_else(|| problem("a text or pattern is not closed"))?;
+                let (body, length) =
+                    quoted(rest, c).ok_or_else(|| problem("a text or pattern is not closed"))?;
                 if c == '"' {
                     (Token::Str(body), length)
                 } else if body.chars().count() > MAX_PATTERN {
@@ -222,7 +225,10 @@ impl Machine<'_> {
     fn enter(&mut self, at: usize) -> Result<(), Problem> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return Err(Problem { message: format!("the expression is nested deeper than {MAX_DEPTH} levels"), at });
+            return Err(Problem {
+                message: format!("the expression is nested deeper than {MAX_DEPTH} levels"),
+                at,
+            });
         }
         Ok(())
     }
@@ -251,7 +257,10 @@ impl Machine<'_> {
                 name => match (self.lookup)(name) {
                     Some(value) => Ok(value),
                     None if !live => Ok(Val::Undefined),
-                    None => Err(Problem { message: format!("Referred to a variable \"{name}\" that does not exist"), at }),
+                    None => Err(Problem {
+                        message: format!("Referred to a variable \"{name}\" that does not exist"),
+                        at,
+                    }),
                 },
             },
             Token::Op(op) => Err(Problem { message: format!("an expression was expected, not `{op}`"), at }),
@@ -313,7 +322,18 @@ mod tests {
 
     #[test]
     fn problems() {
-        for text in ["", "branch ==", "branch branch", "(n", "unknown", "n > branch", "branch matches \"x\"", "\"a", "a..b", "n $ 1"] {
+        for text in [
+            "",
+            "branch ==",
+            "branch branch",
+            "(n",
+            "unknown",
+            "n > branch",
+            "branch matches \"x\"",
+            "\"a",
+            "a..b",
+            "n $ 1",
+        ] {
             assert!(eval(text).is_err(), "{text}");
         }
         assert!(eval(&"(".repeat(5000)).is_err());

@@ -97,7 +97,9 @@ impl Ctx<'_> {
         }
         let value = match &node.value {
             Value::Str(text) if text.contains("<<") => return self.text(node.span, text, env),
-            Value::Seq(items) => Value::Seq(Arc::new(items.iter().map(|item| self.interpolate(item, env)).collect())),
+            Value::Seq(items) => {
+                Value::Seq(Arc::new(items.iter().map(|item| self.interpolate(item, env)).collect()))
+            }
             Value::Map(map) => Value::Map(Arc::new(
                 map.iter()
                     .map(|(k, e)| (k.clone(), Entry { key: e.key, value: self.interpolate(&e.value, env) }))
@@ -143,7 +145,8 @@ impl Ctx<'_> {
                         Some(_) => {}
                         None => {
                             let at = self.sink.narrow(span, content);
-                            let message = format!("`{content}` is a {} and cannot stand inside a text", value.kind());
+                            let message =
+                                format!("`{content}` is a {} and cannot stand inside a text", value.kind());
                             self.sink.error(code::BAD_INTERPOLATION, at, message);
                         }
                     }
@@ -223,13 +226,15 @@ impl Ctx<'_> {
         let mut hint = if name.starts_with("pipeline.parameters.") && !env.pipeline_parameters {
             Some("pipeline parameters are not visible inside orbs: pass the value as a parameter".to_owned())
         } else if name.starts_with("pipeline.") {
-            let declared: Vec<String> = self.pipeline_args.keys().map(|k| format!("pipeline.parameters.{k}")).collect();
+            let declared: Vec<String> =
+                self.pipeline_args.keys().map(|k| format!("pipeline.parameters.{k}")).collect();
             suggest(name, declared.iter().map(String::as_str).chain(self.values.names()))
         } else {
             None
         };
         if hint.is_none() && !name.contains('.') {
-            hint = Some("write `\\<<` for two literal angle brackets, such as those of a here-document".into());
+            hint =
+                Some("write `\\<<` for two literal angle brackets, such as those of a here-document".into());
         }
         let message = format!("Referred to a variable \"{name}\" that does not exist");
         self.sink.add(crate::Severity::Error, code::UNKNOWN_PIPELINE_VALUE, at, message, hint);

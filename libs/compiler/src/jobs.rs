@@ -135,7 +135,8 @@ fn merge(body: &mut Map, own: Map) {
     }
     for (key, mut entry) in own {
         let both = (key.as_ref() == "environment").then(|| body.get("environment")).flatten();
-        if let Some((Value::Map(base), Value::Map(over))) = both.map(|b| (&b.value.value, &entry.value.value)) {
+        if let Some((Value::Map(base), Value::Map(over))) = both.map(|b| (&b.value.value, &entry.value.value))
+        {
             let mut merged = base.as_ref().clone();
             merged.extend(over.iter().map(|(k, e)| (k.clone(), e.clone())));
             entry.value = Node::map(entry.value.span, merged);

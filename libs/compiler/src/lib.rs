@@ -145,7 +145,12 @@ fn version(ctx: &mut Ctx<'_>, map: &Map) -> Option<bool> {
     if interpolates.is_none() {
         let at = entry.map_or(Span::default(), |e| e.value.span);
         let hint = "write `version: 2.1` at the top of the file";
-        ctx.sink.error_hint(code::UNSUPPORTED_VERSION, at, "Unsupported or missing workflows config version", hint);
+        ctx.sink.error_hint(
+            code::UNSUPPORTED_VERSION,
+            at,
+            "Unsupported or missing workflows config version",
+            hint,
+        );
     }
     interpolates
 }
@@ -156,7 +161,9 @@ fn top_level(ctx: &mut Ctx<'_>, map: &Map) {
         match key.as_ref() {
             "setup" if ctx.interpolation => match value {
                 Value::Bool(false) | Value::Null => {}
-                Value::Bool(true) => ctx.sink.not_supported(entry.key, "a setup configuration (`setup: true`)"),
+                Value::Bool(true) => {
+                    ctx.sink.not_supported(entry.key, "a setup configuration (`setup: true`)")
+                }
                 _ => ctx.wrong_type(&entry.value, "`setup`", "a boolean"),
             },
             "job-groups" if ctx.interpolation => {

@@ -25,7 +25,11 @@ impl Ctx<'_> {
         let map = match &node.value {
             Value::Map(map) => map.clone(),
             Value::Seq(_) => {
-                self.sink.error(code::BAD_CONDITION, node.span, "a list is not a condition: use `and:` or `or:`");
+                self.sink.error(
+                    code::BAD_CONDITION,
+                    node.span,
+                    "a list is not a condition: use `and:` or `or:`",
+                );
                 return None;
             }
             Value::Scoped(..) => return Some(true),
@@ -34,7 +38,8 @@ impl Ctx<'_> {
         let Some((operator, entry)) = map.first().filter(|_| map.len() == 1) else {
             let operator = map.iter().find(|(k, _)| OPERATORS.contains(&k.as_ref()));
             if let Some((name, entry)) = operator {
-                let message = format!("the condition `{name}` stands in a map with other keys: one operator per map");
+                let message =
+                    format!("the condition `{name}` stands in a map with other keys: one operator per map");
                 self.sink.error(code::BAD_CONDITION, entry.key, message);
                 return None;
             }
@@ -54,7 +59,9 @@ impl Ctx<'_> {
                 // Every part is looked at, so that all their mistakes are reported.
                 let parts: Vec<Option<bool>> = items.iter().map(|item| self.logic(item)).collect();
                 let parts: Option<Vec<bool>> = parts.into_iter().collect();
-                parts.map(|p| if operator.as_ref() == "and" { p.iter().all(|b| *b) } else { p.iter().any(|b| *b) })
+                parts.map(|p| {
+                    if operator.as_ref() == "and" { p.iter().all(|b| *b) } else { p.iter().any(|b| *b) }
+                })
             }
             "not" => self.logic(&entry.value).map(|b| !b),
             "matches" => {
@@ -71,7 +78,8 @@ impl Ctx<'_> {
                     .ok()
             }
             other => {
-                let message = format!("`{other}` is not a condition operator: the map is a literal and always true");
+                let message =
+                    format!("`{other}` is not a condition operator: the map is a literal and always true");
                 let hint = suggest(other, OPERATORS.iter().copied());
                 self.sink.add(crate::Severity::Warning, code::LITERAL_CONDITION, entry.key, message, hint);
                 Some(true)
@@ -85,7 +93,8 @@ impl Ctx<'_> {
             && !text.contains("<<")
             && !text.is_empty()
         {
-            let result = expression::evaluate(text, &mut |name| self.lookup(name, env).map(|node| to_val(&node)));
+            let result =
+                expression::evaluate(text, &mut |name| self.lookup(name, env).map(|node| to_val(&node)));
             return match result {
                 Ok(value) => Some(value.truthy()),
                 Err(problem) => {

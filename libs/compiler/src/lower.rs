@@ -12,8 +12,16 @@ const NO_OUTPUT_TIMEOUT: u64 = 600;
 const MAX_PARALLELISM: i64 = 1000;
 
 const RUN_KEYS: &[&str] = &[
-    "command", "name", "shell", "environment", "background", "working_directory", "no_output_timeout", "when",
-    "max_auto_reruns", "auto_rerun_delay",
+    "command",
+    "name",
+    "shell",
+    "environment",
+    "background",
+    "working_directory",
+    "no_output_timeout",
+    "when",
+    "max_auto_reruns",
+    "auto_rerun_delay",
 ];
 
 impl Ctx<'_> {
@@ -39,7 +47,11 @@ impl Ctx<'_> {
         for key in ["retention", "branches", "plan_name", "validation", "key"] {
             match body.get(key) {
                 Some(entry) if key == "branches" && self.has_workflows => {
-                    self.sink.warning(code::IGNORED, entry.key, "`branches` of a job has no effect beside `workflows`");
+                    self.sink.warning(
+                        code::IGNORED,
+                        entry.key,
+                        "`branches` of a job has no effect beside `workflows`",
+                    );
                 }
                 Some(entry) => self.sink.not_supported(entry.key, &format!("`{key}` of a job")),
                 None => {}
@@ -93,7 +105,8 @@ impl Ctx<'_> {
             self.sink.not_supported(entry.key, "the executor `macos`");
             return None;
         }
-        let machine = body.get("machine").filter(|e| !matches!(e.value.value, Value::Bool(false) | Value::Null));
+        let machine =
+            body.get("machine").filter(|e| !matches!(e.value.value, Value::Bool(false) | Value::Null));
         if let (Some(machine), Some(docker)) = (machine, body.get("docker")) {
             let message = format!("the job `{name}` has two executors: `docker` and `machine`");
             self.sink.error(code::NO_EXECUTOR, machine.key, message);
@@ -115,8 +128,15 @@ impl Ctx<'_> {
             Value::Str(image) => Some(Executor::Machine { image: Some(image.to_string()) }),
             Value::Map(map) => {
                 let map = map.clone();
-                let keys =
-                    ["image", "docker_layer_caching", "resource_class", "shell", "enabled", "reusable", "exclusive"];
+                let keys = [
+                    "image",
+                    "docker_layer_caching",
+                    "resource_class",
+                    "shell",
+                    "enabled",
+                    "reusable",
+                    "exclusive",
+                ];
                 self.only_keys(&map, &keys, "`machine`");
                 self.refuse_layer_caching(&map);
                 if let Some(own) = self.optional_text(&map, "shell") {
@@ -157,8 +177,17 @@ impl Ctx<'_> {
                 self.wrong_type(item, "an entry of `docker`", "a map with `image`");
                 continue;
             };
-            let keys =
-                ["image", "name", "entrypoint", "command", "user", "environment", "auth", "aws_auth", "gcp_auth"];
+            let keys = [
+                "image",
+                "name",
+                "entrypoint",
+                "command",
+                "user",
+                "environment",
+                "auth",
+                "aws_auth",
+                "gcp_auth",
+            ];
             self.only_keys(&map, &keys, "an entry of `docker`");
             for (key, entry) in map.iter() {
                 let primary_environment = key.as_ref() == "environment" && index == 0;
@@ -171,7 +200,11 @@ impl Ctx<'_> {
                 environment.extend(self.environment(&map));
             }
             match map.get("image") {
-                None => self.sink.error(code::MISSING_KEY, item.span, "required key [image] not found in an entry of `docker`"),
+                None => self.sink.error(
+                    code::MISSING_KEY,
+                    item.span,
+                    "required key [image] not found in an entry of `docker`",
+                ),
                 Some(entry) => match entry.value.text().filter(|t| !t.trim().is_empty()) {
                     Some(image) => images.push(image),
                     None => self.wrong_type(&entry.value, "`image`", "a text"),
@@ -226,7 +259,9 @@ impl Ctx<'_> {
             let text = value.text();
             let bad = name.is_empty() || name.contains(['=', '\0']);
             match text {
-                _ if bad => ctx.sink.error(code::INVALID_NAME, at, format!("`{name}` is not a name for a variable")),
+                _ if bad => {
+                    ctx.sink.error(code::INVALID_NAME, at, format!("`{name}` is not a name for a variable"))
+                }
                 Some(text) if text.contains('\0') => {
                     ctx.sink.error(code::INVALID_VALUE, value.span, "a variable cannot hold a NUL character");
                 }
@@ -326,21 +361,23 @@ impl Ctx<'_> {
         let first_line = || script.lines().find(|l| !l.trim().is_empty()).unwrap_or("run").trim().to_owned();
         let no_output_timeout_secs = match map.get("no_output_timeout") {
             None => NO_OUTPUT_TIMEOUT,
-            Some(entry) => match entry.value.text().as_deref().map(|text| (text.parse::<u64>(), duration_secs(text))) {
-                Some((_, Some(seconds))) => seconds,
-                // Seen in the wild, and accepted by the reference service.
-                Some((Ok(seconds @ 1..=31_536_000), None)) => {
-                    let message = format!("{seconds} has no unit and is taken as seconds");
-                    self.sink.warning(code::INVALID_VALUE, entry.value.span, message);
-                    seconds
+            Some(entry) => {
+                match entry.value.text().as_deref().map(|text| (text.parse::<u64>(), duration_secs(text))) {
+                    Some((_, Some(seconds))) => seconds,
+                    // Seen in the wild, and accepted by the reference service.
+                    Some((Ok(seconds @ 1..=31_536_000), None)) => {
+                        let message = format!("{seconds} has no unit and is taken as seconds");
+                        self.sink.warning(code::INVALID_VALUE, entry.value.span, message);
+                        seconds
+                    }
+                    _ => {
+                        let message = format!("{} is not a duration", entry.value.shown());
+                        let hint = "write a number and a unit: `90s`, `20m`, `1h30m`";
+                        self.sink.error_hint(code::INVALID_VALUE, entry.value.span, message, hint);
+                        NO_OUTPUT_TIMEOUT
+                    }
                 }
-                _ => {
-                    let message = format!("{} is not a duration", entry.value.shown());
-                    let hint = "write a number and a unit: `90s`, `20m`, `1h30m`";
-                    self.sink.error_hint(code::INVALID_VALUE, entry.value.span, message, hint);
-                    NO_OUTPUT_TIMEOUT
-                }
-            },
+            }
         };
         let background = match map.get("background").map(|e| &e.value) {
             None => false,
@@ -360,7 +397,8 @@ impl Ctx<'_> {
                 Some("on_fail") => When::OnFail,
                 Some("always") => When::Always,
                 _ => {
-                    let message = format!("{} is not one of always, on_success, on_fail", entry.value.shown());
+                    let message =
+                        format!("{} is not one of always, on_success, on_fail", entry.value.shown());
                     self.sink.error(code::INVALID_VALUE, entry.value.span, message);
                     When::OnSuccess
                 }

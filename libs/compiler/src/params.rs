@@ -66,7 +66,16 @@ pub(crate) enum Place {
 }
 
 const RESERVED: &[&str] = &[
-    "name", "requires", "context", "type", "filters", "matrix", "pre-steps", "post-steps", "serial-group", "override-with",
+    "name",
+    "requires",
+    "context",
+    "type",
+    "filters",
+    "matrix",
+    "pre-steps",
+    "post-steps",
+    "serial-group",
+    "override-with",
 ];
 const KEYS: &[&str] = &["type", "default", "description", "enum"];
 
@@ -78,7 +87,8 @@ fn accepts(decl: &Decl, value: &Node) -> bool {
         Type::Boolean => matches!(inner.value, Value::Bool(_)),
         Type::Integer => matches!(inner.value, Value::Int(_)),
         Type::Enum => decl.allowed.iter().any(|allowed| {
-            allowed.same(inner) || (inner.text().is_some() && allowed.text().is_some_and(|a| Some(a) == inner.text()))
+            allowed.same(inner)
+                || (inner.text().is_some() && allowed.text().is_some_and(|a| Some(a) == inner.text()))
         }),
         Type::Executor => match &inner.value {
             Value::Str(_) => true,
@@ -159,7 +169,11 @@ impl Ctx<'_> {
             Some(list) if ty == Type::Enum => match list.value.as_seq() {
                 Some(items) if !items.is_empty() => items.to_vec(),
                 _ => {
-                    self.sink.error(code::PARAMETER_DECLARATION, list.key, "`enum` takes a list with at least one value");
+                    self.sink.error(
+                        code::PARAMETER_DECLARATION,
+                        list.key,
+                        "`enum` takes a list with at least one value",
+                    );
                     return None;
                 }
             },
@@ -175,11 +189,12 @@ impl Ctx<'_> {
             None => Vec::new(),
         };
         // `default:` with nothing behind it is an empty text, or no default for what has no empty value.
-        let default = map.get("default").map(|e| e.value.clone()).and_then(|node| match (node.is_null(), ty) {
-            (false, _) => Some(node),
-            (true, Type::String) => Some(Node::str(node.span, "")),
-            (true, _) => None,
-        });
+        let default =
+            map.get("default").map(|e| e.value.clone()).and_then(|node| match (node.is_null(), ty) {
+                (false, _) => Some(node),
+                (true, Type::String) => Some(Node::str(node.span, "")),
+                (true, _) => None,
+            });
         if place == Place::Pipeline && default.is_none() {
             let message = format!("required key [default] not found in the pipeline parameter `{name}`");
             self.sink.error(code::MISSING_KEY, key, message);
@@ -225,7 +240,8 @@ impl Ctx<'_> {
             let (value, scope) = match given.iter().find(|(n, ..)| n == name) {
                 Some((_, _, value)) => {
                     // A pipeline value that this pipeline does not have is an empty text.
-                    let undefined = value.is_null() && decl.ty == Type::String && self.sink.interpolated(value.span);
+                    let undefined =
+                        value.is_null() && decl.ty == Type::String && self.sink.interpolated(value.span);
                     let value = if undefined { &Node::str(value.span, "") } else { value };
                     if !accepts(decl, value) {
                         self.argument_type(name, decl, value);
@@ -253,7 +269,11 @@ impl Ctx<'_> {
                 },
             };
             if value.height() > 150 {
-                self.sink.error(code::SIZE_LIMIT, value.span, format!("the argument `{name}` is nested too deeply"));
+                self.sink.error(
+                    code::SIZE_LIMIT,
+                    value.span,
+                    format!("the argument `{name}` is nested too deeply"),
+                );
                 good = false;
                 continue;
             }
@@ -278,7 +298,8 @@ impl Ctx<'_> {
             value.kind()
         );
         let scalar = matches!(value.value, Value::Bool(_) | Value::Int(_) | Value::Float(_));
-        let hint = (scalar && decl.ty == Type::String).then(|| "quote the value to make it a text".to_owned());
+        let hint =
+            (scalar && decl.ty == Type::String).then(|| "quote the value to make it a text".to_owned());
         self.sink.add(crate::Severity::Error, code::ARGUMENT_TYPE, value.span, message, hint);
         self.sink.related("declared here", decl.span);
     }

@@ -36,8 +36,14 @@ mod tests {
     fn bounded() {
         let nested = format!("{}a{}", "(".repeat(1500), ")".repeat(1500));
         let looks = format!("{}a{}", "(?=".repeat(600), ")".repeat(600));
-        let patterns =
-            [nested.as_str(), looks.as_str(), "((a{500}){500}){500}", "((a{500}){500}){500}\\1", "(a+)+\\1(?=b)c", "(?:a*)*(?!x)$b"];
+        let patterns = [
+            nested.as_str(),
+            looks.as_str(),
+            "((a{500}){500}){500}",
+            "((a{500}){500}){500}\\1",
+            "(a+)+\\1(?=b)c",
+            "(?:a*)*(?!x)$b",
+        ];
         for pattern in patterns {
             // Any answer will do, but there must be one.
             let _ = matches_whole(pattern, &"a".repeat(200));

@@ -59,12 +59,36 @@ pub(crate) struct Found {
 }
 
 pub(crate) const JOB_KEYS: &[&str] = &[
-    "type", "description", "parallelism", "macos", "resource_class", "docker", "steps", "retention", "working_directory",
-    "circleci_ip_ranges", "machine", "environment", "executor", "shell", "parameters", "plan_name", "validation", "key",
+    "type",
+    "description",
+    "parallelism",
+    "macos",
+    "resource_class",
+    "docker",
+    "steps",
+    "retention",
+    "working_directory",
+    "circleci_ip_ranges",
+    "machine",
+    "environment",
+    "executor",
+    "shell",
+    "parameters",
+    "plan_name",
+    "validation",
+    "key",
 ];
 const JOB_KEYS_2: &[&str] = &["branches"];
 const EXECUTOR_KEYS: &[&str] = &[
-    "docker", "machine", "macos", "environment", "working_directory", "shell", "resource_class", "parameters", "description",
+    "docker",
+    "machine",
+    "macos",
+    "environment",
+    "working_directory",
+    "shell",
+    "resource_class",
+    "parameters",
+    "description",
 ];
 const COMMAND_KEYS: &[&str] = &["steps", "parameters", "description"];
 const ORB_KEYS: &[&str] =
@@ -110,7 +134,8 @@ impl Ctx<'_> {
                 }
                 Value::Str(reference) => {
                     let reference = reference.clone();
-                    self.sink.not_supported(entry.value.span, &format!("an orb of a registry (`{reference}`)"));
+                    self.sink
+                        .not_supported(entry.value.span, &format!("an orb of a registry (`{reference}`)"));
                     None
                 }
                 _ => {
@@ -190,7 +215,13 @@ impl Ctx<'_> {
                         name = other.to_string();
                         continue;
                     }
-                    _ => return Some(Found { node: entry.value.clone(), key: entry.key, scope: scope.clone() }),
+                    _ => {
+                        return Some(Found {
+                            node: entry.value.clone(),
+                            key: entry.key,
+                            scope: scope.clone(),
+                        });
+                    }
                 }
             }
             if let Some((alias, rest)) = name.split_once('/') {
@@ -200,7 +231,8 @@ impl Ctx<'_> {
                         scope = orb.clone();
                         if !scope.map(kind).contains_key(rest.as_str()) {
                             let hint = suggest(&rest, scope.map(kind).keys().map(AsRef::as_ref));
-                            let message = format!("Cannot find a definition for {} named {name}", kind.word());
+                            let message =
+                                format!("Cannot find a definition for {} named {name}", kind.word());
                             self.sink.add(crate::Severity::Error, kind.code(), at, message, hint);
                             return None;
                         }
@@ -210,8 +242,10 @@ impl Ctx<'_> {
                     Some(None) => return None,
                     None => {
                         let hint = suggest(alias, scope.orbs.keys().map(AsRef::as_ref));
-                        let message =
-                            format!("Cannot find a definition for {} named {name}: no orb `{alias}` is imported", kind.word());
+                        let message = format!(
+                            "Cannot find a definition for {} named {name}: no orb `{alias}` is imported",
+                            kind.word()
+                        );
                         self.sink.add(crate::Severity::Error, code::UNKNOWN_ORB, at, message, hint);
                         return None;
                     }

@@ -89,8 +89,12 @@ impl Ctx<'_> {
                     self.named_step(name, entry.key, Some(&entry.value), scope, out);
                 }
                 Some((first, _)) => {
-                    let message = format!("maximum size: [1], found: [{}]: a step is a map with exactly one key", map.len());
-                    let hint = format!("indent the keys behind `{first}:` further, or start another step with `-`");
+                    let message = format!(
+                        "maximum size: [1], found: [{}]: a step is a map with exactly one key",
+                        map.len()
+                    );
+                    let hint =
+                        format!("indent the keys behind `{first}:` further, or start another step with `-`");
                     self.sink.error_hint(code::STEP_SHAPE, item.span, message, hint);
                 }
                 None => self.sink.error(code::STEP_SHAPE, item.span, "a step cannot be an empty map"),
@@ -103,7 +107,14 @@ impl Ctx<'_> {
         }
     }
 
-    fn named_step(&mut self, name: &str, at: Span, body: Option<&Node>, scope: &Arc<Scope>, out: &mut Vec<Node>) {
+    fn named_step(
+        &mut self,
+        name: &str,
+        at: Span,
+        body: Option<&Node>,
+        scope: &Arc<Scope>,
+        out: &mut Vec<Node>,
+    ) {
         match (name, body) {
             ("when" | "unless", Some(body)) => return self.conditional(name == "when", at, body, scope, out),
             ("steps", Some(body)) => return self.expand_steps(body, scope, out),
@@ -124,7 +135,8 @@ impl Ctx<'_> {
         }
         // Old configurations write `save-cache`.
         let underscored = name.replace('-', "_");
-        if underscored != name && !scope.has(Kind::Command, name) && BUILT_IN.contains(&underscored.as_str()) {
+        if underscored != name && !scope.has(Kind::Command, name) && BUILT_IN.contains(&underscored.as_str())
+        {
             return self.named_step(&underscored, at, body, scope, out);
         }
         self.command(name, at, body, scope, out);
@@ -135,7 +147,9 @@ impl Ctx<'_> {
             Value::Str(_) => out.push(single("run", at, single("command", body.span, body.clone()))),
             Value::Map(map) => out.push(single("run", at, Node::map(body.span, with_digits(map)))),
             Value::Null if self.sink.reported_within(body.span) => {}
-            Value::Null => self.sink.error(code::MISSING_KEY, at, "required key [command] not found in the step `run`"),
+            Value::Null => {
+                self.sink.error(code::MISSING_KEY, at, "required key [command] not found in the step `run`")
+            }
             _ => self.wrong_type(body, "`run`", "a text or a map"),
         }
     }
@@ -148,7 +162,11 @@ impl Ctx<'_> {
         self.only_keys(&map, &["condition", "steps"], "a conditional step");
         for key in ["condition", "steps"] {
             if !map.contains_key(key) {
-                self.sink.error(code::MISSING_KEY, at, format!("required key [{key}] not found in a conditional step"));
+                self.sink.error(
+                    code::MISSING_KEY,
+                    at,
+                    format!("required key [{key}] not found in a conditional step"),
+                );
             }
         }
         let (Some(condition), Some(steps)) = (map.get("condition"), map.get("steps")) else { return };
@@ -161,7 +179,14 @@ impl Ctx<'_> {
         }
     }
 
-    fn command(&mut self, name: &str, at: Span, body: Option<&Node>, scope: &Arc<Scope>, out: &mut Vec<Node>) {
+    fn command(
+        &mut self,
+        name: &str,
+        at: Span,
+        body: Option<&Node>,
+        scope: &Arc<Scope>,
+        out: &mut Vec<Node>,
+    ) {
         let Some(found) = self.find(Kind::Command, name, scope, at) else { return };
         let Some(definition) = found.node.as_map().cloned() else { return };
         // The place of the definition tells it from all others.

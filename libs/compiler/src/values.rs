@@ -68,12 +68,13 @@ impl Values {
 
     /// The value; null for a known name without one; `None` for an unknown name.
     pub fn get(&self, name: &str) -> Option<Node> {
-        let known = KNOWN.contains(&name) || KNOWN_PREFIXES.iter().any(|p| name.len() > p.len() && name.starts_with(p));
+        let known = KNOWN.contains(&name)
+            || KNOWN_PREFIXES.iter().any(|p| name.len() > p.len() && name.starts_with(p));
         let value = self.0.get(name).cloned().or(known.then_some(Value::Null))?;
         Some(Node { span: Span::default(), value })
     }
 
-    pub fn names<'n>(&'n self) -> impl Iterator<Item = &'n str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().copied().chain(KNOWN.iter().copied())
     }
 }

@@ -16,7 +16,16 @@ use std::sync::Arc;
 
 const WORKFLOW_KEYS: &[&str] = &["jobs", "when", "unless", "triggers", "max_auto_reruns", "description"];
 const INVOCATION_KEYS: &[&str] = &[
-    "name", "requires", "context", "type", "filters", "matrix", "pre-steps", "post-steps", "serial-group", "override-with",
+    "name",
+    "requires",
+    "context",
+    "type",
+    "filters",
+    "matrix",
+    "pre-steps",
+    "post-steps",
+    "serial-group",
+    "override-with",
 ];
 const STATUSES: &[JobStatus] =
     &[JobStatus::Success, JobStatus::Failed, JobStatus::Canceled, JobStatus::Unauthorized, JobStatus::NotRun];
@@ -115,7 +124,11 @@ impl Ctx<'_> {
             self.sink.not_supported(entry.key, "a workflow with `triggers`");
         }
         if let (Some(_), Some(unless)) = (map.get("when"), map.get("unless")) {
-            self.sink.error(code::BAD_CONDITION, unless.key, "a workflow has either `when` or `unless`, not both");
+            self.sink.error(
+                code::BAD_CONDITION,
+                unless.key,
+                "a workflow has either `when` or `unless`, not both",
+            );
         }
         let when = map.get("when").is_none_or(|e| self.condition(&e.value, env).unwrap_or(true));
         let unless = map.get("unless").is_some_and(|e| self.condition(&e.value, env).unwrap_or(false));
@@ -145,7 +158,11 @@ impl Ctx<'_> {
         for item in items.iter() {
             self.invocation(item, project, values, &mut invocations);
             if invocations.len() > MAX_JOBS {
-                self.sink.error(code::SIZE_LIMIT, item.span, format!("a workflow holds at most {MAX_JOBS} jobs"));
+                self.sink.error(
+                    code::SIZE_LIMIT,
+                    item.span,
+                    format!("a workflow holds at most {MAX_JOBS} jobs"),
+                );
                 return None;
             }
         }
@@ -175,8 +192,16 @@ impl Ctx<'_> {
             }
             Value::Map(map) => {
                 let first = map.first().map_or("", |(name, _)| name.as_ref());
-                let message = format!("maximum size: [1], found: [{}]: a job of a workflow is a map with one key", map.len());
-                self.sink.error_hint(code::STEP_SHAPE, item.span, message, format!("indent what belongs to `{first}:` further"));
+                let message = format!(
+                    "maximum size: [1], found: [{}]: a job of a workflow is a map with one key",
+                    map.len()
+                );
+                self.sink.error_hint(
+                    code::STEP_SHAPE,
+                    item.span,
+                    message,
+                    format!("indent what belongs to `{first}:` further"),
+                );
                 return;
             }
             _ => return self.wrong_type(item, "a job of a workflow", "a name or a map with one key"),
@@ -211,7 +236,8 @@ impl Ctx<'_> {
             return None;
         };
         self.only_keys(map, &["parameters", "exclude", "alias"], "`matrix`");
-        let Some(parameters) = map.get("parameters").and_then(|e| e.value.as_map()).filter(|m| !m.is_empty()) else {
+        let Some(parameters) = map.get("parameters").and_then(|e| e.value.as_map()).filter(|m| !m.is_empty())
+        else {
             self.sink.error(code::BAD_MATRIX, key, "`matrix` needs `parameters`: a map of lists");
             return None;
         };
@@ -313,7 +339,8 @@ impl Ctx<'_> {
             contexts,
             kind: None,
             body: None,
-            filters: filters.map(|node| if node.as_map().is_some() { node } else { decided(node.span, passes) }),
+            filters: filters
+                .map(|node| if node.as_map().is_some() { node } else { decided(node.span, passes) }),
             passes,
         };
         match value(self, "type") {
@@ -322,7 +349,8 @@ impl Ctx<'_> {
                 return Some(invocation);
             }
             Some(node) => {
-                let message = format!("a job of a workflow can only be of type `approval`, not {}", node.shown());
+                let message =
+                    format!("a job of a workflow can only be of type `approval`, not {}", node.shown());
                 self.sink.error(code::INVALID_VALUE, node.span, message);
             }
             None => {}
@@ -383,9 +411,17 @@ impl Ctx<'_> {
                 }
                 _ => match item.text().filter(|t| !t.is_empty()) {
                     Some(word) => {
-                        list.push(Required { word, at: item.span, accepts: BTreeSet::from([JobStatus::Success]) });
+                        list.push(Required {
+                            word,
+                            at: item.span,
+                            accepts: BTreeSet::from([JobStatus::Success]),
+                        });
                     }
-                    None => self.wrong_type(item, "an entry of `requires`", "a job, or a map of one job to its statuses"),
+                    None => self.wrong_type(
+                        item,
+                        "an entry of `requires`",
+                        "a job, or a map of one job to its statuses",
+                    ),
                 },
             }
         }
@@ -458,8 +494,10 @@ impl Ctx<'_> {
         let names: Vec<String> = jobs.iter().map(|job| job.name.clone()).collect();
         let (mut plans, mut shown) = (Vec::new(), Vec::new());
         for (index, job) in jobs.into_iter().enumerate() {
-            let requirement =
-                |(up, accepts): (&usize, &BTreeSet<JobStatus>)| Requirement { job: names[*up].clone(), accepts: accepts.clone() };
+            let requirement = |(up, accepts): (&usize, &BTreeSet<JobStatus>)| Requirement {
+                job: names[*up].clone(),
+                accepts: accepts.clone(),
+            };
             shown.push(Shown {
                 name: job.name.clone(),
                 approval: matches!(job.kind, Some(JobKind::Approval)) && job.body.is_none(),
@@ -499,8 +537,13 @@ impl Ctx<'_> {
                 } else if let Some(found) = by_group.get(word) {
                     found.clone()
                 } else {
-                    let others: Vec<usize> =
-                        by_base.get(word).into_iter().flatten().copied().filter(|other| *other != index).collect();
+                    let others: Vec<usize> = by_base
+                        .get(word)
+                        .into_iter()
+                        .flatten()
+                        .copied()
+                        .filter(|other| *other != index)
+                        .collect();
                     if others.len() != 1 {
                         self.bad_requires(workflow, job, required, others.len(), jobs);
                         continue;
@@ -516,7 +559,14 @@ impl Ctx<'_> {
         edges
     }
 
-    fn bad_requires(&mut self, workflow: &str, job: &Invocation, required: &Required, others: usize, jobs: &[Invocation]) {
+    fn bad_requires(
+        &mut self,
+        workflow: &str,
+        job: &Invocation,
+        required: &Required,
+        others: usize,
+        jobs: &[Invocation],
+    ) {
         let message = format!(
             "Job '{}' requires '{}', which is the name of {others} other jobs in workflow '{workflow}'",
             job.name, required.word
@@ -573,9 +623,13 @@ impl Ctx<'_> {
 
 /// `job-a-1`: the values in the order of their parameters' names.
 fn matrix_name(reference: &str, args: &Args) -> String {
-    let mut parts: Vec<(&str, String)> = args.iter().map(|(name, value)| (name.as_ref(), shown_value(value))).collect();
+    let mut parts: Vec<(&str, String)> =
+        args.iter().map(|(name, value)| (name.as_ref(), shown_value(value))).collect();
     parts.sort();
-    std::iter::once(reference.to_owned()).chain(parts.into_iter().map(|(_, text)| text)).collect::<Vec<_>>().join("-")
+    std::iter::once(reference.to_owned())
+        .chain(parts.into_iter().map(|(_, text)| text))
+        .collect::<Vec<_>>()
+        .join("-")
 }
 
 fn shown_value(value: &Node) -> String {
@@ -598,7 +652,8 @@ fn number(jobs: &mut [Invocation]) {
     for job in jobs.iter() {
         *count.entry(job.base.clone()).or_default() += 1;
     }
-    let mut taken: HashSet<String> = count.iter().filter(|(_, n)| **n == 1).map(|(name, _)| name.clone()).collect();
+    let mut taken: HashSet<String> =
+        count.iter().filter(|(_, n)| **n == 1).map(|(name, _)| name.clone()).collect();
     let mut next: HashMap<String, usize> = HashMap::new();
     for job in jobs.iter_mut() {
         if count.get(&job.base).is_none_or(|n| *n == 1) {

@@ -104,7 +104,9 @@ impl Node {
     /// A scalar as a message shows it; a collection by its type.
     pub fn shown(&self) -> String {
         match self.text() {
-            Some(text) if text.chars().count() > 60 => format!("\"{}…\"", text.chars().take(60).collect::<String>()),
+            Some(text) if text.chars().count() > 60 => {
+                format!("\"{}…\"", text.chars().take(60).collect::<String>())
+            }
             Some(text) => format!("\"{text}\""),
             None => format!("a {}", self.kind()),
         }
@@ -120,7 +122,9 @@ impl Node {
             (Value::Int(a), Value::Int(b)) => a == b,
             (Value::Float(a), Value::Float(b)) => a == b,
             (Value::Str(a), Value::Str(b)) => a == b,
-            (Value::Seq(a), Value::Seq(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.same(b)),
+            (Value::Seq(a), Value::Seq(b)) => {
+                a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.same(b))
+            }
             (Value::Map(a), Value::Map(b)) => {
                 a.len() == b.len()
                     && a.iter().all(|(k, v)| b.get(k).is_some_and(|other| v.value.same(&other.value)))
@@ -144,7 +148,8 @@ impl Node {
 pub(crate) fn read(sink: &mut Sink<'_>) -> Option<Node> {
     let source = sink.source();
     if source.len() > MAX_SOURCE {
-        let message = format!("the configuration is {} bytes long; at most {MAX_SOURCE} are accepted", source.len());
+        let message =
+            format!("the configuration is {} bytes long; at most {MAX_SOURCE} are accepted", source.len());
         sink.error(code::YAML_LIMIT, Span::default(), message);
         return None;
     }
@@ -229,11 +234,19 @@ impl<'s> Reader<'s, '_, '_> {
     fn count(&mut self, nodes: usize, height: usize, span: Span) -> Result<(), Failed> {
         self.total = self.total.saturating_add(nodes);
         if self.total > MAX_NODES {
-            self.sink.error(code::YAML_LIMIT, span, format!("the file holds more than {MAX_NODES} values, aliases included"));
+            self.sink.error(
+                code::YAML_LIMIT,
+                span,
+                format!("the file holds more than {MAX_NODES} values, aliases included"),
+            );
             return Err(Failed);
         }
         if height > MAX_DEPTH {
-            self.sink.error(code::YAML_LIMIT, span, format!("values are nested deeper than {MAX_DEPTH} levels"));
+            self.sink.error(
+                code::YAML_LIMIT,
+                span,
+                format!("values are nested deeper than {MAX_DEPTH} levels"),
+            );
             return Err(Failed);
         }
         Ok(())
@@ -246,7 +259,11 @@ impl<'s> Reader<'s, '_, '_> {
         let (node, height, anchor) = match event {
             Event::Alias(id) => {
                 let Some(anchored) = self.anchors.get(&id) else {
-                    self.sink.error(code::YAML_SYNTAX, span, "an alias stands inside the value that it names");
+                    self.sink.error(
+                        code::YAML_SYNTAX,
+                        span,
+                        "an alias stands inside the value that it names",
+                    );
                     return Err(Failed);
                 };
                 let (weight, height) = (anchored.weight, anchored.height);
@@ -373,7 +390,13 @@ impl<'s> Reader<'s, '_, '_> {
         })
     }
 
-    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Tagged<'_>, span: Span) -> Result<Value, Failed> {
+    fn scalar(
+        &mut self,
+        text: &str,
+        style: ScalarStyle,
+        tag: Tagged<'_>,
+        span: Span,
+    ) -> Result<Value, Failed> {
         let Some(tag) = tag else {
             return Ok(match style {
                 ScalarStyle::Plain => scalars::plain(text),

@@ -70,7 +70,9 @@ fn good_configurations() {
         match run(&source) {
             Ok(compiled) => {
                 lines(&mut found, &compiled.warnings);
-                found.push_str(compiled.processed.split("\n# Original config.yml file:\n").next().expect("text"));
+                found.push_str(
+                    compiled.processed.split("\n# Original config.yml file:\n").next().expect("text"),
+                );
                 found.push_str("\n---\n");
                 found.push_str(&serde_json::to_string_pretty(&compiled.plan).expect("plan"));
                 found.push('\n');
@@ -115,7 +117,8 @@ fn the_compiled_text_compiles_to_the_same_jobs() {
             Ok(again) => {
                 let strip = |c: &Compiled| {
                     let all = c.plan.workflows.iter().flat_map(|w| &w.jobs);
-                    all.map(|j| serde_json::to_value((&j.kind, j.requires.len(), &j.contexts)).expect("job")).collect::<Vec<_>>()
+                    all.map(|j| serde_json::to_value((&j.kind, j.requires.len(), &j.contexts)).expect("job"))
+                        .collect::<Vec<_>>()
                 };
                 assert_eq!(strip(&compiled), strip(&again), "{}", path.display());
             }
@@ -150,7 +153,10 @@ fn a_page_for_every_code() {
     for entry in std::fs::read_dir(&folder).expect("folder of pages") {
         let path = entry.expect("entry").path();
         let stem = path.file_stem().and_then(|s| s.to_str()).expect("name").to_owned();
-        assert!(stem == "README" || gantry_compiler::code::ALL.contains(&stem.as_str()), "{stem}.md explains no code");
+        assert!(
+            stem == "README" || gantry_compiler::code::ALL.contains(&stem.as_str()),
+            "{stem}.md explains no code"
+        );
     }
 }
 
@@ -190,4 +196,29 @@ fn limits() {
     text.push_str("jobs:\n  build: {machine: true, steps: [c37: {x: yyyyyyyy}]}\n");
     let errors = run(&text).expect_err("too large");
     assert_eq!(errors[0].code, "size-limit");
+}
+
+#[test]
+fn a_finding_shows_its_lines() {
+    let source = "version: 2.1\njobs:\n  build:\n    machine: true\n    steps:\n      - chekout\n";
+    let errors = run(source).expect_err("bad");
+    let shown = errors[0].render(source, false);
+    let expected = "error[unknown-command]: Cannot find a definition for command named chekout
+ --> config.yml:6:9
+  |
+6 |       - chekout
+  |         ^^^^^^^
+  |
+  = note: Error calling job: 'build' (config.yml:2:1)
+  = help: did you mean `checkout`?";
+    assert_eq!(shown, expected);
+    assert!(errors[0].render(source, true).contains('\u{1b}'));
+    // A text that is not the one that was compiled must do no harm.
+    for other in ["", "é", "a\n\n"] {
+        errors[0].render(other, false);
+    }
+    let json = serde_json::to_value(&errors[0]).expect("json");
+    assert_eq!(json["code"], "unknown-command");
+    assert_eq!(json["severity"], "error");
+    assert_eq!((&json["line"], &json["column"], &json["end_column"]), (&6.into(), &9.into(), &16.into()));
 }
