@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 const MAGIC: [u8; 2] = *b"gk";
 /// Magic, version of the key, nonce.
@@ -209,9 +209,13 @@ enum Replace {
 /// Writes beside, syncs, then takes the name: a crash leaves the old ring or the new one.
 fn write(path: &Path, ring: &Ring, replace: Replace) -> io::Result<()> {
     use io::Write;
-    let file =
-        File { format: 1, keys: ring.iter().map(|(version, key)| (*version, B64.encode(&**key))).collect() };
-    let text = Zeroizing::new(serde_json::to_vec_pretty(&file)?);
+    let mut file = File {
+        format: 1,
+        keys: ring.iter().map(|(version, key)| (*version, B64.encode(key.as_slice()))).collect(),
+    };
+    let text = serde_json::to_vec_pretty(&file).map(Zeroizing::new);
+    file.keys.values_mut().for_each(Zeroize::zeroize);
+    let text = text?;
     let draft = path.with_extension(format!("new-{}", std::process::id()));
     let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     out.write_all(&text)?;

@@ -74,7 +74,7 @@ fn values(state: &State, id: &str, number: i64, new: &New) -> PipelineValues {
         number,
         project_slug: new.project.slug.clone(),
         project_type: "git".to_owned(),
-        git_url: format!("{}/{}/{}", state.git_url, new.project.org, new.project.name),
+        git_url: format!("{}/git/{}/{}.git", state.git_url, new.project.org, new.project.name),
         branch: new.vcs.branch.clone(),
         tag: new.vcs.tag.clone(),
         revision: new.vcs.revision.clone(),

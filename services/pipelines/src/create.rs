@@ -17,8 +17,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::types::Json;
 
-/// Plans from this size on are blobs.
-const INLINE: usize = 64 * 1024;
+/// Plans from this size on are blobs: a message has 256 KiB, and the rest of the body needs some of it.
+const INLINE: usize = 192 * 1024;
 
 /// What a pipeline is made of.
 pub(crate) struct New {

@@ -37,7 +37,7 @@ pub struct Deps {
     pub blobs: Arc<dyn Blobs>,
     /// Folder of the embedded git server's repositories, `<org>/<repo>.git`.
     pub git_root: PathBuf,
-    /// Where clients reach the git server, without a slash at the end; part of `pipeline.project.git_url`.
+    /// Where clients reach the git server: `<git_url>/git/<org>/<repo>.git` is `pipeline.project.git_url`.
     pub git_url: String,
 }
 
@@ -56,7 +56,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         store: store.clone(),
         blobs: deps.blobs,
         git: Git::new(deps.git_root),
-        git_url: deps.git_url.into(),
+        git_url: deps.git_url.trim_end_matches('/').into(),
         decided: Arc::new(watch::Sender::new(0)),
     };
     deps.bus.register_source(&store);

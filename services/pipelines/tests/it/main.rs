@@ -22,7 +22,7 @@ jobs:
   build:
     machine: true
     steps:
-      - run: echo pipeline << pipeline.number >>
+      - run: echo pipeline << pipeline.number >> of << pipeline.project.git_url >>
 workflows:
   main:
     jobs: [build]
@@ -55,7 +55,7 @@ async fn suite() -> Suite {
         bus: bus.clone(),
         blobs: blobs.clone(),
         git_root,
-        git_url: "http://gantry.test/git".into(),
+        git_url: "http://gantry.test/".into(),
     };
     pipelines::start(deps, stop.clone()).await.unwrap();
     let project = Project {
@@ -195,6 +195,7 @@ async fn a_push_becomes_a_pipeline() {
     let config = suite.bus.ask(&user(), &GetPipelineConfig { id: view.id }).await.unwrap();
     assert_eq!(config.source, GOOD);
     assert!(config.compiled.contains("echo pipeline 1"), "{}", config.compiled);
+    assert!(config.compiled.contains("http://gantry.test/git/local/demo.git"), "{}", config.compiled);
     let none = GetPipeline { id: PipelineId::new() };
     assert_eq!(refused(suite.bus.ask(&user(), &none).await.unwrap_err()).0, "not_found");
 }
@@ -321,7 +322,7 @@ async fn triggers_take_a_branch_or_tag_and_parameters() {
 #[tokio::test]
 async fn a_large_plan_is_a_blob() {
     let suite = suite().await;
-    let config = GOOD.replace("echo pipeline", &format!("echo {}", "x".repeat(70_000)));
+    let config = GOOD.replace("echo pipeline", &format!("echo {}", "x".repeat(200_000)));
     suite.pipeline(suite.deliver(&suite.push(Some(&config)), false).await).await;
     let (_, event) = suite.created().await.remove(0);
     assert_eq!((&event.errors, event.plan), (&Vec::new(), None));
