@@ -5,7 +5,10 @@ use zeroize::Zeroize;
 
 pub(crate) struct Automaton {
     root: Box<[u32; 256]>,
-    interesting: Box<[bool; 256]>,
+    /// Bytes that change the normalised view.
+    special: Box<[bool; 256]>,
+    /// A bit for each pair of bytes that begins a needle.
+    pairs: Box<[u64; 1024]>,
     /// Per state: where its edges begin; one more entry at the end.
     first_edge: Vec<u32>,
     edge_byte: Vec<u8>,
@@ -53,16 +56,19 @@ impl Automaton {
         }
         first_edge.push(edge_byte.len() as u32);
         let mut root = Box::new([0u32; 256]);
-        let mut interesting = Box::new([false; 256]);
+        let mut special = Box::new([false; 256]);
+        let mut pairs = Box::new([0u64; 1024]);
         for (byte, to) in &children[0] {
             root[*byte as usize] = *to;
-            interesting[*byte as usize] = true;
+            for (second, _) in &children[*to as usize] {
+                let (word, bit) = pair(*byte, *second);
+                pairs[word] |= bit;
+            }
         }
-        // These change the normalised view.
         for byte in [0x1bu8, b'\r', b'\n', 0, 0xe2, 0xef] {
-            interesting[usize::from(byte)] = true;
+            special[usize::from(byte)] = true;
         }
-        let mut this = Self { root, interesting, first_edge, edge_byte, edge_to, fail: vec![0; count], depth, matched };
+        let mut this = Self { root, special, pairs, first_edge, edge_byte, edge_to, fail: vec![0; count], depth, matched };
         let mut queue: std::collections::VecDeque<u32> = children[0].iter().map(|(_, to)| *to).collect();
         while let Some(state) = queue.pop_front() {
             for (byte, to) in &children[state as usize] {
@@ -86,10 +92,15 @@ impl Automaton {
         self.edge_byte.is_empty()
     }
 
-    /// Whether a byte does anything when nothing is under way.
+    /// How many bytes do nothing when nothing is under way. The last one may always begin a needle: what
+    /// follows it is not known.
     #[inline]
-    pub(crate) fn interesting(&self, byte: u8) -> bool {
-        self.interesting[byte as usize]
+    pub(crate) fn skip(&self, bytes: &[u8]) -> usize {
+        let starts = |two: &[u8]| {
+            let (word, bit) = pair(two[0], two[1]);
+            self.special[two[0] as usize] || self.pairs[word] & bit != 0
+        };
+        bytes.windows(2).position(starts).unwrap_or(bytes.len().saturating_sub(1))
     }
 
     #[inline]
@@ -124,8 +135,15 @@ impl Automaton {
     }
 }
 
+#[inline]
+fn pair(first: u8, second: u8) -> (usize, u64) {
+    let index = usize::from(first) << 8 | usize::from(second);
+    (index / 64, 1 << (index % 64))
+}
+
 impl Drop for Automaton {
     fn drop(&mut self) {
         self.edge_byte.zeroize();
+        self.pairs.zeroize();
     }
 }

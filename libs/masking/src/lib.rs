@@ -145,14 +145,10 @@ impl Masker {
         while i < bytes.len() {
             if self.state == 0 && self.normal.is_none() && self.escape == Escape::None {
                 // Nothing is under way: run over bytes that start nothing.
-                let rest = &bytes[i..];
-                let skip = rest.iter().position(|b| ac.interesting(*b)).unwrap_or(rest.len());
+                let skip = ac.skip(&bytes[i..]);
                 self.pos += skip as u64;
                 self.column += skip as u64;
                 i += skip;
-                if i == bytes.len() {
-                    break;
-                }
             }
             self.step(&ac, bytes[i]);
             i += 1;
