@@ -2,11 +2,15 @@
 
 use async_trait::async_trait;
 use bus::{Fault, Group};
-use contracts::{Envelope, Event, conductor::JobReady, permissions::RoleGranted};
+use contracts::{
+    Envelope, Event,
+    conductor::{JobEnded, JobReady},
+    permissions::RoleGranted,
+};
 use eventstore::{Key, Tx};
 use uuid::Uuid;
 
-/// Whose variables each ready job may get.
+/// Whose variables each ready job may get, until it ends.
 pub(crate) struct Jobs;
 
 #[async_trait]
@@ -16,7 +20,7 @@ impl Group for Jobs {
     }
 
     fn wants(&self, kind: &str) -> bool {
-        kind == JobReady::TYPE
+        [JobReady::TYPE, JobEnded::TYPE].contains(&kind)
     }
 
     fn batch(&self) -> usize {
@@ -33,6 +37,16 @@ impl Group for Jobs {
 
     async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
         for message in batch {
+            if message.is::<JobEnded>() {
+                let ended: JobEnded = message.body_as()?;
+                for sql in [
+                    "DELETE FROM contexts.jobs WHERE job_id = $1",
+                    "DELETE FROM contexts.deliveries WHERE job_id = $1",
+                ] {
+                    sqlx::query(sql).bind(ended.job_id.uuid()).execute(tx.conn()).await?;
+                }
+                continue;
+            }
             let job: JobReady = message.body_as()?;
             sqlx::query(
                 "INSERT INTO contexts.jobs (job_id, org_id, project_id, contexts, acting_user)

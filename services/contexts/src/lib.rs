@@ -2,7 +2,7 @@
 //!
 //! Owns the aggregates `context` and `project_variables`. Values lie as ciphertext of the `secrets` port,
 //! bound to their place and version; they never ride in events, and in requests only sealed. Consumes
-//! `workflow.job_ready` (whose variables a job may get) and `role.granted`. Answers the requests of
+//! `workflow.job_ready` and `.job_ended` (whose variables a job may get) and `role.granted`. Answers the requests of
 //! [`contracts::contexts`], and agents at `GET /v1/tasks/{task}/secrets`.
 
 mod contexts;

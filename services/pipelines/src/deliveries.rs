@@ -81,7 +81,7 @@ impl Deliveries {
             trigger: Trigger {
                 kind: "webhook".to_owned(),
                 actor: message.actor.user(),
-                actor_login: said("login"),
+                actor_login: said("pusher"),
                 received_at: message.occurred_at,
             },
             subject: said("subject"),

@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as B64};
 use bus::Bus;
 use contracts::{
     Actor, NewEvent, RequestError,
-    conductor::JobReady,
+    conductor::{JobEnded, JobReady},
     contexts::*,
     domain::Project,
     permissions::RoleGranted,
@@ -18,7 +18,10 @@ use gantry_contexts as contexts;
 use http_body_util::BodyExt;
 use ids::*;
 use kit::keys::{FenceClaims, Keys};
-use model::plan::{Executor, JobDefinition};
+use model::{
+    plan::{Executor, JobDefinition},
+    status::JobStatus,
+};
 use secrets::{Keyring, Secrets};
 use std::sync::Arc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -315,9 +318,33 @@ async fn a_lease_holder_gets_its_variables_in_order_of_precedence() {
     assert_eq!(acts.len(), 3);
     assert!(acts[0].contains("\"X\""), "{}", acts[0]);
 
-    let task = Task::of(suite.ready(&self::project(), &[], None).await);
+    let job = suite.ready(&self::project(), &[], None).await;
+    let task = Task::of(job);
     let (_, body) = suite.get(task.id, &task.fence(&suite)).await;
     assert_eq!(task.open(&body), [], "nothing to deliver is an answer");
+
+    let ended = JobEnded {
+        job_id: job,
+        status: JobStatus::Success,
+        reason: None,
+        approved_by: None,
+        at: chrono::Utc::now(),
+    };
+    let mut tx = suite.conductor.begin(&[]).await.unwrap();
+    tx.append(&[NewEvent::new("workflow", WorkflowId::new().uuid(), suite.user.clone(), &ended)])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let forgotten = async {
+        let known = "SELECT EXISTS (SELECT FROM contexts.jobs WHERE job_id = $1)
+                         OR EXISTS (SELECT FROM contexts.deliveries WHERE job_id = $1)";
+        while sqlx::query_scalar(known).bind(job.uuid()).fetch_one(&suite.db.pool).await.unwrap() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), forgotten)
+        .await
+        .expect("an ended job is forgotten");
 }
 
 #[tokio::test]

@@ -113,8 +113,9 @@ impl Suite {
             revision: revision.to_owned(),
             skip,
         };
-        let event = NewEvent::new("delivery", delivery_id.uuid(), user(), &body)
-            .with_personal(json!({"subject": "Say hello", "message": "Say hello", "author": "Ada"}));
+        let event = NewEvent::new("delivery", delivery_id.uuid(), user(), &body).with_personal(
+            json!({"subject": "Say hello", "message": "Say hello", "author": "Ada", "pusher": "ada"}),
+        );
         let mut tx = self.api.begin(&[]).await.unwrap();
         tx.append(&[event]).await.unwrap();
         tx.commit().await.unwrap();
@@ -182,6 +183,7 @@ async fn a_push_becomes_a_pipeline() {
 
     let (envelope, event) = suite.created().await.remove(0);
     assert_eq!((event.pipeline_id, event.number, &*event.trigger.kind), (view.id, 1, "webhook"));
+    assert_eq!(event.trigger.actor_login.as_deref(), Some("ada"));
     assert_eq!(envelope.correlation_id, Some(view.id));
     assert_eq!(envelope.personal, Some(json!({"subject": "Say hello"})));
     assert!(!envelope.body.to_string().contains("Say hello"), "people's text rides apart");
