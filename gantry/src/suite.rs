@@ -88,9 +88,12 @@ impl Suite {
         )
         .await
         .context("pipelines")?;
-        let conductor = conductor::start(conductor::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone())
-            .await
-            .context("conductor")?;
+        let conductor = conductor::start(
+            conductor::Deps { pool: pool.clone(), bus: bus.clone(), blobs: Arc::clone(&blobs) },
+            stop.clone(),
+        )
+        .await
+        .context("conductor")?;
         let dispatcher = dispatcher::start(
             dispatcher::Deps {
                 pool: pool.clone(),

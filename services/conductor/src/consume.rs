@@ -8,6 +8,7 @@ use crate::{
     store,
 };
 use async_trait::async_trait;
+use blobs::Blobs;
 use bus::{Fault, Group};
 use contracts::{
     Envelope, Event as _,
@@ -16,10 +17,13 @@ use contracts::{
 };
 use eventstore::{Key, Tx};
 use ids::{JobId, WorkflowId};
-use model::workflow::Command;
+use model::{plan::Plan, workflow::Command};
+use std::{sync::Arc, time::Duration};
 
 /// Makes the workflows of each pipeline, all of them in one transaction.
-pub(crate) struct Pipelines;
+pub(crate) struct Pipelines {
+    pub(crate) blobs: Arc<dyn Blobs>,
+}
 
 #[async_trait]
 impl Group for Pipelines {
@@ -39,11 +43,43 @@ impl Group for Pipelines {
     async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
         for message in batch {
             let pipeline: PipelineCreated = message.body_as().map_err(Error::from)?;
+            let Some(plan) = self.plan(&pipeline).await? else { continue };
             // Who triggered the pipeline started its workflows.
             let cause = Cause { actor: message.actor.clone(), message: message.id };
-            create::of_pipeline(tx, &pipeline, &cause, now()).await?;
+            create::of_pipeline(tx, &pipeline, &plan, &cause, now()).await?;
         }
         Ok(())
+    }
+}
+
+/// How long a plan may take to come. Nothing has been written by then, so that the open transaction holds up no
+/// reader; after 5 s Postgres would end it.
+const PLAN_WITHIN: Duration = Duration::from_secs(4);
+
+impl Pipelines {
+    /// The plan of a pipeline, if it compiled: from its message, or, if it is large, from where it lies.
+    async fn plan(&self, pipeline: &PipelineCreated) -> Result<Option<Plan>, Fault> {
+        match (&pipeline.plan, &pipeline.plan_digest) {
+            (Some(plan), _) => Ok(Some(plan.clone())),
+            (None, None) => Ok(None),
+            (None, Some(digest)) => {
+                let plan =
+                    tokio::time::timeout(PLAN_WITHIN, self.large_plan(digest)).await.map_err(|late| {
+                        Fault::Retry(anyhow::Error::new(late).context("the plan did not come in time"))
+                    })??;
+                Ok(Some(plan))
+            }
+        }
+    }
+
+    async fn large_plan(&self, digest: &str) -> Result<Plan, Fault> {
+        let key = blobs::Key::new(format!("plans/{digest}")).map_err(|error| Fault::Dead(error.into()))?;
+        let get = self.blobs.get(&key, None).await.map_err(|error| Fault::Retry(error.into()))?;
+        if hex::encode(get.meta.sha256) != digest {
+            return Err(Fault::Dead(anyhow::anyhow!("{key} is not the plan that its name says")));
+        }
+        let plan = get.bytes().await.map_err(|error| Fault::Retry(error.into()))?;
+        Ok(serde_json::from_slice(&plan)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! New workflows: of a plan, and as reruns of others.
 
 use crate::{
-    error::{Error, Result},
+    error::Result,
     step::{self, Cause},
     store::{self, Former, NewJob, Workflow},
 };
@@ -13,7 +13,7 @@ use contracts::{
 use eventstore::Tx;
 use ids::{JobId, Timestamp, UserId, WorkflowId};
 use model::{
-    plan::WorkflowPlan,
+    plan::{Plan, WorkflowPlan},
     status::{JobStatus, WorkflowStatus},
     workflow::{Graph, Root},
 };
@@ -40,18 +40,10 @@ pub(crate) enum Why {
 pub(crate) async fn of_pipeline(
     tx: &mut Tx,
     pipeline: &PipelineCreated,
+    plan: &Plan,
     cause: &Cause,
     now: Timestamp,
 ) -> Result<()> {
-    let Some(plan) = &pipeline.plan else {
-        if pipeline.plan_digest.is_some() {
-            return Err(Error::Message(format!(
-                "the plan of pipeline {} is not in its message: it is larger than 64 KiB",
-                pipeline.pipeline_id
-            )));
-        }
-        return Ok(());
-    };
     for workflow in &plan.workflows {
         let id = WorkflowId::new();
         let row = Workflow {

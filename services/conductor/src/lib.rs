@@ -11,6 +11,7 @@ mod step;
 mod store;
 mod sweep;
 
+use blobs::Blobs;
 use bus::Bus;
 use chrono::SubsecRound;
 use contracts::Actor;
@@ -32,6 +33,8 @@ pub struct Deps {
     pub pool: PgPool,
     /// The bus.
     pub bus: Bus,
+    /// Where plans lie that are too large for a message.
+    pub blobs: Arc<dyn Blobs>,
 }
 
 /// The running service.
@@ -49,7 +52,12 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
     let state = State { store: store.clone(), bus: deps.bus.clone() };
     deps.bus.respond(NAME, Arc::new(state.clone()));
     let tasks = vec![
-        deps.bus.consume(&store, &["pipelines"], Arc::new(consume::Pipelines), stop.clone()),
+        deps.bus.consume(
+            &store,
+            &["pipelines"],
+            Arc::new(consume::Pipelines { blobs: deps.blobs }),
+            stop.clone(),
+        ),
         deps.bus.consume(&store, &["dispatcher"], Arc::new(consume::Jobs), stop.clone()),
         tokio::spawn(sweep::run(state, stop)),
     ];

@@ -185,3 +185,19 @@ async fn a_stop_in_the_middle_changes_nothing_but_timing() {
     world.check_rows().await;
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_plan_that_is_too_large_for_a_message_runs_too() {
+    let mut world = World::new().await;
+    let mut jobs = vec![build("first", &[])];
+    jobs.extend((0..400).map(|n| build(&format!("job-{n}"), &["first"])));
+    jobs.push(build("last", &["job-0", "job-399"]));
+    let created = world.push(vec![workflow("main", jobs)]).await.remove(0);
+    let id = created.workflow_id;
+    assert_eq!(created.jobs.len(), 402);
+    world.job_finished(id, id_of(&created, "first"), JobStatus::Failed).await;
+    world.until_workflow(id, "failed").await;
+    assert!(world.jobs(id).await.iter().all(|(name, status)| name == "first" || status == "not_run"));
+    world.check_rows().await;
+    world.stop().await;
+}

@@ -1,6 +1,7 @@
 //! A conductor with everything around it played by the test.
 
 use async_trait::async_trait;
+use blobs::{Blobs, FsBlobs};
 use bus::{AskOptions, Bus, Responder};
 use contracts::{
     Actor, Envelope, Event, NewEvent, Request, RequestError,
@@ -19,12 +20,14 @@ use model::{
     status::{JobStatus, WorkflowStatus},
 };
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -70,6 +73,8 @@ pub struct World {
     pub others: Arc<Others>,
     pub project: Project,
     pub user: UserId,
+    blobs: Arc<dyn Blobs>,
+    _folder: TempDir,
     pipelines: Store,
     dispatcher: Store,
     log: Store,
@@ -93,7 +98,10 @@ impl World {
         };
         let bus = Bus::local(pool.clone());
         let others = Arc::new(Others::default());
+        let folder = tempfile::tempdir().unwrap();
         let mut world = Self {
+            blobs: Arc::new(FsBlobs::open(folder.path(), &[1; 32]).await.unwrap()),
+            _folder: folder,
             // Its common tables only; the conductor brings its own to the same schema.
             log: Store::open(pool.clone(), "conductor", &NO_MIGRATIONS).await.unwrap(),
             pool,
@@ -118,7 +126,7 @@ impl World {
         self.bus.respond("dispatcher", Arc::new(StandIn(Arc::clone(&self.others))));
         self.bus.respond("permissions", Arc::new(StandIn(Arc::clone(&self.others))));
         let stop = CancellationToken::new();
-        let deps = Deps { pool: self.pool.clone(), bus: self.bus.clone() };
+        let deps = Deps { pool: self.pool.clone(), bus: self.bus.clone(), blobs: Arc::clone(&self.blobs) };
         self.running = Some((gantry_conductor::start(deps, stop.clone()).await.unwrap(), stop));
     }
 
@@ -144,6 +152,16 @@ impl World {
     pub async fn announce_pipeline(&mut self, workflows: Vec<WorkflowPlan>) -> PipelineId {
         self.started += 1;
         let pipeline_id = PipelineId::new();
+        let plan = Plan { workflows };
+        let bytes = serde_json::to_vec(&plan).unwrap();
+        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+        let (plan, plan_digest) = if bytes.len() < 64 * 1024 {
+            (Some(plan), hex::encode(digest))
+        } else {
+            let key = blobs::Key::new(format!("plans/{}", hex::encode(digest))).unwrap();
+            self.blobs.put(&key, blobs::body(bytes), digest).await.unwrap();
+            (None, hex::encode(digest))
+        };
         let body = PipelineCreated {
             pipeline_id,
             project: self.project.clone(),
@@ -156,8 +174,8 @@ impl World {
             },
             vcs: Vcs { revision: "0a1b2c".into(), branch: Some("main".into()), tag: None },
             errors: Vec::new(),
-            plan: Some(Plan { workflows }),
-            plan_digest: Some("00".into()),
+            plan,
+            plan_digest: Some(plan_digest),
         };
         let event = NewEvent::new("pipeline", pipeline_id.uuid(), self.actor(), &body);
         append(&self.pipelines, event).await;
