@@ -23,6 +23,11 @@ use uuid::Uuid;
 const LIMIT: Duration = Duration::from_secs(20);
 const OK: &str = "the contract's own database must work";
 
+/// An id of an aggregate that nobody has heard of.
+fn fresh() -> Uuid {
+    ids::MessageId::new().uuid()
+}
+
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !holds().await {
@@ -280,7 +285,7 @@ pub async fn groups(bus: &Bus, pool: &PgPool) {
 
 async fn history_then_news(bus: &Bus, teller: &Store, listener: &Store, batch: usize) {
     let name = if batch > 1 { "listener.batches" } else { "listener.singles" };
-    let tales: Vec<Uuid> = (0..10).map(|_| Uuid::now_v7()).collect();
+    let tales: Vec<Uuid> = (0..10).map(|_| fresh()).collect();
     for tale in &tales {
         tell(teller, *tale, &["a", "b"]).await;
     }
@@ -316,7 +321,7 @@ async fn failures_hold_up_their_own(bus: &Bus, teller: &Store, listener: &Store)
         let group = Listener::new(name, batch);
         group.fails("bad", Kind::Retry, 1);
         group.fails("ugly", Kind::Panic, 2);
-        let (bad, ugly, good) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
+        let (bad, ugly, good) = (fresh(), fresh(), fresh());
         let stop = CancellationToken::new();
         // The two messages fail as part of a batch first, then alone: once more than they are told to.
         if batch > 1 {
@@ -345,7 +350,7 @@ async fn dead_letters_are_replayed_and_discarded(bus: &Bus, teller: &Store, list
     group.fails("stubborn", Kind::Retry, 0);
     let stop = CancellationToken::new();
     let run = bus.consume(listener, &["teller"], Arc::clone(&group) as Arc<dyn Group>, stop.clone());
-    let (first, second, third) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
+    let (first, second, third) = (fresh(), fresh(), fresh());
     tell(teller, first, &["poison", "2"]).await;
     tell(teller, second, &["poison", "2"]).await;
     let letters = async || {
@@ -408,7 +413,7 @@ async fn rivals_do_it_once(bus: &Bus, teller: &Store, listener: &Store) {
     let runs: Vec<_> = (0..2)
         .map(|_| bus.consume(listener, &["teller"], Listener::new(name, 1) as Arc<dyn Group>, stop.clone()))
         .collect();
-    let tales: Vec<Uuid> = (0..8).map(|_| Uuid::now_v7()).collect();
+    let tales: Vec<Uuid> = (0..8).map(|_| fresh()).collect();
     for word in ["1", "2", "3", "4", "5"] {
         for tale in &tales {
             tell(teller, *tale, &[word]).await;

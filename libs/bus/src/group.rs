@@ -180,16 +180,25 @@ impl Runner {
     /// Lanes as they stand in the database, and the count of operators' acts.
     async fn load(&self) -> Result<(Vec<Lane>, i64), LaneError> {
         let schema = self.store.schema();
-        // A group whose number of lanes changed begins where the slowest of the old lanes stood.
+        // A group whose number of lanes changed (its `batch` became 1, or more) begins where the slowest of the old
+        // lanes stood: what faster ones had handled after that comes again.
         let insert = format!(
             "INSERT INTO {schema}.cursors AS c (group_name, source, lane, lanes, xid, seq) \
              SELECT $1, $2, n, $3, coalesce(o.xid, '0'), coalesce(o.seq, 0) FROM generate_series(0, $3 - 1) n \
              LEFT JOIN LATERAL (SELECT xid, seq FROM {schema}.cursors WHERE group_name = $1 AND source = $2 AND lanes <> $3 \
-                                ORDER BY lanes = 0 DESC, xid, seq LIMIT 1) o ON true \
+                                ORDER BY xid, seq LIMIT 1) o ON true \
              WHERE NOT EXISTS (SELECT 1 FROM {schema}.cursors WHERE group_name = $1 AND source = $2 AND lanes = $3) \
              ON CONFLICT DO NOTHING"
         );
         sqlx::query(AssertSqlSafe(insert))
+            .bind(self.group.name())
+            .bind(self.source)
+            .bind(self.lanes)
+            .execute(self.store.pool())
+            .await?;
+        let delete =
+            format!("DELETE FROM {schema}.cursors WHERE group_name = $1 AND source = $2 AND lanes <> $3");
+        sqlx::query(AssertSqlSafe(delete))
             .bind(self.group.name())
             .bind(self.source)
             .bind(self.lanes)
@@ -217,6 +226,7 @@ impl Runner {
                 self.store.clone(),
                 self.source,
                 Arc::clone(&self.group),
+                self.bus.turns(),
                 (number, self.lanes),
                 position,
                 row.try_get("revision")?,
@@ -299,7 +309,7 @@ impl Runner {
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
                         // A lane that ended says why itself.
-                        sent = sender.send(Item::Message(at, envelope)) => if sent.is_err() {
+                        sent = sender.send(Item::Message(at, Box::new(envelope))) => if sent.is_err() {
                             return std::future::pending().await;
                         },
                     }

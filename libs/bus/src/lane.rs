@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ const ERROR_BYTES: usize = 4096;
 /// What the reader hands to a lane.
 pub(crate) enum Item {
     /// A message.
-    Message(Position, Envelope),
+    Message(Position, Box<Envelope>),
     /// Everything up to here was read: the cursor may move there.
     Mark(Position),
 }
@@ -104,6 +104,8 @@ pub(crate) struct Lane {
     store: Store,
     source: &'static str,
     group: Arc<dyn Group>,
+    /// Taken while a transaction is open: groups that catch up leave connections to requests and agents.
+    turns: Arc<Semaphore>,
     number: i32,
     lanes: i32,
     pub(crate) position: Position,
@@ -118,13 +120,14 @@ impl Lane {
         store: Store,
         source: &'static str,
         group: Arc<dyn Group>,
+        turns: Arc<Semaphore>,
         (number, lanes): (i32, i32),
         position: Position,
         revision: i64,
         blocked: Blocked,
     ) -> Self {
         let next_due = (!blocked.is_empty()).then(Instant::now);
-        Self { store, source, group, number, lanes, position, revision, blocked, next_due }
+        Self { store, source, group, turns, number, lanes, position, revision, blocked, next_due }
     }
 
     pub(crate) async fn run(
@@ -163,7 +166,7 @@ impl Lane {
                 Item::Message(at, _) if at <= self.position => {}
                 Item::Message(at, envelope) => {
                     end = at;
-                    messages.push((at, envelope));
+                    messages.push((at, *envelope));
                 }
                 Item::Mark(at) => mark = Some(at),
             }
@@ -262,6 +265,8 @@ impl Lane {
             Ok(locks) => locks,
             Err(panic) => return Ok(Err(panicked(&*panic))),
         };
+        let turns = Arc::clone(&self.turns);
+        let turn = turns.acquire().await.map_err(|_| sqlx::Error::PoolClosed)?;
         let mut tx = match self.store.begin(&locks).await {
             Ok(tx) => tx,
             Err(error) if error.is_from_database() => return Ok(Err(error.into())),
@@ -300,6 +305,7 @@ impl Lane {
             // Perhaps committed, perhaps not: the cursor row tells.
             Err(error) => return Err(error.into()),
         }
+        drop(turn);
         self.advanced(to);
         if let (false, [msg]) = (more_wait, batch) {
             self.blocked.remove(&(msg.aggregate.kind.clone(), msg.aggregate.id));

@@ -37,7 +37,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -58,6 +58,8 @@ struct Inner {
     /// Services that committed here and that other processes have not been told of.
     own: Mutex<BTreeSet<&'static str>>,
     own_changed: Notify,
+    /// Messages that all groups together handle at a time.
+    turns: Arc<Semaphore>,
 }
 
 /// The bus of one process; cheap to clone.
@@ -73,7 +75,10 @@ impl fmt::Debug for Bus {
 impl Bus {
     /// The local adapter: requests stay in this process, consumers tail the event tables of one database.
     pub fn local(pool: PgPool) -> Self {
+        let turns = pool.options().get_max_connections() / 2;
+        let turns = Arc::new(Semaphore::new(usize::try_from(turns).unwrap_or(1).max(1)));
         Self(Arc::new(Inner {
+            turns,
             pool,
             responders: watch::Sender::new(HashMap::new()),
             sources: Mutex::new(HashMap::new()),
@@ -189,6 +194,10 @@ impl Bus {
         for source in sources.values() {
             source.wake.send_modify(|n| *n = n.wrapping_add(1));
         }
+    }
+
+    pub(crate) fn turns(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.0.turns)
     }
 
     /// Makes the readers of a source look again.

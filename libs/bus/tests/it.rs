@@ -16,6 +16,11 @@ use testkit::until;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+/// An id of an aggregate that nobody has heard of.
+fn fresh() -> Uuid {
+    ids::MessageId::new().uuid()
+}
+
 #[tokio::test]
 async fn local_requests_keep_the_contract() {
     contract::requests(&Bus::local(testkit::postgres().await.pool)).await;
@@ -87,7 +92,7 @@ async fn services_answer_each_other_and_nothing_gets_lost() {
         bus.consume(&right, &["west"], player("east.balls", "rball"), stop.clone()),
     ];
     let started = Instant::now();
-    let balls: Vec<Uuid> = (0..20).map(|_| Uuid::now_v7()).collect();
+    let balls: Vec<Uuid> = (0..20).map(|_| fresh()).collect();
     for ball in &balls {
         let mut tx = left.begin(&[]).await.unwrap();
         tx.append(&[NewEvent::new("lball", *ball, Actor::service("test"), &Passed { left: 10 })])
@@ -99,7 +104,7 @@ async fn services_answer_each_other_and_nothing_gets_lost() {
         .await;
     eprintln!("220 messages in {:?}", started.elapsed());
     // One ball alone: a hop's latency.
-    let ball = Uuid::now_v7();
+    let ball = fresh();
     let started = Instant::now();
     let mut tx = left.begin(&[]).await.unwrap();
     tx.append(&[NewEvent::new("lball", ball, Actor::service("test"), &Passed { left: 50 })]).await.unwrap();
@@ -131,7 +136,7 @@ async fn commits_wake_readers_in_other_processes() {
     let started = Instant::now();
     for n in 1..=20 {
         let mut tx = west.begin(&[]).await.unwrap();
-        tx.append(&[NewEvent::new("lball", Uuid::now_v7(), Actor::service("test"), &Passed { left: 0 })])
+        tx.append(&[NewEvent::new("lball", fresh(), Actor::service("test"), &Passed { left: 0 })])
             .await
             .unwrap();
         tx.commit().await.unwrap();

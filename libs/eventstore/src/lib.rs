@@ -23,7 +23,7 @@ mod tx;
 pub use error::{Error, Result};
 pub use failpoint::failpoint;
 pub use leader::Leader;
-pub use store::{Key, NO_MIGRATIONS, Store, open_pool, open_pool_with};
+pub use store::{Key, NO_MIGRATIONS, Store, open_pool, open_pool_with, schema_of};
 pub use tail::{Page, Position, envelope_from_row, read_after};
 pub use tx::{Act, Tx, digest};
 

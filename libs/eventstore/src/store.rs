@@ -48,7 +48,7 @@ pub(crate) fn lock_number(parts: &[&[u8]]) -> i64 {
 }
 
 /// Name of a service's schema.
-pub(crate) fn schema_of(service: &str) -> String {
+pub fn schema_of(service: &str) -> String {
     service.replace('-', "_")
 }
 

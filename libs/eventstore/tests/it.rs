@@ -31,6 +31,11 @@ fn event(id: Uuid, n: u64) -> NewEvent {
     NewEvent::new("thing", id, Actor::service("test"), &Happened { n })
 }
 
+/// An id of an aggregate that nobody has heard of.
+fn fresh() -> Uuid {
+    ids::MessageId::new().uuid()
+}
+
 async fn store() -> Store {
     Store::open(testkit::postgres().await.pool, "things", &NO_MIGRATIONS).await.unwrap()
 }
@@ -38,7 +43,7 @@ async fn store() -> Store {
 #[tokio::test]
 async fn events_get_versions_and_come_back_as_they_were() {
     let store = store().await;
-    let (a, b) = (Uuid::now_v7(), Uuid::now_v7());
+    let (a, b) = (fresh(), fresh());
     let ticks = store.committed();
     let mut tx = store.begin(&[Key::new("thing", a)]).await.unwrap();
     let first = tx
@@ -64,7 +69,7 @@ async fn events_get_versions_and_come_back_as_they_were() {
 #[tokio::test]
 async fn a_dropped_transaction_leaves_nothing() {
     let store = store().await;
-    let id = Uuid::now_v7();
+    let id = fresh();
     let mut tx = store.begin(&[]).await.unwrap();
     tx.append(&[event(id, 1)]).await.unwrap();
     drop(tx);
@@ -75,7 +80,7 @@ async fn a_dropped_transaction_leaves_nothing() {
 #[tokio::test]
 async fn appending_without_the_lock_is_refused() {
     let store = store().await;
-    let id = Uuid::now_v7();
+    let id = fresh();
     let mut tx = store.begin(&[]).await.unwrap();
     tx.append(&[event(id, 1)]).await.unwrap();
     tx.commit().await.unwrap();
@@ -86,7 +91,7 @@ async fn appending_without_the_lock_is_refused() {
 #[tokio::test]
 async fn too_large_a_body_is_refused_before_it_is_written() {
     let store = store().await;
-    let mut big = event(Uuid::now_v7(), 1);
+    let mut big = event(fresh(), 1);
     big.body = json!({ "n": "x".repeat(eventstore::MESSAGE_LIMIT) });
     let mut tx = store.begin(&[]).await.unwrap();
     assert!(matches!(tx.append(&[big]).await, Err(Error::Oversize { .. })));
@@ -96,7 +101,7 @@ async fn too_large_a_body_is_refused_before_it_is_written() {
 async fn events_are_never_changed_but_for_what_people_may_have_erased() {
     let store = store().await;
     let mut tx = store.begin(&[]).await.unwrap();
-    tx.append(&[event(Uuid::now_v7(), 1).with_personal(json!("Ada"))]).await.unwrap();
+    tx.append(&[event(fresh(), 1).with_personal(json!("Ada"))]).await.unwrap();
     tx.commit().await.unwrap();
     assert!(store.pool().execute("UPDATE things.events SET version = 9").await.is_err());
     assert!(store.pool().execute("UPDATE things.events SET body = '{}'").await.is_err());
@@ -119,7 +124,7 @@ async fn opening_at_once_and_again_is_harmless_and_leaves_the_pool_as_it_was() {
 #[tokio::test]
 async fn r5_two_hundred_copies_have_one_effect() {
     let store = store().await;
-    let id = Uuid::now_v7();
+    let id = fresh();
     let effects = Arc::new(AtomicUsize::new(0));
     let copy = |store: Store, effects: Arc<AtomicUsize>| async move {
         loop {
@@ -185,7 +190,7 @@ async fn r5_keys_belong_to_an_actor_and_a_body_and_last_a_day() {
 async fn acts_are_recorded() {
     let store = store().await;
     let mut tx = store.begin(&[]).await.unwrap();
-    tx.act(Act::new("login.refused", Actor::service("x"), json!({ "why": 1 })).on("user", Uuid::now_v7()))
+    tx.act(Act::new("login.refused", Actor::service("x"), json!({ "why": 1 })).on("user", fresh()))
         .await
         .unwrap();
     tx.commit().await.unwrap();
@@ -197,7 +202,7 @@ async fn acts_are_recorded() {
 #[tokio::test]
 async fn waiting_for_a_lock_takes_no_transaction_id() {
     let store = store().await;
-    let key = [Key::new("thing", Uuid::now_v7())];
+    let key = [Key::new("thing", fresh())];
     let mut holder = store.begin(&key).await.unwrap();
     let waiter = tokio::spawn({
         let store = store.clone();
@@ -228,7 +233,7 @@ async fn waiting_for_a_lock_takes_no_transaction_id() {
 async fn begins_that_come_to_nothing_leave_the_pool_clean() {
     let store = store().await;
     store.pool().execute("CREATE TABLE things.rows (n bigint)").await.unwrap();
-    let key = [Key::new("thing", Uuid::now_v7())];
+    let key = [Key::new("thing", fresh())];
     let holder = store.begin(&key).await.unwrap();
     for n in 0..100u64 {
         let waited = tokio::time::timeout(Duration::from_micros(n * 20), store.begin(&key)).await;
@@ -247,9 +252,9 @@ async fn begins_that_come_to_nothing_leave_the_pool_clean() {
         }
     });
     futures::future::join_all(writes).await;
-    let fresh = store.pool().acquire().await.unwrap().detach();
-    let mut fresh = fresh;
-    let n: i64 = sqlx::query_scalar("SELECT count(*) FROM things.rows").fetch_one(&mut fresh).await.unwrap();
+    let mut outside = store.pool().acquire().await.unwrap().detach();
+    let n: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM things.rows").fetch_one(&mut outside).await.unwrap();
     assert_eq!(n, 50);
     until("no transaction is left open", Duration::from_secs(4), async || {
         sqlx::query_scalar("SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'")
@@ -266,9 +271,9 @@ async fn an_idle_transaction_dies_and_readers_go_on() {
     let store = store().await;
     let mut idle = store.begin(&[]).await.unwrap();
     idle.conn().execute("SET LOCAL idle_in_transaction_session_timeout = '200ms'").await.unwrap();
-    idle.append(&[event(Uuid::now_v7(), 1)]).await.unwrap();
+    idle.append(&[event(fresh(), 1)]).await.unwrap();
     let mut tx = store.begin(&[]).await.unwrap();
-    tx.append(&[event(Uuid::now_v7(), 2)]).await.unwrap();
+    tx.append(&[event(fresh(), 2)]).await.unwrap();
     let limit: String =
         sqlx::query_scalar("SHOW idle_in_transaction_session_timeout").fetch_one(tx.conn()).await.unwrap();
     assert_eq!(limit, "5s");
@@ -321,7 +326,7 @@ async fn nothing_is_skipped(cache: u32, seed: u64) {
     let store = store().await;
     let alter = format!("ALTER SEQUENCE things.events_seq_seq CACHE {cache}");
     store.pool().execute(sqlx::AssertSqlSafe(alter)).await.unwrap();
-    let things: Vec<Uuid> = (0..24).map(|_| Uuid::now_v7()).collect();
+    let things: Vec<Uuid> = (0..24).map(|_| fresh()).collect();
     let done = Arc::new(AtomicBool::new(false));
 
     let reader = tokio::spawn({

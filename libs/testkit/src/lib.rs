@@ -180,6 +180,7 @@ fn start() -> Result<Server> {
     Ok(Server { socket_dir: dir, _watcher: watcher })
 }
 
+#[expect(clippy::disallowed_methods, reason = "waits on a condition with a limit, outside of any runtime")]
 fn wait_for_socket(dir: &Path) -> Result<()> {
     let started = Instant::now();
     while !dir.join(".s.PGSQL.5432").exists() {
