@@ -15,17 +15,21 @@ use std::{
     io::{self, SeekFrom},
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::{
     fs::File,
     io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
 };
-use uuid::Uuid;
 
 pub(crate) const MAGIC: &[u8; 8] = b"GANTRYB1";
 /// Size of body, SHA-256, length of key, magic.
 pub(crate) const TRAILER: usize = 8 + 32 + 4 + 8;
+/// Numbers temporary files: their folder is swept at each start, so that the process's own numbers are enough.
+static DRAFTS: AtomicU64 = AtomicU64::new(0);
 const PIECE: usize = 256 * 1024;
 
 /// Blobs as files in a folder that one process owns. Cheap to clone.
@@ -154,7 +158,7 @@ impl FsBlobs {
         if let Some((_, meta)) = self.open_blob(key).await? {
             return Ok(Put::AlreadyExists(meta));
         }
-        let draft = self.0.temporary.join(Uuid::now_v7().to_string());
+        let draft = self.0.temporary.join(DRAFTS.fetch_add(1, Ordering::Relaxed).to_string());
         let written = self.write(&draft, key, body, announced).await;
         let stored = match written {
             Ok(meta) => self.publish(&draft, key, meta).await,

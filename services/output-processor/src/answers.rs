@@ -6,7 +6,7 @@ use bus::{Fault, Group, Responder, failed, route, unknown};
 use chrono::Utc;
 use contracts::{
     Envelope, Event, Refusal, Request, RequestError,
-    dispatcher::{CloseEpoch, TaskQueued},
+    dispatcher::{CloseEpoch, TaskFinished, TaskQueued},
     output::{GetStep, GetSteps, ReadLog, StepRecord},
     request::Ask,
 };
@@ -79,8 +79,8 @@ fn fitting(mut steps: Vec<StepRecord>) -> Vec<StepRecord> {
     steps
 }
 
-/// Learns the parallel index of each task.
-pub(crate) struct Tasks;
+/// Learns the parallel index of each task, and of ends that nobody asked it to close.
+pub(crate) struct Tasks(pub(crate) Arc<Hub>);
 
 #[async_trait]
 impl Group for Tasks {
@@ -89,7 +89,7 @@ impl Group for Tasks {
     }
 
     fn wants(&self, kind: &str) -> bool {
-        kind == TaskQueued::TYPE
+        kind == TaskQueued::TYPE || kind == TaskFinished::TYPE
     }
 
     fn batch(&self) -> usize {
@@ -105,8 +105,23 @@ impl Group for Tasks {
     }
 
     async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
-        let tasks = batch.iter().map(Envelope::body_as::<TaskQueued>).collect::<Result<Vec<_>, _>>()?;
-        store::learn(tx.conn(), &tasks).await?;
+        let queued = batch.iter().filter(|msg| msg.is::<TaskQueued>());
+        let tasks = queued.map(Envelope::body_as::<TaskQueued>).collect::<Result<Vec<_>, _>>()?;
+        if !tasks.is_empty() {
+            store::learn(tx.conn(), &tasks).await?;
+        }
         Ok(())
+    }
+
+    async fn after_commit(&self, batch: &[Envelope]) {
+        // The dispatcher asks for the close before it says the end, unless this service was away. A task that is
+        // not in memory left nothing open.
+        for msg in batch.iter().filter(|msg| msg.is::<TaskFinished>()) {
+            let Ok(end) = msg.body_as::<TaskFinished>() else { continue };
+            let open = self.0.task_in_memory(end.task_id).is_some_and(|task| task.lock().closed < end.epoch);
+            if open && let Err(error) = scribe::close(&self.0, end.task_id, end.epoch).await {
+                tracing::warn!(task_id = %end.task_id, error = %format_args!("{error:#}"), "its epoch stays open");
+            }
+        }
     }
 }

@@ -104,8 +104,15 @@ fn lease(hub: &Hub, headers: &HeaderMap, task: TaskId) -> Result<Lease, Refused>
 
 /// Applies a rule to the task; once more when the task left memory at that moment.
 async fn on_task<T>(hub: &Hub, id: TaskId, rule: impl Fn(&Task) -> Result<T, Deny>) -> Result<T, Refused> {
-    let first = rule(&*hub.task(id).await?);
-    let result = if matches!(first, Err(Deny::Gone)) { rule(&*hub.task(id).await?) } else { first };
+    let mut task = hub.task(id).await?;
+    let mut result = rule(&task);
+    if matches!(result, Err(Deny::Gone)) {
+        task = hub.task(id).await?;
+        result = rule(&task);
+    }
+    if matches!(result, Err(Deny::StaleLease)) {
+        hub.let_go(&task).await;
+    }
     result.map_err(Refused::from)
 }
 

@@ -281,6 +281,19 @@ impl Hub {
         self.journal.release(task.id.uuid());
     }
 
+    /// Lets a task leave memory that was only looked up: all that is known of it is its row.
+    pub(crate) async fn let_go(&self, task: &Task) {
+        let _moving = self.moving.lock().await;
+        {
+            let mut state = task.lock();
+            if state.gone || state.closed_version > 0 || state.closed == 0 || !state.steps.is_empty() {
+                return;
+            }
+            state.gone = true;
+        }
+        self.evict(task);
+    }
+
     /// Notes that steps of a task are to be written to the records.
     pub(crate) fn changed(&self, task: TaskId) {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(task);

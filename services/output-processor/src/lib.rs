@@ -92,7 +92,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         tokio::spawn(scribe::run(Arc::clone(&hub), Arc::clone(&writing), stop.clone())),
         tokio::spawn(keeper::run(Arc::clone(&hub), writing, todo, stop.clone())),
         tokio::spawn(keeper::sweep_loop(Arc::clone(&hub), stop.clone())),
-        bus.consume(&store, &["dispatcher"], Arc::new(answers::Tasks), stop),
+        bus.consume(&store, &["dispatcher"], Arc::new(answers::Tasks(Arc::clone(&hub))), stop),
     ];
     bus.respond("output-processor", Arc::new(answers::Answers(Arc::clone(&hub))));
     Ok(Service { hub, workers, journal, end_journal })

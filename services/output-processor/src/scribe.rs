@@ -149,6 +149,8 @@ pub(crate) async fn close(hub: &Hub, task_id: TaskId, epoch: i64) -> anyhow::Res
             for (step, total) in steps {
                 hub.tell_output(step, total).await; // it ends for those who wait
             }
+        } else {
+            hub.let_go(&task).await;
         }
         return Ok(hub.journal.durable(ticket).await?);
     }

@@ -3,9 +3,10 @@
 use crate::support::{Agent, LIMIT, World, acknowledged, code, sha256};
 use blobs::Blobs;
 use chrono::{TimeDelta, Utc};
-use contracts::{Actor, NewEvent, dispatcher::TaskQueued};
+use contracts::{Actor, NewEvent, dispatcher::{TaskFinished, TaskQueued}};
 use gantry_output_processor::Config;
 use ids::{StepId, WorkflowId};
+use model::status::JobStatus;
 use serde_json::Value;
 
 #[tokio::test]
@@ -44,7 +45,7 @@ async fn a_whole_task_becomes_a_sealed_record() {
 
     let document = world.document("task", agent.task.uuid()).await.unwrap().body;
     let key = blobs::Key::new(document["record"].as_str().unwrap()).unwrap();
-    let record = world.blobs().await.get(&key, None).await.unwrap().bytes().await.unwrap();
+    let record = world.blobs().get(&key, None).await.unwrap().bytes().await.unwrap();
     assert_eq!(document["sha256"].as_str().unwrap(), sha256(&record));
     let record: Value = serde_json::from_slice(&record).unwrap();
     assert_eq!(record["steps"].as_array().unwrap().len(), 2);
@@ -82,7 +83,7 @@ async fn a_closed_epoch_leaves_the_next_one_open() {
 }
 
 #[tokio::test]
-async fn steps_have_the_index_that_the_dispatcher_gave_their_task() {
+async fn what_the_dispatcher_says_of_a_task_is_heard() {
     let world = World::new(Config::default()).await;
     let (agent, step) = (Agent::new(), StepId::new());
     let dispatcher =
@@ -113,6 +114,22 @@ async fn steps_have_the_index_that_the_dispatcher_gave_their_task() {
     assert_eq!(world.steps(agent.job).await[0].index, 3);
     testkit::until("the event is written", LIMIT, || async { !world.events(agent.task).await.is_empty() }).await;
     assert_eq!(world.events(agent.task).await[0]["step"]["index"], 3);
+
+    // Its end is enough, should the request to close have found nobody.
+    let finished = TaskFinished {
+        task_id: agent.task,
+        job_id: agent.job,
+        index: 3,
+        epoch: 1,
+        status: JobStatus::InfrastructureFail,
+        reason: None,
+        at: Utc::now(),
+    };
+    let mut tx = dispatcher.begin(&[eventstore::Key::new("task", agent.task.uuid())]).await.unwrap();
+    tx.append(&[NewEvent::new("task", agent.task.uuid(), Actor::service("dispatcher"), &finished)]).await.unwrap();
+    tx.commit().await.unwrap();
+    world.finished(agent.task, 1).await;
+    assert_eq!(world.step(step).await.step.status, "infrastructure_fail");
 }
 
 #[tokio::test]
@@ -128,5 +145,5 @@ async fn the_sweep_removes_what_is_past_its_retention() {
     assert_eq!(world.service().sweep(Utc::now() + TimeDelta::days(31)).await.unwrap(), 1);
     assert!(world.read(step, 0, 0).await.is_err());
     let key = blobs::Key::new(format!("logs/{step}")).unwrap();
-    assert_eq!(world.blobs().await.head(&key).await.unwrap(), None);
+    assert_eq!(world.blobs().head(&key).await.unwrap(), None);
 }

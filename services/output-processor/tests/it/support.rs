@@ -65,7 +65,7 @@ impl World {
             pool: self.database.pool.clone(),
             bus: bus.clone(),
             keys: self.keys.clone(),
-            blobs: Arc::new(self.blobs().await),
+            blobs: Arc::new(FsBlobs::open(&self.folder.path().join("blobs"), &[1; 32]).await.unwrap()),
             live: Arc::new(self.live.clone()),
             records: Arc::new(self.records().await),
             journal_dir: self.journal(),
@@ -87,8 +87,9 @@ impl World {
         self.folder.path().join("journal")
     }
 
-    pub async fn blobs(&self) -> FsBlobs {
-        FsBlobs::open(&self.folder.path().join("blobs"), &[1; 32]).await.unwrap()
+    /// The blobs beside the service; opening them again would sweep what it is writing.
+    pub fn blobs(&self) -> FsBlobs {
+        FsBlobs::open_for_audit(&self.folder.path().join("blobs"))
     }
 
     pub async fn records(&self) -> PostgresRecords {
@@ -149,7 +150,7 @@ impl World {
     }
 
     pub async fn in_blob(&self, step: StepId) {
-        let blobs = self.blobs().await;
+        let blobs = self.blobs();
         let key = blobs::Key::new(format!("logs/{step}")).unwrap();
         testkit::until("the output is in the blob store", LIMIT, || async { blobs.head(&key).await.unwrap().is_some() }).await;
     }
