@@ -244,7 +244,7 @@ pub(crate) async fn take_numbers(conn: &mut PgConnection, project: ProjectId, n:
     Ok(last - n + 1)
 }
 
-/// Stores a workflow that does not exist yet, with all its jobs. `false`: it exists.
+/// Stores a workflow that does not exist yet, with all its jobs.
 pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &[NewJob<'_>]) -> Result<()> {
     sqlx::query(
         "INSERT INTO conductor.workflows (id, version, pipeline_id, pipeline_number, project_id, project, name, status, \

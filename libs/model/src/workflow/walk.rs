@@ -75,14 +75,14 @@ impl<R: Rules> Walk<R> {
         }
         let events = decide_as::<R>(&self.root, &job, &dependants, command, self.now)?;
         for event in &events {
-            let subject = event.job().and_then(|id| {
+            let subject = event.job().map(|id| {
                 if id != job.id && matches!(event, Event::JobEnded { status, .. } if R::passes_on(*status)) {
                     self.wanted.push(id);
                 }
                 let touched = self.touched.entry(id);
                 let loaded =
                     || dependants.iter().map(|d| &d.job).find(|d| d.id == id).unwrap_or(&job).clone();
-                Some(touched.or_insert_with(loaded))
+                touched.or_insert_with(loaded)
             });
             evolve(&mut self.root, subject, event);
         }
