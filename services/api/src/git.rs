@@ -7,7 +7,7 @@
 use crate::{
     auth::{self, Caller},
     error::Fail,
-    state::{App, PUSH, VIEW},
+    state::App,
     store,
 };
 use axum::{
@@ -27,6 +27,7 @@ use eventstore::Key;
 use futures::StreamExt;
 use ids::DeliveryId;
 use kit::keys::SourceClaims;
+use model::permission::Permission;
 use std::{collections::BTreeMap, io, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -114,7 +115,7 @@ async fn visitor(app: &App, headers: &HeaderMap, uri: &Uri, place: &Place) -> Re
 async fn may_read(app: &App, visitor: &Visitor, place: &Place) -> Result<(), Fail> {
     if let Visitor::Caller(caller) = visitor {
         let project = app.ask(caller, &GetProject { reference: place.slug() }).await?;
-        app.allow(caller, VIEW, project.org_id).await?;
+        app.allow(caller, Permission::Read, project.org_id).await?;
     }
     if place.repository.exists() { Ok(()) } else { Err(Fail::not_found("Repository")) }
 }
@@ -130,7 +131,7 @@ async fn pushed_project(app: &App, visitor: &Visitor, place: &Place) -> Result<(
         }
         Err(other) => return Err(other.into()),
     };
-    app.allow(caller, PUSH, project.org_id).await?;
+    app.allow(caller, Permission::Trigger, project.org_id).await?;
     if !place.repository.exists() {
         let lock = repository_lock(app, &project).await;
         let _held = lock.lock().await;

@@ -5,7 +5,7 @@ use crate::{
     auth::Caller,
     error::{Fail, Problem},
     path,
-    state::{App, VIEW},
+    state::App,
     view,
 };
 use axum::{
@@ -23,6 +23,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use contracts::output::{GetStep, LogWindow, ReadLog, StepPlace};
 use futures::{Stream, StreamExt};
 use ids::{OrgId, StepId};
+use model::permission::Permission;
 use serde_json::{Value, json};
 use std::{convert::Infallible, io, time::Duration};
 use tokio::time::Instant;
@@ -67,7 +68,7 @@ pub async fn place(app: &App, caller: &Caller, step: &str) -> Result<StepPlace, 
     let job = view::job(app, caller, place.job_id).await.map_err(|fail| {
         if fail.code == "not_found" { Fail::not_found("Step") } else { fail }
     })?;
-    app.allow(caller, VIEW, OrgId(job.org_id)).await?;
+    app.allow(caller, Permission::Read, OrgId(job.org_id)).await?;
     Ok(place)
 }
 
@@ -264,10 +265,17 @@ pub struct Piece {
     pub offset: u64,
     /// Offset after it: where to go on after a break.
     pub next: u64,
-    /// The text; bytes that are none are shown as U+FFFD.
-    pub text: String,
+    /// The bytes.
+    pub data: Vec<u8>,
     /// Whether it was the last.
     pub end: bool,
+}
+
+impl Piece {
+    /// The text; bytes that are none are shown as U+FFFD.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.data).into_owned()
+    }
 }
 
 /// How many of these bytes are whole characters; broken ones count as whole.
@@ -300,7 +308,7 @@ pub fn follow(app: App, caller: Caller, step: StepId, org: OrgId, offset: u64) -
                 return Ok(None);
             }
             if state.checked.elapsed() > RECHECK {
-                state.app.allow(&state.caller, VIEW, org).await?;
+                state.app.allow(&state.caller, Permission::Read, org).await?;
                 state.checked = Instant::now();
             }
             let stop = state.app.stop.clone();
@@ -320,7 +328,7 @@ pub fn follow(app: App, caller: Caller, step: StepId, org: OrgId, offset: u64) -
             let piece = Piece {
                 offset: state.offset,
                 next: state.offset + take as u64,
-                text: String::from_utf8_lossy(&window.data[..take]).into_owned(),
+                data: window.data[..take].to_vec(),
                 end: over,
             };
             state.offset = piece.next;
@@ -351,8 +359,12 @@ async fn tail(
         let events = match piece {
             Ok(piece) => {
                 let mut events = Vec::new();
-                if !piece.text.is_empty() {
-                    let data = json!({ "offset": piece.offset, "next": piece.next, "text": piece.text });
+                if !piece.data.is_empty() {
+                    let data = json!({
+                        "offset": piece.offset, "next": piece.next, "text": piece.text(),
+                        // As it was written: terminals take bytes.
+                        "data": STANDARD.encode(&piece.data),
+                    });
                     events.push(Event::default().id(piece.next.to_string()).data(data.to_string()));
                 }
                 if piece.end {

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use ids::OrgId;
 use kit::keys::Keys;
 use live::Live;
+use model::permission::Permission;
 use moka::future::Cache;
 use secrets::Secrets;
 use std::{collections::HashMap, future::Future, ops::Deref, path::PathBuf, sync::Arc, time::Duration};
@@ -65,7 +66,7 @@ pub struct Inner {
     /// One at a time compares a repository's refs with what was delivered.
     pub repositories: Mutex<HashMap<uuid::Uuid, Arc<Mutex<()>>>>,
     tokens: Cache<[u8; 32], User>,
-    grants: Cache<(uuid::Uuid, OrgId, &'static str), bool>,
+    grants: Cache<(uuid::Uuid, OrgId, Permission), bool>,
 }
 
 impl Deref for App {
@@ -117,7 +118,7 @@ impl App {
 
     /// Refuses what the caller may not do in an organisation. Reading says "not found", so that nothing is
     /// told about what exists.
-    pub async fn allow(&self, caller: &Caller, permission: &'static str, org: OrgId) -> Result<(), Fail> {
+    pub async fn allow(&self, caller: &Caller, permission: Permission, org: OrgId) -> Result<(), Fail> {
         if caller.user.admin {
             return Ok(());
         }
@@ -127,7 +128,7 @@ impl App {
             None => {
                 let ask = contracts::permissions::CheckPermission {
                     user_id: caller.user.id,
-                    permission: permission.to_owned(),
+                    permission: permission.as_str().to_owned(),
                     org_id: org,
                 };
                 let allowed = self.bus.ask(&caller.actor(), &ask).await?;
@@ -137,7 +138,7 @@ impl App {
         };
         if allowed {
             Ok(())
-        } else if permission == VIEW {
+        } else if permission == Permission::Read {
             Err(Fail::not_found("Resource"))
         } else {
             Err(Fail::forbidden())
@@ -209,12 +210,3 @@ impl App {
 
 /// Topic on which `projector` announces that views changed.
 pub const VIEWS_TOPIC: &str = "views";
-
-/// Words of permissions that the edge asks for.
-pub const VIEW: &str = "view";
-/// Trigger, rerun, cancel.
-pub const RUN: &str = "run";
-/// Set and remove variables, make contexts.
-pub const SECRETS: &str = "secrets";
-/// Push to the embedded git server.
-pub const PUSH: &str = "push";

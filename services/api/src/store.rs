@@ -5,7 +5,7 @@ use contracts::{
     domain::Project,
     output::StepRecord,
 };
-use ids::{JobId, OrgId, PipelineId, ProjectId, StepId, Timestamp, UserId, WorkflowId};
+use ids::{JobId, OrgId, PipelineId, ProjectId, Timestamp, UserId, WorkflowId};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgPool};
 use std::collections::BTreeMap;
@@ -59,7 +59,6 @@ pub struct WorkflowRow {
     pub id: Uuid,
     pub pipeline_id: Uuid,
     pub pipeline_number: i64,
-    pub project_id: Uuid,
     pub org_id: Uuid,
     pub slug: String,
     pub name: String,
@@ -324,16 +323,6 @@ impl Views {
             .bind(jobs)
             .fetch_all(&self.pool)
             .await
-    }
-
-    /// The job of a step.
-    pub async fn job_of_step(&self, step: StepId) -> Found<Option<JobRow>> {
-        sqlx::query_as(
-            "SELECT j.* FROM projector.steps s JOIN projector.jobs j ON j.id = s.job_id WHERE s.id = $1",
-        )
-        .bind(step.uuid())
-        .fetch_optional(&self.pool)
-        .await
     }
 }
 

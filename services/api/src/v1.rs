@@ -4,7 +4,7 @@ use crate::{
     auth::Caller,
     error::{Answer, Fail},
     logs, path,
-    state::{App, RUN},
+    state::App,
     store::{JobRow, StepRow},
     v2::{self, time},
     view,
@@ -18,6 +18,7 @@ use axum::{
 };
 use contracts::{conductor::RerunWorkflow, domain::Project, output::GetSteps};
 use ids::{JobId, WorkflowId};
+use model::permission::Permission;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 
@@ -283,7 +284,7 @@ async fn project(
 
 /// A job is run again with its workflow: jobs that succeeded are kept when this one did not.
 async fn retry(app: &App, caller: &Caller, job: &JobRow) -> Answer {
-    app.allow(caller, RUN, ids::OrgId(job.org_id)).await?;
+    app.allow(caller, Permission::Rerun, ids::OrgId(job.org_id)).await?;
     let ask = RerunWorkflow { id: WorkflowId(job.workflow_id), from_failed: job.status != "success" };
     let state = app.command(caller, &ask).await?;
     app.workflow_seen(state.id, state.version).await;

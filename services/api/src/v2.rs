@@ -4,7 +4,7 @@ use crate::{
     auth::Caller,
     error::{Answer, Fail},
     path,
-    state::{App, RUN, SECRETS, VIEW},
+    state::App,
     store::{JobRow, PipelineFilter, PipelineRow, WorkflowRow},
     view::{self, PAGE, id},
 };
@@ -27,7 +27,7 @@ use contracts::{
     pipelines::{GetPipelineConfig, TriggerPipeline},
 };
 use ids::{ContextId, JobId, PipelineId, Timestamp, WorkflowId};
-use model::status::JobStatus;
+use model::{permission::Permission, status::JobStatus};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -235,7 +235,7 @@ async fn workflow_jobs(State(app): State<App>, caller: Caller, Path(workflow): P
 
 async fn cancel_workflow(State(app): State<App>, caller: Caller, Path(workflow): Path<String>) -> Answer {
     let row = view::workflow(&app, &caller, id::<WorkflowId>(&workflow, "Workflow")?).await?;
-    app.allow(&caller, RUN, ids::OrgId(row.org_id)).await?;
+    app.allow(&caller, Permission::Cancel, ids::OrgId(row.org_id)).await?;
     let state = app.command(&caller, &CancelWorkflow { id: WorkflowId(row.id) }).await?;
     app.workflow_seen(state.id, state.version).await;
     Ok(message(StatusCode::ACCEPTED, "Accepted."))
@@ -257,7 +257,7 @@ async fn rerun_workflow(
     bytes: Bytes,
 ) -> Answer {
     let row = view::workflow(&app, &caller, id::<WorkflowId>(&workflow, "Workflow")?).await?;
-    app.allow(&caller, RUN, ids::OrgId(row.org_id)).await?;
+    app.allow(&caller, Permission::Rerun, ids::OrgId(row.org_id)).await?;
     let rerun: Rerun = body(&bytes)?;
     if rerun.jobs.is_some_and(|jobs| !jobs.is_empty()) || rerun.enable_ssh {
         return Err(Fail::invalid("reruns of chosen jobs and with SSH are not available"));
@@ -274,6 +274,7 @@ async fn approve_job(
     Path((workflow, job)): Path<(String, String)>,
 ) -> Answer {
     let row = view::workflow(&app, &caller, id::<WorkflowId>(&workflow, "Workflow")?).await?;
+    app.allow(&caller, Permission::Approve, ids::OrgId(row.org_id)).await?;
     let ask = ApproveJob { workflow_id: Some(WorkflowId(row.id)), job_id: id(&job, "Job")? };
     let state = app.command(&caller, &ask).await?;
     app.workflow_seen(state.id, state.version).await;
@@ -288,7 +289,7 @@ async fn cancel_job(State(app): State<App>, caller: Caller, Path(job): Path<Stri
 
 /// Cancels a job and waits for the view.
 pub async fn cancel(app: &App, caller: &Caller, row: &JobRow) -> Answer<()> {
-    app.allow(caller, RUN, ids::OrgId(row.org_id)).await?;
+    app.allow(caller, Permission::Cancel, ids::OrgId(row.org_id)).await?;
     let state = app.command(caller, &CancelJob { job_id: JobId(row.id) }).await?;
     app.workflow_seen(state.id, state.version).await;
     Ok(())
@@ -351,7 +352,7 @@ struct Trigger {
 }
 
 async fn trigger(app: &App, caller: &Caller, project: Project, bytes: &Bytes) -> Answer {
-    app.allow(caller, RUN, project.org_id).await?;
+    app.allow(caller, Permission::Trigger, project.org_id).await?;
     let body: Trigger = body(bytes)?;
     let view = trigger_pipeline(app, caller, project, body.branch, body.tag, body.parameters).await?;
     let reference = json!({
@@ -487,7 +488,7 @@ async fn project_variables(
     bytes: &Bytes,
 ) -> Answer {
     let scope = Scope::Project(project.id);
-    app.allow(caller, SECRETS, project.org_id).await?;
+    app.allow(caller, Permission::WriteProject, project.org_id).await?;
     match (method.as_str(), rest) {
         ("GET", []) => {
             let found = app.ask(caller, &ListVariables { scope }).await?;
@@ -535,7 +536,7 @@ async fn owner(app: &App, caller: &Caller, id: Option<&str>, slug: Option<&str>)
 async fn contexts(State(app): State<App>, caller: Caller, uri: Uri) -> Answer {
     let (id, slug) = (path::query(&uri, "owner-id"), path::query(&uri, "owner-slug"));
     let org_id = owner(&app, &caller, id.as_deref(), slug.as_deref()).await?;
-    app.allow(&caller, VIEW, org_id).await?;
+    app.allow(&caller, Permission::Read, org_id).await?;
     let found = app.ask(&caller, &ListContexts { org_id }).await?;
     Ok(page(found.iter().map(context_json).collect(), None))
 }
@@ -559,13 +560,13 @@ async fn create_context(State(app): State<App>, caller: Caller, bytes: Bytes) ->
         return Err(Fail::invalid("A context's name has 1 to 200 characters and no space around it."));
     }
     let org_id = owner(&app, &caller, new.owner.id.as_deref(), new.owner.slug.as_deref()).await?;
-    app.allow(&caller, SECRETS, org_id).await?;
+    app.allow(&caller, Permission::WriteContext, org_id).await?;
     let context = app.command(&caller, &CreateContext { org_id, name }).await?;
     Ok(Json(context_json(&context)).into_response())
 }
 
 /// A context that the caller may use; an unknown one is as forbidden as a foreign one (api-v2 §0.6).
-async fn permitted(app: &App, caller: &Caller, text: &str, permission: &'static str) -> Answer<ContextInfo> {
+async fn permitted(app: &App, caller: &Caller, text: &str, permission: Permission) -> Answer<ContextInfo> {
     let id = text.parse::<ContextId>().map_err(|_| Fail::forbidden())?;
     let context = app.ask(caller, &GetContext { id }).await.map_err(|error| {
         let fail = Fail::from(error);
@@ -580,12 +581,12 @@ async fn permitted(app: &App, caller: &Caller, text: &str, permission: &'static 
 }
 
 async fn context(State(app): State<App>, caller: Caller, Path(context): Path<String>) -> Answer {
-    let context = permitted(&app, &caller, &context, VIEW).await?;
+    let context = permitted(&app, &caller, &context, Permission::Read).await?;
     Ok(Json(context_json(&context)).into_response())
 }
 
 async fn delete_context(State(app): State<App>, caller: Caller, Path(context): Path<String>) -> Answer {
-    let context = permitted(&app, &caller, &context, SECRETS).await?;
+    let context = permitted(&app, &caller, &context, Permission::WriteContext).await?;
     app.command(&caller, &DeleteContext { id: context.id }).await?;
     Ok(message(StatusCode::OK, "Context deleted."))
 }
@@ -599,7 +600,7 @@ fn context_variable_json(context: ContextId, variable: &VariableInfo) -> Value {
 }
 
 async fn context_variables(State(app): State<App>, caller: Caller, Path(context): Path<String>) -> Answer {
-    let context = permitted(&app, &caller, &context, VIEW).await?;
+    let context = permitted(&app, &caller, &context, Permission::Read).await?;
     let found = app.ask(&caller, &ListVariables { scope: Scope::Context(context.id) }).await?;
     Ok(page(found.iter().map(|variable| context_variable_json(context.id, variable)).collect(), None))
 }
@@ -615,7 +616,7 @@ async fn set_context_variable(
     Path((context, name)): Path<(String, String)>,
     bytes: Bytes,
 ) -> Answer {
-    let context = permitted(&app, &caller, &context, SECRETS).await?;
+    let context = permitted(&app, &caller, &context, Permission::WriteContext).await?;
     let new: NewValue = body(&bytes)?;
     let info = set_variable(&app, &caller, Scope::Context(context.id), name, &new.value).await?;
     Ok(Json(context_variable_json(context.id, &info)).into_response())
@@ -626,7 +627,7 @@ async fn remove_context_variable(
     caller: Caller,
     Path((context, name)): Path<(String, String)>,
 ) -> Answer {
-    let context = permitted(&app, &caller, &context, SECRETS).await?;
+    let context = permitted(&app, &caller, &context, Permission::WriteContext).await?;
     app.command(&caller, &RemoveVariable { scope: Scope::Context(context.id), name }).await?;
     Ok(message(StatusCode::OK, "Environment variable deleted."))
 }

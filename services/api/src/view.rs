@@ -4,11 +4,12 @@ use crate::{
     auth::Caller,
     error::Fail,
     path,
-    state::{App, VIEW},
+    state::App,
     store::{JobRow, PipelineFilter, PipelineRow, ProjectRow, WorkflowRow},
 };
 use contracts::{domain::{GetProject, ListOrgs, Org, Project}, pipelines::GetPipeline};
 use ids::{JobId, OrgId, PipelineId, WorkflowId};
+use model::permission::Permission;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use uuid::Uuid;
@@ -34,13 +35,13 @@ pub async fn project(app: &App, caller: &Caller, reference: &str) -> Result<Proj
             if fail.code == "not_found" { Fail::not_found("Project") } else { fail }
         })?,
     };
-    app.allow(caller, VIEW, project.org_id).await.map_err(|_| Fail::not_found("Project"))?;
+    app.allow(caller, Permission::Read, project.org_id).await.map_err(|_| Fail::not_found("Project"))?;
     Ok(project)
 }
 
 async fn visible<T>(app: &App, caller: &Caller, row: Option<T>, org: impl Fn(&T) -> Uuid, what: &str) -> Result<T, Fail> {
     let row = row.ok_or_else(|| Fail::not_found(what))?;
-    app.allow(caller, VIEW, OrgId(org(&row))).await.map_err(|fail| {
+    app.allow(caller, Permission::Read, OrgId(org(&row))).await.map_err(|fail| {
         if fail.code == "not_found" { Fail::not_found(what) } else { fail }
     })?;
     Ok(row)

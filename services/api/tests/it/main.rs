@@ -1,5 +1,7 @@
 //! The edge against a real database and the real bus; owners are fakes that answer with fixed values.
 
 mod git;
+mod graphql;
 mod rest;
+mod schema;
 mod world;

@@ -111,7 +111,7 @@ impl Responder for As {
                 .await
             }
             "permission.check" => {
-                route::<CheckPermission, _, _>(&req, |ask, _| async move { Ok(ask.permission == "view") }).await
+                route::<CheckPermission, _, _>(&req, |ask, _| async move { Ok(ask.permission == "read") }).await
             }
             "delivery.decision" => {
                 route::<GetDecision, _, _>(&req, |_, _| async move {

@@ -1,0 +1,148 @@
+//! Live updates. A message on the bus says that something changed; what is sent is read from the views, with
+//! the caller's rights, so nothing is lost by losing a message.
+
+use super::{Outcome, app, caller, parse, types::Pipeline};
+use crate::{
+    auth::Caller,
+    error::Fail,
+    logs,
+    state::{App, VIEWS_TOPIC},
+    view,
+};
+use async_graphql::{Context, ID, SimpleObject, Subscription as GraphSubscription};
+use futures::{StreamExt, stream::BoxStream};
+use ids::{OrgId, PipelineId};
+use live::Message;
+use std::{collections::BTreeSet, time::Duration};
+
+/// Changes within this time are told at once.
+const COALESCE: Duration = Duration::from_millis(50);
+/// After so long without news the views are read anyway.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// A piece of a step's output.
+#[derive(SimpleObject)]
+pub struct LogPiece {
+    /// Offset of its first byte.
+    offset: i64,
+    /// Offset after it: where to go on after a break.
+    next: i64,
+    text: String,
+    /// Whether it was the last.
+    end: bool,
+}
+
+/// Live updates.
+pub struct Subscription;
+
+/// Waits for a message on the topic, or for long silence; gathers what comes in quick succession. `None`
+/// among the messages: some were missed, or it was silence.
+async fn news(topic: &mut BoxStream<'static, Message>) -> Option<Vec<Option<bytes::Bytes>>> {
+    let take = |message| match message {
+        Message::Data(data) => Some(data),
+        Message::Missed => None,
+    };
+    let mut found = match tokio::time::timeout(QUIET, topic.next()).await {
+        Ok(Some(message)) => vec![take(message)],
+        Ok(None) => return None,
+        Err(_) => return Some(vec![None]),
+    };
+    let end = tokio::time::Instant::now() + COALESCE;
+    while let Ok(Some(message)) = tokio::time::timeout_at(end, topic.next()).await {
+        found.push(take(message));
+    }
+    Some(found)
+}
+
+fn unavailable(error: &live::Error) -> Fail {
+    Fail::new(http::StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", error.to_string())
+}
+
+fn offset(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The pipelines that a batch of messages names.
+fn named(messages: &[Option<bytes::Bytes>]) -> BTreeSet<PipelineId> {
+    messages
+        .iter()
+        .flatten()
+        .filter_map(|data| std::str::from_utf8(data).ok())
+        .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+async fn changed(app: &App, caller: &Caller, ids: BTreeSet<PipelineId>, project: Option<ids::ProjectId>) -> Vec<Outcome<Pipeline>> {
+    let mut found = Vec::new();
+    for id in ids {
+        // One that the caller may not see, or that the view does not have yet, is not there.
+        if let Ok(row) = view::pipeline(app, caller, id).await
+            && project.is_none_or(|project| project.uuid() == row.project_id)
+        {
+            found.push(Ok(Pipeline(row)));
+        }
+    }
+    found
+}
+
+#[GraphSubscription]
+impl Subscription {
+    /// A pipeline: now, and whenever it, a workflow, a job or a step of it changed.
+    async fn pipeline(&self, ctx: &Context<'_>, id: ID) -> async_graphql::Result<BoxStream<'static, Outcome<Pipeline>>> {
+        let (app, caller) = (app(ctx).clone(), caller(ctx)?.clone());
+        let id = parse::<PipelineId>(&id, "Pipeline")?;
+        // First listen, then look: nothing falls between.
+        let topic = app.live.subscribe(&live::pipeline_topic(id)).await.map_err(|error| unavailable(&error))?;
+        let first = view::pipeline(&app, &caller, id).await?;
+        let later = futures::stream::unfold((app, caller, topic), move |(app, caller, mut topic)| async move {
+            news(&mut topic).await?;
+            let row = view::pipeline(&app, &caller, id).await.map(Pipeline).map_err(Into::into);
+            Some((row, (app, caller, topic)))
+        });
+        Ok(futures::stream::once(async { Ok(Pipeline(first)) }).chain(later).boxed())
+    }
+
+    /// Pipelines of a project, or of all, as they change.
+    async fn pipelines(
+        &self,
+        ctx: &Context<'_>,
+        project_slug: Option<String>,
+    ) -> async_graphql::Result<BoxStream<'static, Outcome<Pipeline>>> {
+        let (app, caller) = (app(ctx).clone(), caller(ctx)?.clone());
+        let topic = app.live.subscribe(VIEWS_TOPIC).await.map_err(|error| unavailable(&error))?;
+        let project = match project_slug {
+            Some(slug) => Some(view::project(&app, &caller, &slug).await?.id),
+            None => None,
+        };
+        let batches = futures::stream::unfold((app, caller, topic), move |(app, caller, mut topic)| async move {
+            let messages = news(&mut topic).await?;
+            let found = changed(&app, &caller, named(&messages), project).await;
+            Some((futures::stream::iter(found), (app, caller, topic)))
+        });
+        Ok(batches.flatten().boxed())
+    }
+
+    /// A step's output from an offset on, until it is complete.
+    async fn log(
+        &self,
+        ctx: &Context<'_>,
+        step_id: ID,
+        #[graphql(default)] offset: i64,
+    ) -> async_graphql::Result<BoxStream<'static, Outcome<LogPiece>>> {
+        let (app, caller) = (app(ctx).clone(), caller(ctx)?.clone());
+        let place = logs::place(&app, &caller, &step_id).await?;
+        let job = view::job(&app, &caller, place.job_id).await?;
+        let from = u64::try_from(offset).unwrap_or(0);
+        let pieces = logs::follow(app, caller, place.step.step_id, OrgId(job.org_id), from);
+        Ok(pieces.map(|piece| {
+            let piece = piece?;
+            Ok(LogPiece {
+                offset: self::offset(piece.offset),
+                next: self::offset(piece.next),
+                text: piece.text(),
+                end: piece.end,
+            })
+        })
+        .boxed())
+    }
+}
