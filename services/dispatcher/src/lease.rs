@@ -137,7 +137,14 @@ pub async fn commands(state: &State, fence: &FenceClaims, wait: Duration) -> Res
     let until = Instant::now() + wait.min(LONGEST_POLL);
     loop {
         let cancel = live(state, fence).await?.cancel_requested;
-        if cancel || !told_of(&mut told, fence.task_id, until).await {
+        if cancel {
+            return Ok(Commands { cancel });
+        }
+        let told = tokio::select! {
+            told = told_of(&mut told, fence.task_id, until) => told,
+            () = state.stop.cancelled() => false,
+        };
+        if !told {
             return Ok(Commands { cancel });
         }
     }

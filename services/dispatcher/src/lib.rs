@@ -71,6 +71,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         public_url: public_url.trim_end_matches('/').to_owned(),
         git_url: git_url.trim_end_matches('/').to_owned(),
         commands,
+        stop: stop.clone(),
         due: Notify::new(),
     });
     bus.respond(store::SERVICE, Arc::new(requests::Requests(Arc::clone(&state))));

@@ -7,6 +7,7 @@ use eventstore::Store;
 use ids::TaskId;
 use kit::keys::{FenceClaims, Keys};
 use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
 
 use crate::store::{SERVICE, TaskRow};
 
@@ -19,6 +20,8 @@ pub struct State {
     pub git_url: String,
     /// Tasks that were told to stop, or ended, a moment ago: wakes their agents' polls.
     pub commands: broadcast::Sender<TaskId>,
+    /// Ends waiting answers, so that a stop waits for no poll.
+    pub stop: CancellationToken,
     /// Wakes the sweeper: something is due earlier than it knows.
     pub due: Notify,
 }

@@ -55,3 +55,18 @@ async fn a_running_task_is_told_at_once_and_its_late_success_changes_nothing() {
     assert_eq!(world.job_finished(job).await.status, JobStatus::Canceled);
     world.halt().await;
 }
+
+#[tokio::test]
+async fn a_stop_waits_for_no_poll() {
+    let world = World::new(patient()).await;
+    world.ready(1, machine()).await;
+    let lease = world.claim(&world.queued(1).await[0]).await;
+    let path = format!("/v1/tasks/{}/commands?wait_ms=25000", lease.task_id);
+    let polled = async { world.get::<Commands>(&path, &lease.fence).await.unwrap() };
+    let stopped = async { world.stop.cancel() };
+    let (told, ()) = tokio::time::timeout(LIMIT / 2, async { tokio::join!(polled, stopped) })
+        .await
+        .expect("the poll ends with the service");
+    assert!(!told.cancel);
+    world.halt().await;
+}

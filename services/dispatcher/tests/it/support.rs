@@ -58,7 +58,7 @@ pub struct World {
     router: Router,
     conductor: Store,
     dispatcher: Store,
-    stop: CancellationToken,
+    pub stop: CancellationToken,
     service: gantry_dispatcher::Service,
     project: Project,
 }
