@@ -41,7 +41,8 @@ async fn connect(data: &Path) -> anyhow::Result<(Layout, PgPool)> {
 async fn dead_letters(pool: &PgPool, as_json: bool) -> anyhow::Result<ExitCode> {
     let mut found = Vec::new();
     for service in crate::serve::ROLES {
-        let query = format!("SELECT to_jsonb(d) AS letter FROM \"{service}\".dead_letters d");
+        let schema = eventstore::schema_of(service);
+        let query = format!("SELECT to_jsonb(d) AS letter FROM {schema}.dead_letters d");
         for row in sqlx::query(AssertSqlSafe(query)).fetch_all(pool).await? {
             let mut letter: serde_json::Value = row.try_get("letter")?;
             letter["service"] = service.into();

@@ -79,7 +79,7 @@ fn run_folder(data: &Path) -> anyhow::Result<PathBuf> {
     }
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir());
     let base = base.unwrap_or_else(|| PathBuf::from("/tmp"));
-    let target = base.join(format!("gantry-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]));
+    let target = base.join(format!("gantry-{}", &ids::InstanceId::new().uuid().simple().to_string()[20..]));
     private(&target)?;
     let draft = data.join("run.new");
     let _ = fs::remove_file(&draft);

@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Args;
 use serde_json::json;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
@@ -74,10 +74,7 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
             (options, None)
         }
     };
-    let pool = PgPoolOptions::new()
-        .max_connections(loaded.config.database.connections.0)
-        .acquire_timeout(Duration::from_secs(20))
-        .connect_with(options)
+    let pool = eventstore::open_pool_with(options, loaded.config.database.connections.0)
         .await
         .context("the database does not answer")?;
 

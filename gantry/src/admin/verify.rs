@@ -11,9 +11,9 @@ use std::process::ExitCode;
 const FOLDS: [(&str, &str); 9] = [
     (
         "project row differs from its event",
-        "SELECT format('project %s: events say %s, its row says %s', e.body->'project'->>'id', e.body->'project'->>'slug', coalesce(p.slug, 'nothing'))
+        "SELECT format('project %s: events say %s, its row says %s', e.body->'project'->>'id', e.body->'project'->>'name', coalesce(p.name, 'nothing'))
          FROM domain.events e LEFT JOIN domain.projects p ON p.id = (e.body->'project'->>'id')::uuid
-         WHERE e.kind = 'project.created' AND p.slug IS DISTINCT FROM e.body->'project'->>'slug'",
+         WHERE e.kind = 'project.created' AND p.name IS DISTINCT FROM e.body->'project'->>'name'",
     ),
     (
         "pipeline row differs from its event",
@@ -79,9 +79,10 @@ const FOLDS: [(&str, &str); 9] = [
 pub(super) async fn run(layout: &Layout, pool: &PgPool, as_json: bool) -> anyhow::Result<ExitCode> {
     let mut findings = Vec::new();
     for service in ROLES {
+        let schema = eventstore::schema_of(service);
         let query = format!(
             "SELECT format('%s %s: %s events, versions %s to %s', aggregate_kind, aggregate_id, count(*), min(version), max(version))
-             FROM \"{service}\".events GROUP BY aggregate_kind, aggregate_id HAVING min(version) <> 1 OR max(version) <> count(*)"
+             FROM {schema}.events GROUP BY aggregate_kind, aggregate_id HAVING min(version) <> 1 OR max(version) <> count(*)"
         );
         for row in sqlx::query(AssertSqlSafe(query)).fetch_all(pool).await? {
             findings.push(("an event is missing", row.try_get::<String, _>(0)?));

@@ -16,8 +16,8 @@ fn document(id: Uuid, group: Uuid, version: i64) -> NewDocument {
 /// # Panics
 /// The adapter breaks the contract.
 pub async fn suite(records: &dyn Records) {
-    let (group, other) = (Uuid::now_v7(), Uuid::now_v7());
-    let [a, b, c] = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()];
+    let (group, other) = (ids::MessageId::new().uuid(), ids::MessageId::new().uuid());
+    let [a, b, c] = [ids::MessageId::new().uuid(), ids::MessageId::new().uuid(), ids::MessageId::new().uuid()];
     assert!(records.get(KIND, a).await.expect("answers").is_none());
     assert!(records.put(&[]).await.expect("nothing is fine").is_empty());
 
@@ -47,6 +47,6 @@ pub async fn suite(records: &dyn Records) {
     assert!(old.iter().all(|d| d.id != a) && old.len() == 2, "{old:?}");
     let soon = newest + Duration::from_secs(3600);
     assert_eq!(records.unchanged_since(KIND, soon, 1).await.expect("lists").len(), 1);
-    records.remove(KIND, &[a, b, c, Uuid::now_v7()]).await.expect("removes");
+    records.remove(KIND, &[a, b, c, ids::MessageId::new().uuid()]).await.expect("removes");
     assert!(records.unchanged_since(KIND, soon, 10).await.expect("lists").is_empty());
 }
