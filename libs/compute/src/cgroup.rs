@@ -7,6 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// After how long an empty group is nobody's.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
 /// The folder below which placements get their cgroups.
 #[derive(Clone, Debug)]
 pub(crate) struct Root(PathBuf);
@@ -27,6 +30,20 @@ impl Root {
             let usable = ours.join("cgroup.kill").exists() && writable(&ours.join("cgroup.procs"));
             usable.then_some(Self(ours))
         })
+    }
+
+    /// Removes groups that servers which came to a sudden end, with their data folders, have left. A young one may be
+    /// another server's, made and not filled yet; one with processes cannot be removed.
+    pub(crate) fn sweep(&self) {
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let data = entry.metadata();
+            let old = data.as_ref().is_ok_and(|data| {
+                data.is_dir() && data.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
+            });
+            if old {
+                remove(&entry.path());
+            }
+        }
     }
 
     /// The cgroup of a placement; it need not exist.

@@ -63,6 +63,9 @@ impl Local {
         private_folder(&config.data.join("tasks"))?;
         let program = install(&config.agent, &config.data.join("bin"))?;
         let cgroups = config.cgroups.then(cgroup::Root::find).flatten();
+        if let Some(root) = &cgroups {
+            root.sweep();
+        }
         tracing::info!(cgroups = cgroups.is_some(), program = %program.display(), "local compute is ready");
         Ok(Self { config, cgroups, program, starting: Mutex::new(()) })
     }
