@@ -33,14 +33,14 @@ impl Root {
     }
 
     /// Removes groups that servers which came to a sudden end, with their data folders, have left. A young one may be
-    /// another server's, made and not filled yet; one with processes cannot be removed.
+    /// another server's, made and not filled yet; one with processes is somebody's.
     pub(crate) fn sweep(&self) {
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             let data = entry.metadata();
             let old = data.as_ref().is_ok_and(|data| {
                 data.is_dir() && data.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
             });
-            if old {
+            if old && empty(&entry.path()).unwrap_or(false) {
                 remove(&entry.path());
             }
         }
@@ -73,16 +73,20 @@ pub(crate) async fn kill(group: &Path, limit: Duration) -> io::Result<bool> {
             Err(error) if gone(&error) => return Ok(true),
             result => result?,
         }
-        match fs::read_to_string(group.join("cgroup.events")) {
-            Err(error) if gone(&error) => return Ok(true),
-            Err(error) => return Err(error),
-            Ok(events) if events.lines().any(|line| line == "populated 0") => return Ok(true),
-            Ok(_) => {}
+        if empty(group)? {
+            return Ok(true);
         }
         if asked.elapsed() > limit {
             return Ok(false);
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn empty(group: &Path) -> io::Result<bool> {
+    match fs::read_to_string(group.join("cgroup.events")) {
+        Err(error) if gone(&error) => Ok(true),
+        result => Ok(result?.lines().any(|line| line == "populated 0")),
     }
 }
 
