@@ -178,7 +178,8 @@ impl Client {
                     handshake(UnixStream::connect(path).await.map_err(|e| format!("{path}: {e}"))?).await
                 }
                 Endpoint::Tcp { authority, .. } => {
-                    let stream = TcpStream::connect(authority).await.map_err(|e| format!("{authority}: {e}"))?;
+                    let stream =
+                        TcpStream::connect(authority).await.map_err(|e| format!("{authority}: {e}"))?;
                     // Requests are small, and each is waited for.
                     let _ = stream.set_nodelay(true);
                     handshake(stream).await

@@ -75,7 +75,12 @@ pub(crate) fn backoff(client: &Client) -> impl Iterator<Item = Duration> + Send 
     } else {
         (Duration::from_secs(1), Duration::from_secs(30))
     };
-    ExponentialBuilder::default().with_min_delay(min).with_max_delay(max).with_jitter().without_max_times().build()
+    ExponentialBuilder::default()
+        .with_min_delay(min)
+        .with_max_delay(max)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 impl Control {
@@ -209,7 +214,8 @@ impl Control {
                     Ok(answer) => {
                         if let Ok(renewed) = decode::<Renewed>(&answer) {
                             self.renewed_at.fetch_max(sent_at, Ordering::Relaxed);
-                            *self.fence.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = renewed.fence;
+                            *self.fence.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+                                renewed.fence;
                             if renewed.cancel {
                                 self.stop(Stop::Canceled);
                             }

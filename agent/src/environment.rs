@@ -12,8 +12,20 @@ use std::{
 /// Variables of the agent's own environment that steps see too; everything else is the server's business. By
 /// the mark of its placement a sweep finds what a dead agent left.
 const INHERITED: [&str; 14] = [
-    "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY",
-    "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "GANTRY_PLACEMENT",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "GANTRY_PLACEMENT",
 ];
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -232,7 +244,8 @@ fn show(built_in: &BTreeMap<String, String>, job: &[(String, String)], secrets: 
     }
     if !secrets.variables.is_empty() {
         text.push_str("\nUsing environment variables from project settings and/or contexts:\n");
-        let names: std::collections::BTreeSet<&String> = secrets.variables.iter().map(|(name, _)| name).collect();
+        let names: std::collections::BTreeSet<&String> =
+            secrets.variables.iter().map(|(name, _)| name).collect();
         for name in names {
             text.push_str(&format!("  {name}=**REDACTED**\n"));
         }

@@ -64,7 +64,8 @@ fn substitute(text: &str, value: impl Fn(&str) -> Option<String>) -> String {
             let inner = &body[..end];
             let (name, operator) = inner.split_at(inner.find(|c| !is_name(c)).unwrap_or(inner.len()));
             let found = value(name);
-            let replaced = if let Some(default) = operator.strip_prefix(":-").or(operator.strip_prefix(":=")) {
+            let replaced = if let Some(default) = operator.strip_prefix(":-").or(operator.strip_prefix(":="))
+            {
                 Some(found.filter(|v| !v.is_empty()).unwrap_or_else(|| default.to_owned()))
             } else if let Some(default) = operator.strip_prefix('-').or(operator.strip_prefix('=')) {
                 Some(found.unwrap_or_else(|| default.to_owned()))

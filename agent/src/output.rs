@@ -376,7 +376,11 @@ impl Upload {
         };
         let sha256 = if limited { self.digest_of_stored()? } else { digest };
         let seal = Seal { total_bytes: self.offset, sha256, produced_bytes: produced };
-        match self.control.insist(Method::POST, &format!("streams/{}/seal", self.step), None, encode(&seal)).await {
+        match self
+            .control
+            .insist(Method::POST, &format!("streams/{}/seal", self.step), None, encode(&seal))
+            .await
+        {
             Ok(_) | Err(Gone::Fenced) => Ok(Next::Done),
             Err(Gone::Refused(failure)) => match (failure.code(), failure.next_offset()) {
                 ("seal_mismatch", Some(next)) if next != self.offset && self.mismatches < MAX_MISMATCHES => {

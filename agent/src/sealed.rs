@@ -22,8 +22,12 @@ impl TaskKey {
     /// first number, on the way of every task, and the agent needs one number. Any 32 bytes are a key.
     pub(crate) fn generate() -> anyhow::Result<Self> {
         let mut seed = Zeroizing::new([0u8; 32]);
-        File::open("/dev/urandom").and_then(|mut f| f.read_exact(seed.as_mut())).context("no random numbers")?;
-        PrivateKey::from_private_key(&X25519, seed.as_ref()).map(Self).map_err(|_| anyhow!("no key could be made"))
+        File::open("/dev/urandom")
+            .and_then(|mut f| f.read_exact(seed.as_mut()))
+            .context("no random numbers")?;
+        PrivateKey::from_private_key(&X25519, seed.as_ref())
+            .map(Self)
+            .map_err(|_| anyhow!("no key could be made"))
     }
 
     pub(crate) fn public(&self) -> anyhow::Result<String> {

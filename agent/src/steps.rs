@@ -249,7 +249,12 @@ impl Runner {
     }
 
     /// Runs an opened step and reports its end.
-    async fn finish(&self, mut report: StepReport, mut stream: Stream, step: &Step) -> io::Result<&'static str> {
+    async fn finish(
+        &self,
+        mut report: StepReport,
+        mut stream: Stream,
+        step: &Step,
+    ) -> io::Result<&'static str> {
         let outcome = match step {
             Step::Run(run) => self.run_step(report.number, run, &mut stream).await,
             Step::Checkout { path } => self.checkout(path.as_deref(), &mut stream).await,
@@ -297,7 +302,9 @@ impl Runner {
         Ok(match ended {
             Ended::Exit(0) => Outcome { status: "success", exit_code: Some(0) },
             // Ended because the job is over: that is how background steps end.
-            Ended::Lost | Ended::Exit(137) if background && over => Outcome { status: "success", exit_code: None },
+            Ended::Lost | Ended::Exit(137) if background && over => {
+                Outcome { status: "success", exit_code: None }
+            }
             Ended::Exit(code) => Outcome { status: "failed", exit_code: Some(code) },
             Ended::NoOutput => Outcome { status: "failed", exit_code: None },
             Ended::Stopped => {
@@ -355,7 +362,12 @@ impl Runner {
     }
 
     /// Runs one program to its end.
-    async fn process(&self, command: Command, limit: Option<Duration>, stream: &mut Stream) -> io::Result<Ended> {
+    async fn process(
+        &self,
+        command: Command,
+        limit: Option<Duration>,
+        stream: &mut Stream,
+    ) -> io::Result<Ended> {
         let started = match self.sandbox.spawn(command).await {
             Ok(started) => started,
             Err(executors::Error::Io(e)) => return Err(e),
@@ -421,7 +433,10 @@ impl Runner {
             }
         };
         while open {
-            let read = async { budget.room().await; terminal.read(&mut buffer).await };
+            let read = async {
+                budget.room().await;
+                terminal.read(&mut buffer).await
+            };
             tokio::select! {
                 read = read => match read {
                     Ok(0) | Err(_) => open = false,
@@ -433,7 +448,8 @@ impl Runner {
         }
         if open {
             // What it left running may go on writing, to nobody.
-            lock(&self.leftovers).spawn(async move { while terminal.read(&mut buffer).await.is_ok_and(|n| n > 0) {} });
+            lock(&self.leftovers)
+                .spawn(async move { while terminal.read(&mut buffer).await.is_ok_and(|n| n > 0) {} });
         }
         if matches!(ended, Ended::NoOutput) {
             let limit = go_duration(limit.unwrap_or_default());

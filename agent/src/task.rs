@@ -187,8 +187,14 @@ async fn execute(
     let masked = masking::Secrets::new(&values);
     drop(values);
     let output = Output::new(Arc::clone(control), masked, &state::spool(dir)).map_err(|e| e.to_string())?;
-    let runner =
-        Arc::new(Runner::new(Arc::clone(control), Arc::clone(&sandbox), spec.clone(), output, places, environment));
+    let runner = Arc::new(Runner::new(
+        Arc::clone(control),
+        Arc::clone(&sandbox),
+        spec.clone(),
+        output,
+        places,
+        environment,
+    ));
     let isolation = match (owner, sandbox.has_namespaces()) {
         (Some(id), true) => format!("user {} in namespaces of its own", id.uid),
         (Some(id), false) => format!("user {}", id.uid),
@@ -201,9 +207,8 @@ async fn execute(
         runner.places.home.display(),
     );
     let shown = runner.show(0, "Spin up environment", &spin_up);
-    let shown = shown.and_then(|()| {
-        runner.show(99, "Preparing environment variables", &runner.environment.shown)
-    });
+    let shown =
+        shown.and_then(|()| runner.show(99, "Preparing environment variables", &runner.environment.shown));
     shown.map_err(|e| format!("output cannot be spooled: {e}"))?;
 
     tracing::debug!("the steps begin");

@@ -51,7 +51,9 @@ impl Client {
         }
         let text = response.text().await.unwrap_or_default();
         let said = serde_json::from_str::<Value>(&text).ok().and_then(|json| {
-            ["message", "detail", "error", "title"].iter().find_map(|key| json.get(key)?.as_str().map(str::to_owned))
+            ["message", "detail", "error", "title"]
+                .iter()
+                .find_map(|key| json.get(key)?.as_str().map(str::to_owned))
         });
         let message = said.unwrap_or_else(|| format!("the server answered {status} to {path}"));
         Err(Failure::new(Exit::of_http(status), message))
@@ -90,9 +92,14 @@ impl Client {
     }
 
     /// A body of bytes as it arrives.
-    pub async fn bytes(&self, path: &str) -> Result<impl Stream<Item = Result<bytes::Bytes, Failure>> + use<>, Failure> {
+    pub async fn bytes(
+        &self,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<bytes::Bytes, Failure>> + use<>, Failure> {
         let response = self.send(Method::GET, path, None).await?;
-        Ok(response.bytes_stream().map(|part| part.map_err(|error| Failure::new(Exit::Connection, error.to_string()))))
+        Ok(response
+            .bytes_stream()
+            .map(|part| part.map_err(|error| Failure::new(Exit::Connection, error.to_string()))))
     }
 
     /// Server-sent events of a GET.
@@ -102,7 +109,11 @@ impl Client {
     }
 
     /// Server-sent events of a GraphQL subscription.
-    pub async fn subscribe(&self, query: &str, variables: Value) -> Result<impl Stream<Item = Event> + use<>, Failure> {
+    pub async fn subscribe(
+        &self,
+        query: &str,
+        variables: Value,
+    ) -> Result<impl Stream<Item = Event> + use<>, Failure> {
         let body = serde_json::json!({ "query": query, "variables": variables });
         let response = self.send(Method::POST, "/graphql/stream", Some(&body)).await?;
         Ok(response.bytes_stream().eventsource().filter_map(|event| async move { event.ok() }))

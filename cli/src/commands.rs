@@ -20,7 +20,9 @@ use std::path::PathBuf;
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Watch a pipeline run, live, to its end
-    #[command(after_help = "Examples:\n  gantry watch            the newest pipeline of this folder's project\n  gantry watch 12 --project git/local/app\n\nExits with the run's result: 0 success, 1 failed, 6 canceled, 11 on hold with --no-wait-approval.")]
+    #[command(
+        after_help = "Examples:\n  gantry watch            the newest pipeline of this folder's project\n  gantry watch 12 --project git/local/app\n\nExits with the run's result: 0 success, 1 failed, 6 canceled, 11 on hold with --no-wait-approval."
+    )]
     Watch {
         /// Pipeline number, or `latest`
         #[arg(default_value = "latest")]
@@ -30,7 +32,9 @@ pub enum Command {
         no_wait_approval: bool,
     },
     /// Print the output of a job
-    #[command(after_help = "Examples:\n  gantry log 7             job number 7\n  gantry log 7 --step 102 --follow\n  gantry log 7 --failed")]
+    #[command(
+        after_help = "Examples:\n  gantry log 7             job number 7\n  gantry log 7 --step 102 --follow\n  gantry log 7 --failed"
+    )]
     Log {
         /// Job number
         job: i64,

@@ -40,7 +40,10 @@ pub async fn run(global: &Global, command: Command) -> Exit {
         Ok(exit) => exit,
         Err(failure) => {
             if global.json {
-                eprintln!("{}", serde_json::json!({ "error": { "code": failure.exit.word(), "message": failure.to_string() } }));
+                eprintln!(
+                    "{}",
+                    serde_json::json!({ "error": { "code": failure.exit.word(), "message": failure.to_string() } })
+                );
             } else {
                 anstream::eprintln!("gantry: {failure}");
             }

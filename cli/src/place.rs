@@ -3,7 +3,10 @@
 
 use crate::{Exit, Failure, Global};
 use serde_json::Value;
-use std::{fs, path::{Path, PathBuf}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Where to send requests.
 pub struct Place {
@@ -31,9 +34,9 @@ impl Place {
         };
         let token = match &global.token {
             Some(token) => token.clone(),
-            None => fs::read_to_string(data.join("admin-token")).map(|text| text.trim().to_owned()).map_err(|_| {
-                Failure::new(Exit::NotSignedIn, "no token given; set GANTRY_TOKEN or use --token")
-            })?,
+            None => fs::read_to_string(data.join("admin-token")).map(|text| text.trim().to_owned()).map_err(
+                |_| Failure::new(Exit::NotSignedIn, "no token given; set GANTRY_TOKEN or use --token"),
+            )?,
         };
         Ok(Self { server, token })
     }
@@ -53,7 +56,10 @@ pub async fn project(global: &Global) -> Result<String, Failure> {
     let output = tokio::process::Command::new("git").args(["remote", "-v"]).output().await;
     let remotes = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
     remotes.lines().find_map(slug_of_remote).ok_or_else(|| {
-        Failure::new(Exit::Usage, "no project given and no git remote of this folder is one; use --project git/<org>/<repo>")
+        Failure::new(
+            Exit::Usage,
+            "no project given and no git remote of this folder is one; use --project git/<org>/<repo>",
+        )
     })
 }
 

@@ -1,7 +1,10 @@
 //! Drives the real `gantry` binary through its public contract only.
 
 use anyhow::{Context, bail, ensure};
-use nix::{sys::signal::{Signal, kill}, unistd::Pid};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use std::{
     env, fs,
@@ -48,7 +51,9 @@ impl Suite {
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("{} cannot be run; build it with --profile ci first", binary().display()))?;
+            .with_context(|| {
+                format!("{} cannot be run; build it with --profile ci first", binary().display())
+            })?;
         let stdout = child.stdout.take().context("no standard output")?;
         let line = tokio::time::timeout(Duration::from_secs(90), BufReader::new(stdout).lines().next_line())
             .await
@@ -56,7 +61,8 @@ impl Suite {
         let Some(line) = line else {
             bail!("gantry up ended: {}", fs::read_to_string(data.with_extension("log")).unwrap_or_default());
         };
-        let ready: Value = serde_json::from_str(&line).with_context(|| format!("not a ready line: {line}"))?;
+        let ready: Value =
+            serde_json::from_str(&line).with_context(|| format!("not a ready line: {line}"))?;
         let text = |key: &str| ready.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         Ok(Self {
             url: text("url"),
@@ -69,7 +75,8 @@ impl Suite {
 
     /// GET below the base address.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        let answer = self.http.get(format!("{}{path}", self.url)).header("Circle-Token", &self.token).send().await?;
+        let answer =
+            self.http.get(format!("{}{path}", self.url)).header("Circle-Token", &self.token).send().await?;
         let status = answer.status();
         let text = answer.text().await?;
         ensure!(status.is_success(), "GET {path}: {status} {text}");
@@ -78,7 +85,8 @@ impl Suite {
 
     /// POST below the base address; the status and the answer.
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<(u16, Value)> {
-        let request = self.http.post(format!("{}{path}", self.url)).header("Circle-Token", &self.token).json(body);
+        let request =
+            self.http.post(format!("{}{path}", self.url)).header("Circle-Token", &self.token).json(body);
         let answer = request.send().await?;
         let status = answer.status().as_u16();
         Ok((status, answer.json().await.unwrap_or_default()))
@@ -107,7 +115,13 @@ impl Suite {
     }
 
     /// Makes a repository of `files` and pushes it; what git said on standard error.
-    pub async fn push(&self, work: &Path, project: &str, files: &Path, reference: &str) -> anyhow::Result<String> {
+    pub async fn push(
+        &self,
+        work: &Path,
+        project: &str,
+        files: &Path,
+        reference: &str,
+    ) -> anyhow::Result<String> {
         let repository = work.join(project);
         if !repository.join(".git").exists() {
             fs::create_dir_all(&repository)?;
@@ -116,7 +130,10 @@ impl Suite {
         copy_tree(files, &repository)?;
         git(&repository, &["add", "-A"]).await?;
         git(&repository, &["commit", "-q", "--allow-empty", "-m", "Build it"]).await?;
-        let remote = format!("{}/git/local/{project}.git", self.url.replacen("://", &format!("://x:{}@", self.token), 1));
+        let remote = format!(
+            "{}/git/local/{project}.git",
+            self.url.replacen("://", &format!("://x:{}@", self.token), 1)
+        );
         if let Some(tag) = reference.strip_prefix("refs/tags/") {
             git(&repository, &["tag", "-f", tag]).await?;
             return git(&repository, &["push", &remote, reference]).await;
@@ -134,7 +151,9 @@ impl Suite {
     /// Stops the server and asserts that it ends well within its limit of 10 s.
     pub async fn down(mut self) -> anyhow::Result<()> {
         kill(Pid::from_raw(self.pid), Signal::SIGTERM)?;
-        let status = tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await.context("still runs after 20 s")??;
+        let status = tokio::time::timeout(Duration::from_secs(20), self.child.wait())
+            .await
+            .context("still runs after 20 s")??;
         ensure!(status.success(), "gantry up ended with {status}");
         Ok(())
     }

@@ -7,7 +7,10 @@ use std::{
 };
 
 fn metadata() -> Metadata {
-    MetadataCommand::new().manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")).exec().expect("cargo metadata")
+    MetadataCommand::new()
+        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+        .exec()
+        .expect("cargo metadata")
 }
 
 fn ours(metadata: &Metadata) -> HashMap<&str, &Package> {
@@ -15,7 +18,12 @@ fn ours(metadata: &Metadata) -> HashMap<&str, &Package> {
 }
 
 fn imports(package: &Package) -> BTreeSet<&str> {
-    package.dependencies.iter().filter(|found| found.kind == DependencyKind::Normal).map(|found| found.name.as_str()).collect()
+    package
+        .dependencies
+        .iter()
+        .filter(|found| found.kind == DependencyKind::Normal)
+        .map(|found| found.name.as_str())
+        .collect()
 }
 
 /// What is really built. The graph of `cargo metadata` also holds optional dependencies that are only mentioned by a
@@ -28,10 +36,17 @@ fn linked(metadata: &Metadata) -> Vec<&Package> {
         .expect("cargo tree runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let listed = String::from_utf8_lossy(&output.stdout);
-    let built: BTreeSet<(&str, &str)> =
-        listed.lines().filter_map(|line| line.split_once(" v").map(|(name, rest)| (name, rest.split(' ').next().unwrap_or(rest)))).collect();
-    let found: Vec<_> =
-        metadata.packages.iter().filter(|package| built.contains(&(package.name.as_str(), &*package.version.to_string()))).collect();
+    let built: BTreeSet<(&str, &str)> = listed
+        .lines()
+        .filter_map(|line| {
+            line.split_once(" v").map(|(name, rest)| (name, rest.split(' ').next().unwrap_or(rest)))
+        })
+        .collect();
+    let found: Vec<_> = metadata
+        .packages
+        .iter()
+        .filter(|package| built.contains(&(package.name.as_str(), &*package.version.to_string())))
+        .collect();
     assert!(found.len() > 100, "cargo tree names {} packages only", found.len());
     found
 }
@@ -48,7 +63,10 @@ fn services_import_libraries_and_never_each_other() {
         for import in imports(package) {
             let Some(target) = ours.get(import) else { continue };
             if is_service(target) {
-                assert_eq!(*name, "gantry-server", "{name} imports the service {import}: only the binary that wires may");
+                assert_eq!(
+                    *name, "gantry-server",
+                    "{name} imports the service {import}: only the binary that wires may"
+                );
             }
         }
     }
@@ -58,7 +76,14 @@ fn services_import_libraries_and_never_each_other() {
 fn pure_crates_have_no_async_sql_or_http() {
     let metadata = metadata();
     let ours = ours(&metadata);
-    for name in ["gantry-ids", "gantry-model", "gantry-contracts", "gantry-agent-api", "gantry-compiler", "gantry-masking"] {
+    for name in [
+        "gantry-ids",
+        "gantry-model",
+        "gantry-contracts",
+        "gantry-agent-api",
+        "gantry-compiler",
+        "gantry-masking",
+    ] {
         let found = imports(ours[name]);
         for banned in ["tokio", "futures", "async-trait", "sqlx", "reqwest", "hyper", "axum", "http"] {
             assert!(!found.contains(banned), "{name} imports {banned}, but is pure");
@@ -77,7 +102,9 @@ fn the_agent_imports_no_store_and_no_bus() {
             todo.extend(imports(ours[name]).into_iter().filter(|import| ours.contains_key(import)));
         }
     }
-    for banned in ["gantry-eventstore", "gantry-bus", "gantry-records", "gantry-live", "gantry-blobs", "gantry-secrets"] {
+    for banned in
+        ["gantry-eventstore", "gantry-bus", "gantry-records", "gantry-live", "gantry-blobs", "gantry-secrets"]
+    {
         assert!(!seen.contains(banned), "the agent reaches {banned}");
     }
 }
@@ -91,7 +118,8 @@ fn heavy_crates_stay_in_their_places() {
             assert_eq!(name, "gantry-api", "{name} names async-graphql");
         }
         let may_sql = is_service(package)
-            || ["gantry-eventstore", "gantry-bus", "gantry-records", "gantry-testkit", "gantry-server"].contains(&name);
+            || ["gantry-eventstore", "gantry-bus", "gantry-records", "gantry-testkit", "gantry-server"]
+                .contains(&name);
         assert!(may_sql || !found.contains("sqlx"), "{name} names sqlx");
     }
 }
@@ -101,11 +129,28 @@ fn nothing_banned_is_linked_and_every_licence_is_allowed() {
     let metadata = metadata();
     let banned = ["ring", "openssl-sys", "native-tls", "serde_yaml", "octocrab", "async-std", "log4rs"];
     let allowed = [
-        "MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Unicode-3.0", "Zlib", "0BSD", "BSL-1.0", "CC0-1.0",
-        "CDLA-Permissive-2.0", "Unlicense", "MIT-0", "OpenSSL", "Apache-2.0 WITH LLVM-exception",
+        "MIT",
+        "Apache-2.0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "ISC",
+        "Unicode-3.0",
+        "Zlib",
+        "0BSD",
+        "BSL-1.0",
+        "CC0-1.0",
+        "CDLA-Permissive-2.0",
+        "Unlicense",
+        "MIT-0",
+        "OpenSSL",
+        "Apache-2.0 WITH LLVM-exception",
     ];
     for package in linked(&metadata) {
-        assert!(!banned.contains(&package.name.as_str()), "{} is linked; deny.toml says why not", package.name);
+        assert!(
+            !banned.contains(&package.name.as_str()),
+            "{} is linked; deny.toml says why not",
+            package.name
+        );
         let licence = package.license.clone().unwrap_or_default();
         // An expression is fine when one of its alternatives needs nothing but allowed licences.
         let plain = licence.replace(['(', ')'], "").replace('/', " OR ");
@@ -118,8 +163,12 @@ fn nothing_banned_is_linked_and_every_licence_is_allowed() {
 fn heavy_crates_have_one_version() {
     let metadata = metadata();
     for name in ["tokio", "hyper", "http", "axum", "rustls", "sqlx-core", "reqwest", "h2", "async-graphql"] {
-        let versions: BTreeSet<_> =
-            metadata.packages.iter().filter(|package| package.name == name).map(|package| package.version.to_string()).collect();
+        let versions: BTreeSet<_> = metadata
+            .packages
+            .iter()
+            .filter(|package| package.name == name)
+            .map(|package| package.version.to_string())
+            .collect();
         assert!(versions.len() <= 1, "{name} is built in several versions: {versions:?}");
     }
 }

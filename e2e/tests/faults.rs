@@ -34,11 +34,13 @@ async fn a_killed_server_loses_nothing_and_repeats_nothing() -> anyhow::Result<(
 
     let suite = Suite::up(&data, &[]).await?;
     suite.push(work.path(), "kill", &files, "refs/heads/main").await?;
-    until("user code runs", LIMIT, || async { Ok((!fs::read_to_string(&ledger)?.is_empty()).then_some(())) }).await?;
+    until("user code runs", LIMIT, || async { Ok((!fs::read_to_string(&ledger)?.is_empty()).then_some(())) })
+        .await?;
     suite.kill().await?;
 
     let suite = Suite::up(&data, &[]).await?;
-    let pipeline = suite.items("/api/v2/project/git/local/kill/pipeline").await?.pop().context("no pipeline")?;
+    let pipeline =
+        suite.items("/api/v2/project/git/local/kill/pipeline").await?.pop().context("no pipeline")?;
     let id = pipeline["id"].as_str().context("no id")?;
     let workflow = until("the workflow's end", LIMIT, || async {
         let found = suite.items(&format!("/api/v2/pipeline/{id}/workflow")).await?;
@@ -50,11 +52,21 @@ async fn a_killed_server_loses_nothing_and_repeats_nothing() -> anyhow::Result<(
     let mut ran: Vec<String> = fs::read_to_string(&ledger)?.lines().map(str::to_owned).collect();
     ran.sort();
     ensure!(ran == (0..8).map(|job| format!("j{job}")).collect::<Vec<_>>(), "user code ran {ran:?}");
-    for job in suite.items(&format!("/api/v2/workflow/{}/job", workflow["id"].as_str().unwrap_or_default())).await? {
-        let (name, number) = (job["name"].as_str().unwrap_or_default(), job["job_number"].as_i64().context("no number")?);
+    for job in
+        suite.items(&format!("/api/v2/workflow/{}/job", workflow["id"].as_str().unwrap_or_default())).await?
+    {
+        let (name, number) =
+            (job["name"].as_str().unwrap_or_default(), job["job_number"].as_i64().context("no number")?);
         let build = suite.get(&format!("/api/v1.1/project/git/local/kill/{number}")).await?;
-        let step = build["steps"].as_array().into_iter().flatten().find(|step| step["name"] == "work").context("no step")?;
-        let log = suite.bytes(&format!("/logs/{}/raw", step["actions"][0]["step_id"].as_str().unwrap_or_default())).await?;
+        let step = build["steps"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|step| step["name"] == "work")
+            .context("no step")?;
+        let log = suite
+            .bytes(&format!("/logs/{}/raw", step["actions"][0]["step_id"].as_str().unwrap_or_default()))
+            .await?;
         let whole: String = (1..=20).map(|line| format!("line {line} of {name}\n")).collect();
         ensure!(log == whole.as_bytes(), "the log of {name} is {:?}", String::from_utf8_lossy(&log));
     }

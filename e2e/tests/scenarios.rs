@@ -77,7 +77,8 @@ async fn every_scenario_ends_as_its_author_expects() -> anyhow::Result<()> {
     let suite = Suite::up(&work.path().join("data"), &[]).await?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     let only = std::env::var("GANTRY_SCENARIO").ok();
-    let mut names: Vec<_> = fs::read_dir(&folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(&folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.retain(|name| only.as_ref().is_none_or(|only| only == name));
     names.sort();
     ensure!(!names.is_empty(), "there are no scenarios");
@@ -107,23 +108,36 @@ async fn run(suite: &Suite, work: &Path, folder: &Path, name: &str) -> anyhow::R
     gantry_e2e::copy_tree(&folder.join("repo"), &files)?;
     // A scenario that attacks the instance has to know where it lies.
     let config = files.join(".circleci/config.yml");
-    fs::write(&config, fs::read_to_string(&config)?.replace("@DATA@", &work.join("data").display().to_string()))?;
+    fs::write(
+        &config,
+        fs::read_to_string(&config)?.replace("@DATA@", &work.join("data").display().to_string()),
+    )?;
     let said = suite.push(&work.join("repositories"), name, &files, &expected.push).await?;
     if expected.skipped {
         ensure!(!said.contains("pipeline 1:"), "a pipeline was made: {said}");
-        ensure!(suite.items(&format!("/api/v2/project/{slug}/pipeline")).await?.is_empty(), "a pipeline was made");
+        ensure!(
+            suite.items(&format!("/api/v2/project/{slug}/pipeline")).await?.is_empty(),
+            "a pipeline was made"
+        );
         return Ok(());
     }
-    ensure!(said.contains("pipeline ") && said.contains("http"), "the push does not name its pipeline: {said}");
+    ensure!(
+        said.contains("pipeline ") && said.contains("http"),
+        "the push does not name its pipeline: {said}"
+    );
     let pipeline = until("the pipeline", LIMIT, || async {
         Ok(suite.items(&format!("/api/v2/project/{slug}/pipeline")).await?.into_iter().next())
     })
     .await?;
-    let errors: Vec<String> = pipeline["errors"].as_array().into_iter().flatten().map(|e| e["message"].to_string()).collect();
+    let errors: Vec<String> =
+        pipeline["errors"].as_array().into_iter().flatten().map(|e| e["message"].to_string()).collect();
     if !expected.errors.is_empty() {
         ensure!(pipeline["state"] == "errored", "the pipeline is {}", pipeline["state"]);
         for part in &expected.errors {
-            ensure!(errors.iter().any(|error| error.contains(part.as_str())), "no error says \"{part}\": {errors:?}");
+            ensure!(
+                errors.iter().any(|error| error.contains(part.as_str())),
+                "no error says \"{part}\": {errors:?}"
+            );
         }
         return Ok(());
     }
@@ -131,7 +145,8 @@ async fn run(suite: &Suite, work: &Path, folder: &Path, name: &str) -> anyhow::R
     let id = pipeline["id"].as_str().context("no id")?;
     let listed = || async { suite.items(&format!("/api/v2/pipeline/{id}/workflow")).await };
     for act in &expected.actions {
-        until(act, LIMIT, || async { Ok(perform(suite, act, &listed().await?).await?.then_some(())) }).await?;
+        until(act, LIMIT, || async { Ok(perform(suite, act, &listed().await?).await?.then_some(())) })
+            .await?;
     }
     let wanted = expected.workflows.len();
     let workflows = until("the end of every workflow", LIMIT, || async {
@@ -140,14 +155,26 @@ async fn run(suite: &Suite, work: &Path, folder: &Path, name: &str) -> anyhow::R
         Ok(ended.then_some(found))
     })
     .await?;
-    ensure!(workflows.len() == expected.workflows.len(), "{} workflows, expected {}", workflows.len(), expected.workflows.len());
+    ensure!(
+        workflows.len() == expected.workflows.len(),
+        "{} workflows, expected {}",
+        workflows.len(),
+        expected.workflows.len()
+    );
     let mut times: BTreeMap<String, (String, String)> = BTreeMap::new();
     for workflow in &workflows {
         let name = workflow["name"].as_str().unwrap_or_default();
         let wanted = expected.workflows.get(name).with_context(|| format!("unexpected workflow {name}"))?;
-        let jobs = suite.items(&format!("/api/v2/workflow/{}/job", workflow["id"].as_str().unwrap_or_default())).await?;
-        let statuses: BTreeMap<&str, &str> = jobs.iter().filter_map(|j| Some((j["name"].as_str()?, j["status"].as_str()?))).collect();
-        ensure!(workflow["status"] == wanted.status.as_str(), "workflow {name} is {}: {statuses:?}", workflow["status"]);
+        let jobs = suite
+            .items(&format!("/api/v2/workflow/{}/job", workflow["id"].as_str().unwrap_or_default()))
+            .await?;
+        let statuses: BTreeMap<&str, &str> =
+            jobs.iter().filter_map(|j| Some((j["name"].as_str()?, j["status"].as_str()?))).collect();
+        ensure!(
+            workflow["status"] == wanted.status.as_str(),
+            "workflow {name} is {}: {statuses:?}",
+            workflow["status"]
+        );
         ensure!(jobs.len() == wanted.jobs.len(), "workflow {name} has the jobs {statuses:?}");
         for job in &jobs {
             let job_name = job["name"].as_str().unwrap_or_default();
@@ -155,20 +182,32 @@ async fn run(suite: &Suite, work: &Path, folder: &Path, name: &str) -> anyhow::R
             ensure!(job["status"] == want.status.as_str(), "job {job_name} is {}", job["status"]);
             times.insert(
                 job_name.to_owned(),
-                (job["started_at"].as_str().unwrap_or_default().to_owned(), job["stopped_at"].as_str().unwrap_or_default().to_owned()),
+                (
+                    job["started_at"].as_str().unwrap_or_default().to_owned(),
+                    job["stopped_at"].as_str().unwrap_or_default().to_owned(),
+                ),
             );
             check_job(suite, &slug, job, want).await.with_context(|| format!("job {job_name}"))?;
         }
     }
     for (first, second) in &expected.order {
         let (ended, started) = (&times[first].1, &times[second].0);
-        ensure!(!ended.is_empty() && ended <= started, "{second} started at {started}, {first} ended at {ended}");
+        ensure!(
+            !ended.is_empty() && ended <= started,
+            "{second} started at {started}, {first} ended at {ended}"
+        );
     }
     Ok(())
 }
 
 /// Secrets and contexts need the project to exist: an empty push to a side ref makes it.
-async fn prepare(suite: &Suite, expected: &Expected, work: &Path, name: &str, slug: &str) -> anyhow::Result<()> {
+async fn prepare(
+    suite: &Suite,
+    expected: &Expected,
+    work: &Path,
+    name: &str,
+    slug: &str,
+) -> anyhow::Result<()> {
     if expected.secrets.is_empty() && expected.contexts.is_empty() {
         return Ok(());
     }
@@ -182,20 +221,41 @@ async fn prepare(suite: &Suite, expected: &Expected, work: &Path, name: &str, sl
     gantry_e2e::copy_tree(&empty, &repository)?;
     gantry_e2e::git(&repository, &["add", "-A"]).await?;
     gantry_e2e::git(&repository, &["commit", "-q", "-m", "Begin [skip ci]"]).await?;
-    let remote = format!("{}/git/local/{name}.git", suite.url.replacen("://", &format!("://x:{}@", suite.token), 1));
+    let remote =
+        format!("{}/git/local/{name}.git", suite.url.replacen("://", &format!("://x:{}@", suite.token), 1));
     gantry_e2e::git(&repository, &["push", &remote, "HEAD:refs/heads/side"]).await?;
     for (key, value) in &expected.secrets {
-        let (status, answer) = suite.post(&format!("/api/v2/project/{slug}/envvar"), &json!({ "name": key, "value": value })).await?;
+        let (status, answer) = suite
+            .post(&format!("/api/v2/project/{slug}/envvar"), &json!({ "name": key, "value": value }))
+            .await?;
         ensure!(status == 201, "setting {key}: {status} {answer}");
     }
     let orgs = suite.get("/api/v2/me/collaborations").await?;
-    let org = orgs.as_array().into_iter().flatten().find(|org| org["name"] == "local").context("no organisation local")?["id"].clone();
+    let org = orgs
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|org| org["name"] == "local")
+        .context("no organisation local")?["id"]
+        .clone();
     for (context, values) in &expected.contexts {
-        let (status, made) = suite.post("/api/v2/context", &json!({ "name": context, "owner": { "id": org, "type": "organization" } })).await?;
+        let (status, made) = suite
+            .post(
+                "/api/v2/context",
+                &json!({ "name": context, "owner": { "id": org, "type": "organization" } }),
+            )
+            .await?;
         ensure!(status == 200 || status == 201, "making context {context}: {status} {made}");
         for (key, value) in values {
-            let path = format!("{}/api/v2/context/{}/environment-variable/{key}", suite.url, made["id"].as_str().unwrap_or_default());
-            let put = reqwest::Client::new().put(path).header("Circle-Token", &suite.token).json(&json!({ "value": value }));
+            let path = format!(
+                "{}/api/v2/context/{}/environment-variable/{key}",
+                suite.url,
+                made["id"].as_str().unwrap_or_default()
+            );
+            let put = reqwest::Client::new()
+                .put(path)
+                .header("Circle-Token", &suite.token)
+                .json(&json!({ "value": value }));
             put.send().await?.error_for_status()?;
         }
     }
@@ -210,11 +270,17 @@ async fn perform(suite: &Suite, act: &str, workflows: &[Value]) -> anyhow::Resul
         let jobs = suite.items(&format!("/api/v2/workflow/{id}/job")).await?;
         let job = jobs.iter().find(|job| job["name"] == name);
         let path = match (verb, job) {
-            ("approve", Some(job)) if job["status"] == "on_hold" => format!("/api/v2/workflow/{id}/approve/{}", job["id"].as_str().unwrap_or_default()),
-            ("cancel-job", Some(job)) if ["running", "on_hold"].contains(&job["status"].as_str().unwrap_or_default()) => {
+            ("approve", Some(job)) if job["status"] == "on_hold" => {
+                format!("/api/v2/workflow/{id}/approve/{}", job["id"].as_str().unwrap_or_default())
+            }
+            ("cancel-job", Some(job))
+                if ["running", "on_hold"].contains(&job["status"].as_str().unwrap_or_default()) =>
+            {
                 format!("/api/v2/jobs/{}/cancel", job["id"].as_str().unwrap_or_default())
             }
-            ("cancel", _) if jobs.iter().any(|job| job["status"] == "running") => format!("/api/v2/workflow/{id}/cancel"),
+            ("cancel", _) if jobs.iter().any(|job| job["status"] == "running") => {
+                format!("/api/v2/workflow/{id}/cancel")
+            }
             ("approve" | "cancel-job" | "cancel", _) => continue,
             _ => bail!("no such action: {act}"),
         };
@@ -234,7 +300,12 @@ async fn check_job(suite: &Suite, slug: &str, job: &Value, want: &Job) -> anyhow
     let steps = build["steps"].as_array().context("no steps")?;
     let action = |name: &str| -> anyhow::Result<&Value> {
         let found = steps.iter().find(|step| step["name"] == name).map(|step| &step["actions"][0]);
-        found.with_context(|| format!("no step \"{name}\": {:?}", steps.iter().map(|s| s["name"].to_string()).collect::<Vec<_>>()))
+        found.with_context(|| {
+            format!(
+                "no step \"{name}\": {:?}",
+                steps.iter().map(|s| s["name"].to_string()).collect::<Vec<_>>()
+            )
+        })
     };
     for (name, status) in &want.steps {
         if status == "absent" {

@@ -5,8 +5,14 @@ mod verify;
 use crate::{instance::Instance, layout::Layout};
 use anyhow::Context;
 use clap::Subcommand;
-use sqlx::{AssertSqlSafe, PgPool, Row, postgres::{PgConnectOptions, PgPoolOptions}};
-use std::{path::{Path, PathBuf}, process::ExitCode};
+use sqlx::{
+    AssertSqlSafe, PgPool, Row,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// `gantry admin …`
 #[derive(Subcommand, Debug)]
@@ -31,10 +37,16 @@ pub async fn run(command: Command, global: &cli::Global) -> anyhow::Result<ExitC
 }
 
 async fn connect(data: &Path) -> anyhow::Result<(Layout, PgPool)> {
-    Instance::read(data).with_context(|| format!("no instance runs from {}; start it with gantry up", data.display()))?;
+    Instance::read(data)
+        .with_context(|| format!("no instance runs from {}; start it with gantry up", data.display()))?;
     let layout = Layout::open(data)?;
-    let options = PgConnectOptions::new_without_pgpass().socket(&layout.run).username("gantry").database("postgres");
-    let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await.context("its database does not answer")?;
+    let options =
+        PgConnectOptions::new_without_pgpass().socket(&layout.run).username("gantry").database("postgres");
+    let pool = PgPoolOptions::new()
+        .max_connections(2)
+        .connect_with(options)
+        .await
+        .context("its database does not answer")?;
     Ok((layout, pool))
 }
 

@@ -197,9 +197,9 @@ impl Serialize for Span {
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text)
-            .map(Self)
-            .map_err(|error| serde::de::Error::custom(format!("\"{text}\" is no duration ({error}); write it as 10s or 2h")))
+        humantime::parse_duration(&text).map(Self).map_err(|error| {
+            serde::de::Error::custom(format!("\"{text}\" is no duration ({error}); write it as 10s or 2h"))
+        })
     }
 }
 
@@ -255,14 +255,17 @@ impl Loaded {
                 let Some(text) = from_environment(&name)? else { continue };
                 let value = match default {
                     Value::Integer(_) => Value::Integer(
-                        text.parse().map_err(|_| Invalid(format!("{name}: \"{text}\" is no whole number")))?,
+                        text.parse()
+                            .map_err(|_| Invalid(format!("{name}: \"{text}\" is no whole number")))?,
                     ),
                     Value::Boolean(_) => Value::Boolean(
-                        text.parse().map_err(|_| Invalid(format!("{name}: \"{text}\" is neither true nor false")))?,
+                        text.parse()
+                            .map_err(|_| Invalid(format!("{name}: \"{text}\" is neither true nor false")))?,
                     ),
                     _ => Value::String(text),
                 };
-                let section_table = table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+                let section_table =
+                    table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
                 if let Value::Table(values) = section_table {
                     values.insert(key.clone(), value);
                 }
@@ -270,7 +273,11 @@ impl Loaded {
             }
         }
         let config: Config = Value::Table(table).try_into().map_err(|error: toml::de::Error| {
-            Invalid(format!("{}: {}", if shown.is_empty() { "configuration" } else { &shown }, error.message()))
+            Invalid(format!(
+                "{}: {}",
+                if shown.is_empty() { "configuration" } else { &shown },
+                error.message()
+            ))
         })?;
         config.dispatcher.check()?;
         Ok(Self { config, origins })
@@ -304,7 +311,9 @@ impl Dispatcher {
             )));
         }
         if self.renew.0 * 3 > self.self_stop.0 {
-            return Err(Invalid("dispatcher.renew must be at most a third of dispatcher.self_stop".to_owned()));
+            return Err(Invalid(
+                "dispatcher.renew must be at most a third of dispatcher.self_stop".to_owned(),
+            ));
         }
         Ok(())
     }

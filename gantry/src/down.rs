@@ -3,8 +3,16 @@
 use crate::instance::Instance;
 use anyhow::{Context, bail};
 use clap::Args;
-use nix::{errno::Errno, sys::signal::{Signal, kill}, unistd::Pid};
-use std::{path::PathBuf, process::ExitCode, time::{Duration, Instant}};
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 /// Arguments of `gantry down`.
 #[derive(Args, Debug)]
@@ -20,7 +28,8 @@ pub struct Arguments {
 /// No instance runs there, or it does not end within 15 s.
 pub async fn run(arguments: Arguments, data: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let data = data.unwrap_or_else(|| PathBuf::from("gantry-data"));
-    let instance = Instance::read(&data).with_context(|| format!("no instance runs from {}", data.display()))?;
+    let instance =
+        Instance::read(&data).with_context(|| format!("no instance runs from {}", data.display()))?;
     let pid = Pid::from_raw(i32::try_from(instance.pid)?);
     let signal = if arguments.with_jobs { Signal::SIGUSR1 } else { Signal::SIGTERM };
     match kill(pid, signal) {

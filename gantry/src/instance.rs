@@ -39,7 +39,12 @@ pub struct Hold(#[expect(dead_code, reason = "held for its drop")] Flock<fs::Fil
 /// # Errors
 /// Another instance holds it; the text says which.
 pub fn hold(data: &Path) -> anyhow::Result<Hold> {
-    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(data.join("lock"))?;
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(data.join("lock"))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Hold(lock)),
         Err(_) => match Instance::read(data) {

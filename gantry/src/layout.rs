@@ -30,7 +30,8 @@ impl Layout {
         let version = data.join("version");
         match fs::read_to_string(&version) {
             Ok(text) => {
-                let found: u32 = text.trim().parse().with_context(|| format!("{} is no version", version.display()))?;
+                let found: u32 =
+                    text.trim().parse().with_context(|| format!("{} is no version", version.display()))?;
                 if found > VERSION {
                     bail!(
                         "{} was written by a newer Gantry (layout {found}, this one knows {VERSION}); upgrade Gantry, or use another folder",
@@ -38,7 +39,9 @@ impl Layout {
                     );
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::write(&version, format!("{VERSION}\n"))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::write(&version, format!("{VERSION}\n"))?
+            }
             Err(error) => return Err(error).context("the data folder's version cannot be read"),
         }
         for name in ["blobs", "git", "keys", "journal", "tasks", "logs"] {

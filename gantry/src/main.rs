@@ -6,7 +6,12 @@ use std::process::ExitCode;
 
 /// Gantry: a self-hosted CI server for `.circleci/config.yml`
 #[derive(Parser)]
-#[command(name = "gantry", version, max_term_width = 110, after_help = "Examples:\n  gantry up                        start everything on this machine\n  gantry try                       a sample project, pushed and watched\n  gantry watch                     the newest run of this folder's project\n  gantry log 7 --follow            the output of job 7\n  gantry config validate           check .circleci/config.yml offline")]
+#[command(
+    name = "gantry",
+    version,
+    max_term_width = 110,
+    after_help = "Examples:\n  gantry up                        start everything on this machine\n  gantry try                       a sample project, pushed and watched\n  gantry watch                     the newest run of this folder's project\n  gantry log 7 --follow            the output of job 7\n  gantry config validate           check .circleci/config.yml offline"
+)]
 struct Arguments {
     #[command(flatten)]
     global: cli::Global,

@@ -5,7 +5,10 @@
 //! refuses to run as root; files keep their owner.
 
 use anyhow::{Context, bail};
-use nix::{sys::signal::{Signal, kill}, unistd::{Pid, geteuid}};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, geteuid},
+};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 use std::{
@@ -198,7 +201,8 @@ impl Postgres {
 
 /// Folder with `initdb` and `postgres`: `GANTRY_POSTGRES_BIN`, `PATH`, or where distributions put them.
 fn find_binaries() -> anyhow::Result<PathBuf> {
-    let mut folders: Vec<PathBuf> = env::var_os("GANTRY_POSTGRES_BIN").map(PathBuf::from).into_iter().collect();
+    let mut folders: Vec<PathBuf> =
+        env::var_os("GANTRY_POSTGRES_BIN").map(PathBuf::from).into_iter().collect();
     if let Ok(found) = fs::read_dir("/usr/lib/postgresql") {
         let mut versions: Vec<PathBuf> = found.flatten().map(|entry| entry.path().join("bin")).collect();
         versions.sort();

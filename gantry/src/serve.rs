@@ -8,7 +8,15 @@ use tracing_subscriber::EnvFilter;
 
 /// Roles, each a service of its own.
 pub const ROLES: [&str; 10] = [
-    "api", "projector", "domain", "permissions", "contexts", "pipelines", "conductor", "dispatcher", "scheduler",
+    "api",
+    "projector",
+    "domain",
+    "permissions",
+    "contexts",
+    "pipelines",
+    "conductor",
+    "dispatcher",
+    "scheduler",
     "output-processor",
 ];
 
@@ -52,5 +60,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if let Some(unknown) = arguments.roles.iter().find(|role| !ROLES.contains(&role.as_str())) {
         bail!("there is no role {unknown}; `gantry serve --list` prints them");
     }
-    bail!("[bus] kind = \"local\" lives in one process: services of their own need a networked bus, which this build does not have; use `gantry up`")
+    bail!(
+        "[bus] kind = \"local\" lives in one process: services of their own need a networked bus, which this build does not have; use `gantry up`"
+    )
 }

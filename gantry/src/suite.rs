@@ -53,25 +53,43 @@ impl Suite {
     ///
     /// # Errors
     /// A folder, a key or a schema cannot be had; the text names which.
-    pub async fn start(config: &Config, place: &Place, pool: PgPool, stop: CancellationToken) -> anyhow::Result<Self> {
+    pub async fn start(
+        config: &Config,
+        place: &Place,
+        pool: PgPool,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
         let layout = &place.layout;
         let keys = Keys::load_or_create(&layout.join("keys").join("signing")).context("the signing key")?;
-        let keyring = Keyring::open_or_create(layout.join("keys").join("secrets.json")).context("the key ring")?;
+        let keyring =
+            Keyring::open_or_create(layout.join("keys").join("secrets.json")).context("the key ring")?;
         let secrets: Arc<dyn Secrets> = Arc::new(keyring);
-        let files = FsBlobs::open(&layout.join("blobs"), &keys.sign("blob urls", b"")).await.context("the blobs' folder")?;
+        let files = FsBlobs::open(&layout.join("blobs"), &keys.sign("blob urls", b""))
+            .await
+            .context("the blobs' folder")?;
         let blob_routes = files.router();
         let blobs: Arc<dyn Blobs> = Arc::new(files);
         let live: Arc<dyn Live> = Arc::new(LocalLive::new());
-        let records: Arc<dyn Records> = Arc::new(PostgresRecords::open(pool.clone()).await.context("the records")?);
-        let compute: Arc<dyn Compute> = Arc::new(Local::open(local_compute(config, place)?).context("local compute")?);
+        let records: Arc<dyn Records> =
+            Arc::new(PostgresRecords::open(pool.clone()).await.context("the records")?);
+        let compute: Arc<dyn Compute> =
+            Arc::new(Local::open(local_compute(config, place)?).context("local compute")?);
         let bus = Bus::local(pool.clone());
 
-        let domain = domain::start(domain::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone()).await.context("domain")?;
-        let permissions = permissions::start(permissions::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone())
+        let domain = domain::start(domain::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone())
             .await
-            .context("permissions")?;
+            .context("domain")?;
+        let permissions =
+            permissions::start(permissions::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone())
+                .await
+                .context("permissions")?;
         let contexts = contexts::start(
-            contexts::Deps { pool: pool.clone(), bus: bus.clone(), secrets: Arc::clone(&secrets), keys: keys.clone() },
+            contexts::Deps {
+                pool: pool.clone(),
+                bus: bus.clone(),
+                secrets: Arc::clone(&secrets),
+                keys: keys.clone(),
+            },
             stop.clone(),
         )
         .await
@@ -176,7 +194,10 @@ impl Suite {
     /// The directory does not answer.
     pub async fn bootstrap(&self, token: &str) -> anyhow::Result<()> {
         let ask = Bootstrap { token_sha256: hex::encode(Sha256::digest(token)) };
-        self.bus.ask(&Actor::service("gantry"), &ask).await.context("the first administrator cannot be made")?;
+        self.bus
+            .ask(&Actor::service("gantry"), &ask)
+            .await
+            .context("the first administrator cannot be made")?;
         Ok(())
     }
 
@@ -235,7 +256,11 @@ fn local_compute(config: &Config, place: &Place) -> anyhow::Result<LocalConfig> 
     } else {
         PathBuf::from(&config.agents.binary)
     };
-    anyhow::ensure!(agent.exists(), "the agent {} is missing; build it, or name it with [agents] binary", agent.display());
+    anyhow::ensure!(
+        agent.exists(),
+        "the agent {} is missing; build it, or name it with [agents] binary",
+        agent.display()
+    );
     let layout = &place.layout;
     Ok(LocalConfig {
         data: layout.data.clone(),
@@ -253,7 +278,8 @@ fn local_compute(config: &Config, place: &Place) -> anyhow::Result<LocalConfig> 
 
 fn dispatching(config: &Config) -> dispatcher::Config {
     let ours = &config.dispatcher;
-    let processors = std::thread::available_parallelism().map_or(2, |count| u32::try_from(count.get()).unwrap_or(2));
+    let processors =
+        std::thread::available_parallelism().map_or(2, |count| u32::try_from(count.get()).unwrap_or(2));
     dispatcher::Config {
         slots: if ours.slots == 0 { processors * 2 } else { ours.slots },
         renew: ours.renew.0,

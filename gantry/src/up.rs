@@ -22,7 +22,10 @@ use std::{
     str::FromStr,
     time::{Duration, Instant},
 };
-use tokio::{net::TcpListener, signal::unix::{SignalKind, signal}};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Time for services to finish what they hold after the first signal (outside §1: 10 s in all).
@@ -70,7 +73,8 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
             (options, Some(tokio::spawn(server.supervise(database_stop.clone()))))
         }
         DatabaseKind::Url => {
-            let options = PgConnectOptions::from_str(&loaded.config.database.url).context("[database] url")?;
+            let options =
+                PgConnectOptions::from_str(&loaded.config.database.url).context("[database] url")?;
             (options, None)
         }
     };
@@ -85,8 +89,12 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
     suite.bootstrap(&token).await?;
     let agents = listen::agents(&layout.agent_socket(), suite.agents(), stop.clone())?;
     let public = listen::public(listener, suite.public(), stop.clone());
-    Instance { pid: std::process::id(), url: url.clone(), agents: format!("unix:{}", layout.agent_socket().display()) }
-        .write(&layout.data)?;
+    Instance {
+        pid: std::process::id(),
+        url: url.clone(),
+        agents: format!("unix:{}", layout.agent_socket().display()),
+    }
+    .write(&layout.data)?;
 
     let ready_in_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     if as_json {
@@ -126,7 +134,9 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
             public.abort();
         };
         if tokio::time::timeout(STOP_LIMIT, all).await.is_err() {
-            tracing::warn!("some services did not finish within {STOP_LIMIT:?}; what they held is taken up at the next start");
+            tracing::warn!(
+                "some services did not finish within {STOP_LIMIT:?}; what they held is taken up at the next start"
+            );
         }
         database_stop.cancel();
         if let Some(supervisor) = supervisor {
@@ -141,11 +151,15 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
 fn check_listen(ip: IpAddr, insecure: bool) -> anyhow::Result<()> {
     if ip.is_loopback() || insecure {
         if !ip.is_loopback() {
-            tracing::warn!("listening on {ip} without TLS: the web app, the API and git are open to the network, tokens travel in clear");
+            tracing::warn!(
+                "listening on {ip} without TLS: the web app, the API and git are open to the network, tokens travel in clear"
+            );
         }
         return Ok(());
     }
-    bail!("listening on {ip} exposes the web app, the API and git to the network; put TLS before it and say --insecure, or listen on 127.0.0.1")
+    bail!(
+        "listening on {ip} exposes the web app, the API and git to the network; put TLS before it and say --insecure, or listen on 127.0.0.1"
+    )
 }
 
 /// The port of the last run is taken again where it was picked freely, so that links stay good.
@@ -159,9 +173,9 @@ async fn listener(arguments: &Arguments, layout: &Layout) -> anyhow::Result<TcpL
     {
         return Ok(listener);
     }
-    TcpListener::bind(wanted)
-        .await
-        .with_context(|| format!("{wanted} cannot be listened on; choose another with --listen, port 0 picks a free one"))
+    TcpListener::bind(wanted).await.with_context(|| {
+        format!("{wanted} cannot be listened on; choose another with --listen, port 0 picks a free one")
+    })
 }
 
 /// The administrator's token: kept in a file of mode 0600, made at the first start.

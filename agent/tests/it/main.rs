@@ -12,7 +12,9 @@ async fn steps_run_in_order_and_what_they_write_arrives_whole() {
     let steps = vec![
         run("echo one; echo two >&2; [ -t 1 ] && echo tty"),
         run("echo 'export PASSED=on' >> \"$BASH_ENV\"; pwd; echo $HOME"),
-        run("echo \"$PASSED $CIRCLE_JOB $CIRCLE_BUILD_NUM $FROM_JOB $TERM ${CIRCLE_TAG-unset}\"; cat; circleci --version"),
+        run(
+            "echo \"$PASSED $CIRCLE_JOB $CIRCLE_BUILD_NUM $FROM_JOB $TERM ${CIRCLE_TAG-unset}\"; cat; circleci --version",
+        ),
         step(|s| {
             s.command = "import os; print(os.environ['MINE'])".into();
             s.shell = Some("python3".into());
@@ -27,7 +29,11 @@ async fn steps_run_in_order_and_what_they_write_arrives_whole() {
     let log = suite.log(102);
     let lines: Vec<&str> = log.lines().collect();
     assert_eq!(lines[0], format!("{}/project", lines[1]));
-    assert!(suite.log(103).starts_with("on build 7 job value xterm unset\ngantry-runner "), "{}", suite.log(103));
+    assert!(
+        suite.log(103).starts_with("on build 7 job value xterm unset\ngantry-runner "),
+        "{}",
+        suite.log(103)
+    );
     assert_eq!(suite.log(104), "step\n");
     assert!(suite.log(99).contains("  CIRCLE_JOB=build\n"));
     assert!(suite.log(0).contains("gantry-runner version"));
@@ -261,9 +267,12 @@ async fn an_agent_that_dies_takes_its_processes_along() {
 
 #[tokio::test]
 async fn secrets_reach_the_steps_and_not_the_log() {
-    let secrets = vec![("PASSWORD".to_owned(), "correct horse".to_owned()), ("SHORT".to_owned(), "abc".to_owned())];
+    let secrets =
+        vec![("PASSWORD".to_owned(), "correct horse".to_owned()), ("SHORT".to_owned(), "abc".to_owned())];
     let suite = Suite::with_secrets(
-        lease(vec![run("[ \"$PASSWORD\" = 'correct horse' ]; for c in correct ' horse' x; do printf \"$c\"; sleep 0.1; done; echo \" $SHORT\"; printf \"$PASSWORD\" | base64")]),
+        lease(vec![run(
+            "[ \"$PASSWORD\" = 'correct horse' ]; for c in correct ' horse' x; do printf \"$c\"; sleep 0.1; done; echo \" $SHORT\"; printf \"$PASSWORD\" | base64",
+        )]),
         secrets,
     );
     assert_eq!(suite.finished(suite.agent("none", None, vec![])).await, "success");
@@ -278,7 +287,9 @@ fn is_root() -> bool {
 fn isolated() -> Vec<Step> {
     vec![
         run("id -u; id -un; echo $HOME; ls -ld $HOME | cut -c1-10; touch file; ps ax | wc -l"),
-        run("ls \"$HIDDEN\" 2>/dev/null | grep secret && echo seen; (umount \"$HIDDEN\") 2>/dev/null && echo uncovered; (kill -9 1) 2>/dev/null || true; echo done"),
+        run(
+            "ls \"$HIDDEN\" 2>/dev/null | grep secret && echo seen; (umount \"$HIDDEN\") 2>/dev/null && echo uncovered; (kill -9 1) 2>/dev/null || true; echo done",
+        ),
     ]
 }
 
@@ -338,7 +349,9 @@ async fn checkout_makes_the_branch_at_the_revision() {
     let checkout = || Step::Checkout { path: None };
     let mut lease = lease(vec![
         checkout(),
-        run("cat file; git rev-parse HEAD; git branch --show-current; git config --list | grep -c -i extraheader || true"),
+        run(
+            "cat file; git rev-parse HEAD; git branch --show-current; git config --list | grep -c -i extraheader || true",
+        ),
         checkout(),
         Step::Checkout { path: Some("../full".into()) },
         run("mkdir ../other; touch ../other/x"),
@@ -349,15 +362,22 @@ async fn checkout_makes_the_branch_at_the_revision() {
     let url = format!("file://{}", origin.path().display());
     *suite.source.lock().unwrap() = Some(Source { url, username: "x".into(), password: "read-token".into() });
     assert_eq!(suite.finished(suite.agent("none", None, vec![])).await, "failed");
-    assert!(suite.log(101).contains("HEAD is now at ") && suite.log(101).contains("Subject line"), "{}", suite.log(101));
+    assert!(
+        suite.log(101).contains("HEAD is now at ") && suite.log(101).contains("Subject line"),
+        "{}",
+        suite.log(101)
+    );
     assert_eq!(suite.log(102), format!("first\n{revision}\nmain\n0\n"));
     assert!(suite.log(103).contains("Fetching into existing repository"), "{}", suite.log(103));
     let refusal = "you are trying to checkout to is not empty and not a git repository";
     assert!(suite.log(106).contains(refusal), "{}", suite.log(106));
-    assert_eq!(suite.summary()[4..], [
-        (103, "success".into(), Some(0)),
-        (104, "success".into(), Some(0)),
-        (105, "success".into(), Some(0)),
-        (106, "failed".into(), Some(1)),
-    ]);
+    assert_eq!(
+        suite.summary()[4..],
+        [
+            (103, "success".into(), Some(0)),
+            (104, "success".into(), Some(0)),
+            (105, "success".into(), Some(0)),
+            (106, "failed".into(), Some(1)),
+        ]
+    );
 }

@@ -1,8 +1,8 @@
 //! A suite that answers as the agent API says, in this process, over a Unix socket.
 
 use agent_api::{
-    CHUNK_CRC, ChunkAck, Claim, Commands, FinalReport, JobUser, LAUNCH_FILE, LaunchFile, Lease, Problem, Renewed, Seal,
-    SealedSecrets, Secrets, Source, StepReport, TaskSpec, Timing,
+    CHUNK_CRC, ChunkAck, Claim, Commands, FinalReport, JobUser, LAUNCH_FILE, LaunchFile, Lease, Problem,
+    Renewed, Seal, SealedSecrets, Secrets, Source, StepReport, TaskSpec, Timing,
 };
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
@@ -198,7 +198,13 @@ impl Suite {
         self.agent_as(isolation, job_user, hide, None)
     }
 
-    pub fn agent_as(&self, isolation: &str, job_user: Option<JobUser>, hide: Vec<String>, uid: Option<u32>) -> Child {
+    pub fn agent_as(
+        &self,
+        isolation: &str,
+        job_user: Option<JobUser>,
+        hide: Vec<String>,
+        uid: Option<u32>,
+    ) -> Child {
         let dir = self.task_dir();
         std::fs::create_dir_all(&dir).unwrap();
         let launch = LaunchFile {
@@ -211,7 +217,12 @@ impl Suite {
         };
         std::fs::write(dir.join(LAUNCH_FILE), serde_json::to_vec(&launch).unwrap()).unwrap();
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_gantry-runner"));
-        command.arg("--task-dir").arg(&dir).stdin(Stdio::null()).kill_on_drop(true).env("GANTRY_LOG", std::env::var("GANTRY_LOG").unwrap_or_else(|_| "warn".into()));
+        command
+            .arg("--task-dir")
+            .arg(&dir)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .env("GANTRY_LOG", std::env::var("GANTRY_LOG").unwrap_or_else(|_| "warn".into()));
         if let Some(uid) = uid {
             use std::os::unix::fs::{PermissionsExt, chown};
             for path in [dir.clone(), dir.join(LAUNCH_FILE), self.socket()] {
@@ -232,7 +243,11 @@ impl Suite {
             }
         };
         if tokio::time::timeout(LIMIT, waited).await.is_err() {
-            panic!("not in time: {what}; seen: {:?}, final {:?}", self.summary(), self.seen.lock().unwrap().finals);
+            panic!(
+                "not in time: {what}; seen: {:?}, final {:?}",
+                self.summary(),
+                self.seen.lock().unwrap().finals
+            );
         }
     }
 
@@ -301,7 +316,11 @@ async fn renew(State(suite): State<Arc<Suite>>, headers: HeaderMap) -> Response 
     Json(Renewed { fence: format!("fence-{renewals}"), cancel: false }).into_response()
 }
 
-async fn finish(State(suite): State<Arc<Suite>>, headers: HeaderMap, Json(report): Json<FinalReport>) -> Response {
+async fn finish(
+    State(suite): State<Arc<Suite>>,
+    headers: HeaderMap,
+    Json(report): Json<FinalReport>,
+) -> Response {
     if let Err(refused) = check(&suite, &headers) {
         return refused;
     }
@@ -344,12 +363,21 @@ async fn secrets(State(suite): State<Arc<Suite>>, headers: HeaderMap) -> Respons
         Ok(LessSafeKey::new(UnboundKey::from(okm)))
     })
     .unwrap();
-    key.seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(task.as_bytes()), &mut text).unwrap();
+    key.seal_in_place_append_tag(
+        Nonce::assume_unique_for_key([0; 12]),
+        Aad::from(task.as_bytes()),
+        &mut text,
+    )
+    .unwrap();
     let ephemeral = STANDARD.encode(ephemeral.compute_public_key().unwrap().as_ref());
     Json(SealedSecrets { ephemeral, sealed: STANDARD.encode(text) }).into_response()
 }
 
-async fn steps(State(suite): State<Arc<Suite>>, headers: HeaderMap, Json(report): Json<StepReport>) -> Response {
+async fn steps(
+    State(suite): State<Arc<Suite>>,
+    headers: HeaderMap,
+    Json(report): Json<StepReport>,
+) -> Response {
     if let Err(refused) = check(&suite, &headers) {
         return refused;
     }

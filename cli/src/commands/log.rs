@@ -25,7 +25,9 @@ pub(super) async fn run(
     let mut found = false;
     for action in actions(&client, &slug, job).await? {
         let number = action.get("step").and_then(Value::as_u64);
-        if step.is_some_and(|wanted| number != Some(wanted)) || (failed && text(&action, "status") != "failed") {
+        if step.is_some_and(|wanted| number != Some(wanted))
+            || (failed && text(&action, "status") != "failed")
+        {
             continue;
         }
         found = true;
@@ -33,7 +35,8 @@ pub(super) async fn run(
             eprintln!("── {} ({})", text(&action, "name"), text(&action, "status"));
         }
         let query = if follow { "?follow=true" } else { "" };
-        let mut bytes = std::pin::pin!(client.bytes(&format!("/logs/{}/raw{query}", text(&action, "step_id"))).await?);
+        let mut bytes =
+            std::pin::pin!(client.bytes(&format!("/logs/{}/raw{query}", text(&action, "step_id"))).await?);
         let mut out = std::io::stdout().lock();
         while let Some(part) = bytes.next().await {
             out.write_all(&part?)?;

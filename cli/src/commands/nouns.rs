@@ -57,7 +57,9 @@ pub(super) async fn pipeline(client: &Client, slug: &str, number: &str) -> Resul
         return client.get(&format!("/api/v2/project/{slug}/pipeline/{number}")).await;
     }
     let mut newest = client.items(&format!("/api/v2/project/{slug}/pipeline"), 1).await?;
-    newest.pop().ok_or_else(|| Failure::new(Exit::NotFound, format!("{slug} has no pipeline yet; push to it first")))
+    newest
+        .pop()
+        .ok_or_else(|| Failure::new(Exit::NotFound, format!("{slug} has no pipeline yet; push to it first")))
 }
 
 impl Pipeline {
@@ -111,9 +113,15 @@ impl Workflow {
                 let slug = place::project(global).await?;
                 let pipeline = pipeline(&client, &slug, &number).await?;
                 let id = super::text(&pipeline, "id");
-                print_list(global, &client.items(&format!("/api/v2/pipeline/{id}/workflow"), 1000).await?, WORKFLOW);
+                print_list(
+                    global,
+                    &client.items(&format!("/api/v2/pipeline/{id}/workflow"), 1000).await?,
+                    WORKFLOW,
+                );
             }
-            Self::Get { id } => print_one(global, &client.get(&format!("/api/v2/workflow/{id}")).await?, WORKFLOW),
+            Self::Get { id } => {
+                print_one(global, &client.get(&format!("/api/v2/workflow/{id}")).await?, WORKFLOW)
+            }
         }
         Ok(Exit::Success)
     }
@@ -139,7 +147,11 @@ impl Job {
         let client = Client::connect(global)?;
         match self {
             Self::List { workflow } => {
-                print_list(global, &client.items(&format!("/api/v2/workflow/{workflow}/job"), 100_000).await?, JOB);
+                print_list(
+                    global,
+                    &client.items(&format!("/api/v2/workflow/{workflow}/job"), 100_000).await?,
+                    JOB,
+                );
             }
             Self::Get { number } => {
                 let slug = place::project(global).await?;
@@ -167,7 +179,11 @@ impl Project {
             Self::List => {
                 let query = json!({ "query": "{ projects(first: 100) { nodes { id slug name } } }" });
                 let answer = client.post("/graphql", &query).await?;
-                let items = answer.pointer("/data/projects/nodes").and_then(Value::as_array).cloned().unwrap_or_default();
+                let items = answer
+                    .pointer("/data/projects/nodes")
+                    .and_then(Value::as_array)
+                    .cloned()
+                    .unwrap_or_default();
                 print_list(global, &items, &["slug", "id"]);
             }
             Self::Get => {

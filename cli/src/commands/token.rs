@@ -27,12 +27,15 @@ impl Token {
         let client = Client::connect(global)?;
         match self {
             Self::List => {
-                let answer = graphql(&client, "{ viewer { tokens { id label createdAt } } }", json!({})).await?;
-                let items = answer.pointer("/viewer/tokens").and_then(Value::as_array).cloned().unwrap_or_default();
+                let answer =
+                    graphql(&client, "{ viewer { tokens { id label createdAt } } }", json!({})).await?;
+                let items =
+                    answer.pointer("/viewer/tokens").and_then(Value::as_array).cloned().unwrap_or_default();
                 print_list(global, &items, &["id", "label", "createdAt"]);
             }
             Self::Create { label } => {
-                let query = "mutation($label: String!) { createToken(label: $label) { token errors { message } } }";
+                let query =
+                    "mutation($label: String!) { createToken(label: $label) { token errors { message } } }";
                 let answer = graphql(&client, query, json!({ "label": label })).await?;
                 let made = answer.get("createToken").unwrap_or(&Value::Null);
                 if global.json {

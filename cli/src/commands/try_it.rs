@@ -85,7 +85,11 @@ pub(super) async fn run(global: &Global, dir: Option<PathBuf>) -> Result<Exit, F
     git(&dir, &["init", "-q"]).await?;
     git(&dir, &["add", "-A"]).await?;
     git(&dir, &["commit", "-q", "--allow-empty", "-m", "Add a sample project"]).await?;
-    let remote = format!("{}/{SLUG}.git", client.server()).replacen("://", &format!("://gantry:{}@", client.token()), 1);
+    let remote = format!("{}/{SLUG}.git", client.server()).replacen(
+        "://",
+        &format!("://gantry:{}@", client.token()),
+        1,
+    );
 
     eprintln!("Pushing a sample project to {SLUG}: its tests will fail first.");
     git(&dir, &["push", "-q", "--force", &remote, "HEAD:refs/heads/main"]).await?;

@@ -30,13 +30,18 @@ pub(super) async fn approve(global: &Global, workflow: &str, job: Option<&str>) 
         Some(wanted) => jobs
             .iter()
             .find(|found| text(found, "name") == wanted || text(found, "id") == wanted)
-            .ok_or_else(|| Failure::new(Exit::NotFound, format!("workflow {workflow} has no job {wanted}")))?,
+            .ok_or_else(|| {
+                Failure::new(Exit::NotFound, format!("workflow {workflow} has no job {wanted}"))
+            })?,
         None => match waiting[..] {
             [only] => only,
             [] => return Err(Failure::new(Exit::Conflict, "nothing waits for approval in this workflow")),
             _ => {
                 let names: Vec<_> = waiting.iter().map(|found| text(found, "name")).collect();
-                return Err(Failure::new(Exit::Usage, format!("several jobs wait; name one of: {}", names.join(", "))));
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("several jobs wait; name one of: {}", names.join(", ")),
+                ));
             }
         },
     };

@@ -42,8 +42,9 @@ where
         }
         return Ok(Exit::Failed);
     }
-    let mut nudges =
-        std::pin::pin!(client.subscribe("subscription($id: ID!) { pipeline(id: $id) { id } }", json!({ "id": id })).await?);
+    let mut nudges = std::pin::pin!(
+        client.subscribe("subscription($id: ID!) { pipeline(id: $id) { id } }", json!({ "id": id })).await?
+    );
     let mut screen = Screen::new(client.clone(), slug.to_owned());
     loop {
         let workflows = client.items(&format!("/api/v2/pipeline/{id}/workflow"), 1000).await?;
@@ -58,7 +59,9 @@ where
                 on_hold(workflow_id).await?;
             }
         }
-        if !workflows.is_empty() && workflows.iter().all(|workflow| workflow.get("stopped_at").is_some_and(|at| !at.is_null())) {
+        if !workflows.is_empty()
+            && workflows.iter().all(|workflow| workflow.get("stopped_at").is_some_and(|at| !at.is_null()))
+        {
             screen.drain().await;
             // A rerun in the same pipeline speaks for its workflow: the newest of each name counts.
             let mut last: HashMap<&str, &Value> = HashMap::new();
@@ -68,7 +71,10 @@ where
                     *slot = workflow;
                 }
             }
-            let exit = last.values().map(|workflow| Exit::of_status(text(workflow, "status"))).max_by_key(|exit| exit.code());
+            let exit = last
+                .values()
+                .map(|workflow| Exit::of_status(text(workflow, "status")))
+                .max_by_key(|exit| exit.code());
             if as_json {
                 println!("{}", json!({ "pipeline": pipeline, "workflows": workflows }));
             }
@@ -104,7 +110,8 @@ impl Screen {
         for job in jobs {
             self.line(text(job, "id"), text(job, "name"), text(job, "status"), "    ");
             let number = job.get("job_number").and_then(Value::as_i64);
-            let begun = !matches!(text(job, "status"), "blocked" | "queued" | "not_running" | "on_hold" | "not_run");
+            let begun =
+                !matches!(text(job, "status"), "blocked" | "queued" | "not_running" | "on_hold" | "not_run");
             if let Some(number) = number.filter(|_| begun) {
                 self.follow(number, text(job, "name")).await?;
             }
@@ -156,7 +163,11 @@ async fn tail(client: &Client, step: &str, name: &str) -> Result<(), Failure> {
         let json: Value = serde_json::from_str(&event.data).unwrap_or_default();
         rest.extend(STANDARD.decode(text(&json, "data")).unwrap_or_default());
         let ended = event.event == "end";
-        let cut = if ended { rest.len() } else { rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1) };
+        let cut = if ended {
+            rest.len()
+        } else {
+            rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+        };
         let mut out = std::io::stdout().lock();
         for line in rest[..cut].split_inclusive(|byte| *byte == b'\n') {
             write!(out, "      {name} | ")?;

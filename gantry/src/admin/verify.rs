@@ -101,7 +101,8 @@ pub(super) async fn run(layout: &Layout, pool: &PgPool, as_json: bool) -> anyhow
         findings.push(("a blob is damaged", format!("blob {key} in {}", blob.file.display())));
     }
     if as_json {
-        let list: Vec<_> = findings.iter().map(|(check, what)| json!({ "check": check, "what": what })).collect();
+        let list: Vec<_> =
+            findings.iter().map(|(check, what)| json!({ "check": check, "what": what })).collect();
         println!("{}", json!({ "clean": findings.is_empty(), "blobs": read, "findings": list }));
     } else {
         for (check, what) in &findings {

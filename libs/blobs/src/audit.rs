@@ -1,6 +1,9 @@
 //! Reads every blob of a folder and compares its bytes with the digest that it was stored under.
 
-use crate::{FsBlobs, fs::{MAGIC, TRAILER}};
+use crate::{
+    FsBlobs,
+    fs::{MAGIC, TRAILER},
+};
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,

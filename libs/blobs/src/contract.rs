@@ -28,7 +28,9 @@ async fn round_trip_and_ranges(blobs: &dyn Blobs) {
     let meta = blobs.head(&key).await.expect("answers").expect("exists");
     assert_eq!((meta.size, meta.sha256), (content.len() as u64, digest(&content)));
     assert_eq!(blobs.get(&key, None).await.expect("reads").bytes().await.expect("reads"), content);
-    for (start, end) in [(0, 0), (0, 1), (5, 9), (262_143, 262_145), (1_000_000, 1_000_003), (1_000_000, 2_000_000)] {
+    for (start, end) in
+        [(0, 0), (0, 1), (5, 9), (262_143, 262_145), (1_000_000, 1_000_003), (1_000_000, 2_000_000)]
+    {
         let part = blobs.get(&key, Some(start..end)).await.expect("reads");
         let end = end.min(content.len() as u64);
         assert_eq!(part.range, start..end);
@@ -46,7 +48,8 @@ async fn nothing_wrong_becomes_visible(blobs: &dyn Blobs) {
     let key = key("wrong");
     let wrong = blobs.put(&key, body("hello"), digest(b"hallo")).await;
     assert!(matches!(wrong, Err(Error::Mismatch { what: "digest", .. })), "{wrong:?}");
-    let broken = futures::stream::iter([Ok(Bytes::from_static(b"hel")), Err(io::Error::other("gone"))]).boxed();
+    let broken =
+        futures::stream::iter([Ok(Bytes::from_static(b"hel")), Err(io::Error::other("gone"))]).boxed();
     assert!(blobs.put(&key, broken, digest(b"hel")).await.is_err(), "a body that breaks off is not stored");
     assert_eq!(blobs.head(&key).await.expect("answers"), None);
     assert!(matches!(blobs.get(&key, None).await, Err(Error::Missing(_))));

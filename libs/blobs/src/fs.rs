@@ -184,7 +184,9 @@ impl FsBlobs {
                 let (_, meta) = self.open_blob(key).await?.ok_or_else(|| Error::Missing(key.clone()))?;
                 return Ok(Put::AlreadyExists(meta));
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) =>
+            {
                 tokio::fs::rename(draft, &place).await?;
             }
             Err(error) => return Err(error.into()),
@@ -211,7 +213,9 @@ impl Blobs for FsBlobs {
         let (mut file, meta) = self.open_blob(key).await?.ok_or_else(|| Error::Missing(key.clone()))?;
         let range = match range {
             None => 0..meta.size,
-            Some(range) if range.start <= meta.size && range.start <= range.end => range.start..range.end.min(meta.size),
+            Some(range) if range.start <= meta.size && range.start <= range.end => {
+                range.start..range.end.min(meta.size)
+            }
             Some(_) => return Err(Error::Range { key: key.clone(), size: meta.size }),
         };
         file.seek(SeekFrom::Start(range.start)).await?;

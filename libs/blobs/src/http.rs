@@ -32,7 +32,11 @@ fn answer(status: StatusCode, code: &str, message: impl Into<String>) -> Respons
 }
 
 fn refused() -> Response {
-    answer(StatusCode::FORBIDDEN, "signature_invalid", "the URL is altered, expired, or for another operation")
+    answer(
+        StatusCode::FORBIDDEN,
+        "signature_invalid",
+        "the URL is altered, expired, or for another operation",
+    )
 }
 
 impl IntoResponse for Error {
@@ -130,7 +134,9 @@ async fn put(
     let put = blobs.store(&key, body, Announced { size: Some(size), sha256 }).await?;
     Ok(match put {
         Put::Stored(_) => answer(StatusCode::CREATED, "stored", "stored"),
-        Put::AlreadyExists(_) => answer(StatusCode::OK, "already_exists", "an earlier writer was first; nothing changed"),
+        Put::AlreadyExists(_) => {
+            answer(StatusCode::OK, "already_exists", "an earlier writer was first; nothing changed")
+        }
     })
 }
 
@@ -142,7 +148,13 @@ mod tests {
     use chrono::{TimeDelta, Utc};
     use tower::ServiceExt;
 
-    async fn send(blobs: &FsBlobs, method: &str, url: &str, range: Option<&str>, content: &[u8]) -> (u16, Vec<u8>) {
+    async fn send(
+        blobs: &FsBlobs,
+        method: &str,
+        url: &str,
+        range: Option<&str>,
+        content: &[u8],
+    ) -> (u16, Vec<u8>) {
         let mut request = Request::builder().method(method).uri(url);
         if let Some(range) = range {
             request = request.header(header::RANGE, range);
@@ -162,8 +174,14 @@ mod tests {
         let method = Method::Put { size: 5, sha256: digest(b"hello") };
         let url = blobs.sign(&key, method, later);
 
-        assert_eq!(send(&blobs, "PUT", &blobs.sign(&key, method, past), None, b"hello").await.0, 403, "expired");
-        for (from, to) in [("one", "two"), ("size=5", "size=6"), ("sha256=2", "sha256=3"), ("expires=", "expires=9")] {
+        assert_eq!(
+            send(&blobs, "PUT", &blobs.sign(&key, method, past), None, b"hello").await.0,
+            403,
+            "expired"
+        );
+        for (from, to) in
+            [("one", "two"), ("size=5", "size=6"), ("sha256=2", "sha256=3"), ("expires=", "expires=9")]
+        {
             let altered = url.replacen(from, to, 1);
             assert_ne!(altered, url);
             assert_eq!(send(&blobs, "PUT", &altered, None, b"hello").await.0, 403, "{altered}");

@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream::BoxStream};
 use std::{fmt, io, ops::Range, str::FromStr};
 
+mod audit;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
-mod audit;
 mod fs;
 mod http;
 
@@ -150,7 +150,8 @@ impl Get {
     /// # Errors
     /// The store failed while reading.
     pub async fn bytes(mut self) -> Result<Vec<u8>> {
-        let mut all = Vec::with_capacity(usize::try_from(self.range.end - self.range.start).unwrap_or_default());
+        let mut all =
+            Vec::with_capacity(usize::try_from(self.range.end - self.range.start).unwrap_or_default());
         while let Some(piece) = self.body.next().await {
             all.extend_from_slice(&piece?);
         }
@@ -212,7 +213,21 @@ mod tests {
         for good in ["a", "logs/0198", "records/x/1", "a..b", "...", "~/x"] {
             assert!(Key::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a b", "a%2e", "a\\b", "a\0", "ü", &"x".repeat(513)] {
+        for bad in [
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            "..",
+            "a/../b",
+            "./a",
+            "a b",
+            "a%2e",
+            "a\\b",
+            "a\0",
+            "ü",
+            &"x".repeat(513),
+        ] {
             assert!(Key::new(bad).is_err(), "{bad}");
         }
     }

@@ -59,7 +59,13 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 async fn alive(compute: &dyn Compute, name: &str) -> Option<bool> {
-    compute.list().await.expect("list").into_iter().find(|running| running.name == name).map(|running| running.alive)
+    compute
+        .list()
+        .await
+        .expect("list")
+        .into_iter()
+        .find(|running| running.name == name)
+        .map(|running| running.alive)
 }
 
 fn starts(folder: &Path) -> usize {
@@ -73,7 +79,9 @@ fn left(folder: &Path) -> Option<u32> {
 /// Whether the process runs; a zombie does not.
 fn process_runs(pid: u32) -> bool {
     let stat: io::Result<String> = fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])))
+    stat.is_ok_and(|stat| {
+        !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
+    })
 }
 
 async fn starting_twice_starts_once(make: Make<'_>, folder: &Path) {

@@ -95,7 +95,11 @@ impl Local {
         let output = private_options().append(true).open(&log).map_err(io_error("open", &log))?;
         let errors = output.try_clone().map_err(io_error("open", &log))?;
         let pid_file = folder.join(PID);
-        let mut pid = private_options().write(true).truncate(true).open(&pid_file).map_err(io_error("open", &pid_file))?;
+        let mut pid = private_options()
+            .write(true)
+            .truncate(true)
+            .open(&pid_file)
+            .map_err(io_error("open", &pid_file))?;
         let mut processes = match group {
             Some(group) => Some(cgroup::create(group).map_err(io_error("make the cgroup", group))?),
             None => None,
@@ -147,7 +151,11 @@ impl Local {
             }
         }
         // Also with a cgroup: an earlier server may have had none.
-        if process::kill_all(agent, name, KILL_LIMIT).await { Ok(()) } else { Err(Error::Stuck(name.to_owned())) }
+        if process::kill_all(agent, name, KILL_LIMIT).await {
+            Ok(())
+        } else {
+            Err(Error::Stuck(name.to_owned()))
+        }
     }
 }
 
@@ -195,7 +203,8 @@ impl Compute for Local {
         check_name(name)?;
         self.end(name).await?;
         let folder = self.folder(name);
-        let old = modified(&folder.join(PID)).is_none_or(|at| at.elapsed().is_ok_and(|age| age > KEEP_UNSENT));
+        let old =
+            modified(&folder.join(PID)).is_none_or(|at| at.elapsed().is_ok_and(|age| age > KEEP_UNSENT));
         if unsent(&folder) && !old {
             tracing::warn!(%name, "the agent's folder is kept: it holds output that was not delivered");
             return Ok(());

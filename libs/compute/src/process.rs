@@ -99,7 +99,8 @@ fn members(agent: Option<Identity>, name: &str) -> Vec<Identity> {
         .iter()
         .filter(|stat| {
             agent == Some(stat.identity)
-                || session.is_some_and(|agent| stat.session == agent.pid && stat.identity.started >= agent.started)
+                || session
+                    .is_some_and(|agent| stat.session == agent.pid && stat.identity.started >= agent.started)
                 || marked(stat.identity.pid)
         })
         .map(|stat| stat.identity.pid)

@@ -1,8 +1,16 @@
 //! Workflows and their jobs; owner: `conductor`. All events have aggregate kind `workflow`.
 
-use crate::{ask, domain::Project, event, pipelines::{Trigger, Vcs}};
+use crate::{
+    ask,
+    domain::Project,
+    event,
+    pipelines::{Trigger, Vcs},
+};
 use ids::{JobId, PipelineId, Timestamp, UserId, WorkflowId};
-use model::{plan::JobDefinition, status::{JobStatus, WorkflowStatus}};
+use model::{
+    plan::JobDefinition,
+    status::{JobStatus, WorkflowStatus},
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 

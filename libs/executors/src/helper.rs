@@ -123,9 +123,9 @@ fn first(json: &str, _rest: Vec<String>) -> io::Result<i32> {
     };
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
-    let signals = prepared.and_then(|()| mask.thread_block()).and_then(|()| {
-        SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-    });
+    let signals = prepared
+        .and_then(|()| mask.thread_block())
+        .and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC));
     let signals = match signals {
         Ok(signals) => signals,
         Err(e) => {
@@ -139,10 +139,8 @@ fn first(json: &str, _rest: Vec<String>) -> io::Result<i32> {
     let mut pending: Vec<u8> = Vec::new();
     let mut buffer = vec![0u8; 64 * 1024];
     loop {
-        let mut fds = [
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds =
+            [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
@@ -197,11 +195,8 @@ fn start(spawn: Spawn, running: &mut HashMap<Pid, u64>) {
 
 fn try_start(spawn: Spawn) -> io::Result<Pid> {
     // Not as controlling terminal: what a step leaves running would be hung up with its shell.
-    let tty = fs::File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(nix::libc::O_NOCTTY)
-        .open(&spawn.tty)?;
+    let tty =
+        fs::File::options().read(true).write(true).custom_flags(nix::libc::O_NOCTTY).open(&spawn.tty)?;
     let setup = serde_json::to_string(&spawn.exec)?;
     let child = Command::new(SELF)
         .arg(EXEC)

@@ -225,7 +225,12 @@ impl Sandbox {
             argv: command.argv,
             env: command.env,
             tty: slave.path.clone(),
-            exec: Exec { identity: self.identity.clone(), inner, dir: command.dir, make_dir: command.make_dir },
+            exec: Exec {
+                identity: self.identity.clone(),
+                inner,
+                dir: command.dir,
+                make_dir: command.make_dir,
+            },
         });
         self.request(&request).await?;
         match started.await {
@@ -321,7 +326,8 @@ fn remove_all(root: &Path) {
     while let Some(folder) = folders.pop() {
         let _ = fs::set_permissions(&folder, fs::Permissions::from_mode(0o700));
         let Ok(entries) = fs::read_dir(&folder) else { continue };
-        folders.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        folders
+            .extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
     }
     if let Err(e) = fs::remove_dir_all(root)
         && e.kind() != io::ErrorKind::NotFound

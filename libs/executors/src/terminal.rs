@@ -40,7 +40,10 @@ impl Terminal {
         }
         let path = ttyname(&pair.slave)?;
         fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK | OFlag::O_RDWR))?;
-        #[expect(unsafe_code, reason = "an OwnedFd owns its descriptor, and it is neither replaced nor closed before")]
+        #[expect(
+            unsafe_code,
+            reason = "an OwnedFd owns its descriptor, and it is neither replaced nor closed before"
+        )]
         // SAFETY: as the reason says.
         let fd = unsafe { AsyncFd::register(pair.master) }?;
         Ok((Self { fd }, Slave { path, _fd: pair.slave }))

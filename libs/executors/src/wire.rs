@@ -27,7 +27,10 @@ pub(crate) struct Setup {
 pub(crate) enum Request {
     Spawn(Spawn),
     /// To every process of the session that a step began.
-    Signal { id: u64, signal: i32 },
+    Signal {
+        id: u64,
+        signal: i32,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -69,7 +69,10 @@ impl Keys {
         match fs::read(path) {
             Ok(bytes) => {
                 let key: [u8; 32] = bytes.try_into().map_err(|_| {
-                    io::Error::new(io::ErrorKind::InvalidData, format!("{} is not a key of 32 bytes", path.display()))
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("{} is not a key of 32 bytes", path.display()),
+                    )
                 })?;
                 Ok(Self::from_bytes(key))
             }
@@ -78,7 +81,12 @@ impl Keys {
                 let mut key = [0u8; 32];
                 aws_lc_rs::rand::fill(&mut key).map_err(|_| io::Error::other("no randomness"))?;
                 let draft = path.with_extension("new");
-                let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+                let mut file = fs::OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    .open(&draft)?;
                 file.write_all(&key)?;
                 file.sync_all()?;
                 fs::rename(&draft, path)?;

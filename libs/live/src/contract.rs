@@ -42,7 +42,9 @@ async fn messages_arrive_in_order_and_by_topic(live: &dyn Live) {
 async fn a_slow_subscriber_learns_that_it_missed_something(live: &dyn Live) {
     let mut slow = live.subscribe("contract:slow").await.expect("subscribes");
     for n in 0..100_000u32 {
-        live.publish("contract:slow", Bytes::from(n.to_string())).await.expect("publishing never waits for a reader");
+        live.publish("contract:slow", Bytes::from(n.to_string()))
+            .await
+            .expect("publishing never waits for a reader");
     }
     let last = Message::Data(Bytes::from_static(b"99999"));
     let (mut seen, mut missed) = (0, false);

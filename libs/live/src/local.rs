@@ -107,7 +107,11 @@ impl Live for LocalLive {
         let burst = f64::from(burst);
         let mut state = self.state();
         state.forget_stale(now);
-        let bucket = state.buckets.entry(key.to_owned()).or_insert(Bucket { tokens: burst, filled_at: now, full_at: now });
+        let bucket = state.buckets.entry(key.to_owned()).or_insert(Bucket {
+            tokens: burst,
+            filled_at: now,
+            full_at: now,
+        });
         let refill = now.saturating_duration_since(bucket.filled_at).as_secs_f64() * per_second.max(0.0);
         bucket.tokens = (bucket.tokens + refill).min(burst);
         bucket.filled_at = now;
@@ -134,7 +138,8 @@ impl Live for LocalLive {
         let now = Instant::now();
         let state = self.state();
         let members = state.presence.get(key).into_iter().flatten();
-        let mut present: Vec<_> = members.filter(|(_, until)| **until > now).map(|(member, _)| member.clone()).collect();
+        let mut present: Vec<_> =
+            members.filter(|(_, until)| **until > now).map(|(member, _)| member.clone()).collect();
         present.sort();
         Ok(present)
     }

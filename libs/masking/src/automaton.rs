@@ -68,7 +68,17 @@ impl Automaton {
         for byte in [0x1bu8, b'\r', b'\n', 0, 0xe2, 0xef] {
             special[usize::from(byte)] = true;
         }
-        let mut this = Self { root, special, pairs, first_edge, edge_byte, edge_to, fail: vec![0; count], depth, matched };
+        let mut this = Self {
+            root,
+            special,
+            pairs,
+            first_edge,
+            edge_byte,
+            edge_to,
+            fail: vec![0; count],
+            depth,
+            matched,
+        };
         let mut queue: std::collections::VecDeque<u32> = children[0].iter().map(|(_, to)| *to).collect();
         while let Some(state) = queue.pop_front() {
             for (byte, to) in &children[state as usize] {

@@ -32,7 +32,10 @@ pub(crate) fn needles<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>
 
 fn encoded(value: &[u8], all: &mut BTreeSet<Vec<u8>>) {
     let hex = |upper: bool| -> Vec<u8> {
-        value.iter().flat_map(|b| if upper { format!("{b:02X}") } else { format!("{b:02x}") }.into_bytes()).collect()
+        value
+            .iter()
+            .flat_map(|b| if upper { format!("{b:02X}") } else { format!("{b:02x}") }.into_bytes())
+            .collect()
     };
     all.insert(hex(false));
     all.insert(hex(true));

@@ -58,7 +58,10 @@ fn colours_and_wraps_inside_a_value_do_not_split_it() {
     assert_eq!(whole(&["topsecret"], b"a top\x1b[1;31msecret b"), b"a **REDACTED** b");
     assert_eq!(whole(&["topsecret"], b"a top\xe2\x80\x8bsec\rret b"), b"a **REDACTED** b");
     let line = format!("{}tops\necret tail", "x".repeat(72));
-    assert_eq!(whole(&["topsecret"], line.as_bytes()), format!("{}**REDACTED** tail", "x".repeat(72)).as_bytes());
+    assert_eq!(
+        whole(&["topsecret"], line.as_bytes()),
+        format!("{}**REDACTED** tail", "x".repeat(72)).as_bytes()
+    );
     assert_eq!(whole(&["topsecret"], b"tops\necret"), b"tops\necret");
 }
 

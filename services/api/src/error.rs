@@ -63,11 +63,9 @@ impl From<RequestError> for Fail {
                 };
                 Self { status, code: refusal.code, message: refusal.message }
             }
-            unavailable @ (RequestError::NoResponder { .. } | RequestError::Deadline { .. }) => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "dependency_unavailable",
-                unavailable.to_string(),
-            ),
+            unavailable @ (RequestError::NoResponder { .. } | RequestError::Deadline { .. }) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", unavailable.to_string())
+            }
             RequestError::Oversize { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", error.to_string())
             }
@@ -92,7 +90,11 @@ impl From<sqlx::Error> for Fail {
 impl From<eventstore::Error> for Fail {
     fn from(error: eventstore::Error) -> Self {
         tracing::error!(error = &error as &dyn std::error::Error, "a delivery could not be written");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", "the database does not answer; try again")
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "dependency_unavailable",
+            "the database does not answer; try again",
+        )
     }
 }
 

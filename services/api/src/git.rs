@@ -104,8 +104,8 @@ fn place(app: &App, org: String, repo: &str) -> Result<Place, Fail> {
 async fn visitor(app: &App, headers: &HeaderMap, uri: &Uri, place: &Place) -> Result<Visitor, Fail> {
     let token = auth::token(headers).ok_or_else(Fail::unauthenticated)?;
     if let Some(claims) = app.keys.open_claims::<SourceClaims>("source", &token) {
-        let valid = claims.project_slug == place.slug()
-            && claims.expires_at > chrono::Utc::now().timestamp_millis();
+        let valid =
+            claims.project_slug == place.slug() && claims.expires_at > chrono::Utc::now().timestamp_millis();
         return if valid { Ok(Visitor::Task) } else { Err(Fail::forbidden()) };
     }
     Caller::of(app, headers, uri).await.map(Visitor::Caller)
@@ -408,7 +408,10 @@ async fn outcome(
     let options = bus::AskOptions { deadline: wait + Duration::from_secs(1), ..bus::AskOptions::default() };
     match app.bus.ask_with(options, &caller.actor(), &ask).await {
         Ok(Decision::Pipeline { number, .. }) => {
-            format!("pipeline {number}: {}\n", app.url(&format!("/projects/{}/pipelines/{number}", project.slug)))
+            format!(
+                "pipeline {number}: {}\n",
+                app.url(&format!("/projects/{}/pipelines/{number}", project.slug))
+            )
         }
         Ok(Decision::Skipped { reason }) => format!("no pipeline for {name}: {reason}\n"),
         Ok(Decision::Pending) | Err(_) => {
@@ -424,7 +427,10 @@ async fn repository_lock(app: &App, project: &Project) -> std::sync::Arc<tokio::
 /// Branches and tags with the commits that they lead to.
 async fn references(repository: &Repository) -> Result<BTreeMap<String, String>, Fail> {
     let output = vcs::git(repository.dir())
-        .args(["for-each-ref", "--format=%(refname) %(objecttype) %(objectname) %(*objecttype) %(*objectname)"])
+        .args([
+            "for-each-ref",
+            "--format=%(refname) %(objecttype) %(objectname) %(*objecttype) %(*objectname)",
+        ])
         .args(["refs/heads", "refs/tags"])
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -441,7 +447,9 @@ async fn references(repository: &Repository) -> Result<BTreeMap<String, String>,
         .filter_map(|line| {
             let parts: Vec<_> = line.split(' ').collect();
             match parts[..] {
-                [name, "commit", id, ..] | [name, "tag", _, "commit", id] => Some((name.to_owned(), id.to_owned())),
+                [name, "commit", id, ..] | [name, "tag", _, "commit", id] => {
+                    Some((name.to_owned(), id.to_owned()))
+                }
                 _ => None,
             }
         })
@@ -549,7 +557,9 @@ pub async fn recover(app: &App) {
         match deliver(app, &project, &repository, None).await {
             Ok(found) if found.is_empty() => {}
             Ok(found) => tracing::info!(slug = project.slug, count = found.len(), "delivered earlier pushes"),
-            Err(error) => tracing::warn!(slug = project.slug, error = error.message, "pushes could not be compared"),
+            Err(error) => {
+                tracing::warn!(slug = project.slug, error = error.message, "pushes could not be compared")
+            }
         }
     }
 }

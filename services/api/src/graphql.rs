@@ -170,9 +170,15 @@ impl Query {
 
     /// Projects by slug.
     #[graphql(complexity = "limits::list(first, child_complexity)")]
-    async fn projects(&self, ctx: &Context<'_>, first: Option<i32>, after: Option<String>) -> Outcome<ProjectConnection> {
+    async fn projects(
+        &self,
+        ctx: &Context<'_>,
+        first: Option<i32>,
+        after: Option<String>,
+    ) -> Outcome<ProjectConnection> {
         let limit = self::first(first)?;
-        let orgs: Vec<_> = view::orgs(app(ctx), caller(ctx)?).await?.iter().map(|org| org.id.uuid()).collect();
+        let orgs: Vec<_> =
+            view::orgs(app(ctx), caller(ctx)?).await?.iter().map(|org| org.id.uuid()).collect();
         let rows = app(ctx).views.projects(&orgs, after.as_deref(), limit + 1).await.map_err(unread)?;
         Ok(ProjectConnection::new(rows, limit))
     }
@@ -198,7 +204,9 @@ impl Query {
             PipelineFilter { branch, actor: mine.then_some(caller.user.id), ..PipelineFilter::default() };
         match project_slug {
             Some(slug) => filter.project = Some(view::project(app, caller, &slug).await?.id.uuid()),
-            None => filter.orgs = Some(view::orgs(app, caller).await?.iter().map(|org| org.id.uuid()).collect()),
+            None => {
+                filter.orgs = Some(view::orgs(app, caller).await?.iter().map(|org| org.id.uuid()).collect())
+            }
         }
         PipelineConnection::load(app, caller, filter, self::first(first)?, after).await
     }
@@ -348,10 +356,8 @@ async fn socket(
     let Ok(permit) = app.streams.clone().try_acquire_owned() else {
         return StatusCode::TOO_MANY_REQUESTS.into_response();
     };
-    upgrade
-        .max_message_size(DOCUMENT)
-        .protocols(["graphql-transport-ws", "graphql-ws"])
-        .on_upgrade(move |socket| async move {
+    upgrade.max_message_size(DOCUMENT).protocols(["graphql-transport-ws", "graphql-ws"]).on_upgrade(
+        move |socket| async move {
             let _held = permit;
             let stop = app.stop.clone();
             let serve = GraphQLWebSocket::new(socket, schema, protocol)
@@ -377,5 +383,6 @@ async fn socket(
                 () = serve => {}
                 () = stop.cancelled() => {}
             }
-        })
+        },
+    )
 }

@@ -16,7 +16,13 @@ mod v1;
 mod v2;
 mod view;
 
-use axum::{Json, Router, extract::State, http::StatusCode, response::{IntoResponse, Response}, routing::get};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use bus::Bus;
 use kit::keys::Keys;
 use live::Live;
@@ -114,7 +120,8 @@ fn router(app: App) -> Router {
 
 async fn ready(State(app): State<App>) -> Response {
     let database = app.views.ping().await.is_ok();
-    let status = if database && !app.stop.is_cancelled() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status =
+        if database && !app.stop.is_cancelled() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": status == StatusCode::OK, "database": database }))).into_response()
 }
 

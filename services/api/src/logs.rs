@@ -65,15 +65,21 @@ pub struct Window {
 pub async fn place(app: &App, caller: &Caller, step: &str) -> Result<StepPlace, Fail> {
     let step_id: StepId = view::id(step, "Step")?;
     let place = app.ask(caller, &GetStep { step_id }).await?;
-    let job = view::job(app, caller, place.job_id).await.map_err(|fail| {
-        if fail.code == "not_found" { Fail::not_found("Step") } else { fail }
-    })?;
+    let job = view::job(app, caller, place.job_id)
+        .await
+        .map_err(|fail| if fail.code == "not_found" { Fail::not_found("Step") } else { fail })?;
     app.allow(caller, Permission::Read, OrgId(job.org_id)).await?;
     Ok(place)
 }
 
 /// Reads one window.
-pub async fn read(app: &App, caller: &Caller, step_id: StepId, offset: u64, wait: Duration) -> Result<Window, Fail> {
+pub async fn read(
+    app: &App,
+    caller: &Caller,
+    step_id: StepId,
+    offset: u64,
+    wait: Duration,
+) -> Result<Window, Fail> {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(0);
     let options = bus::AskOptions { deadline: wait + Duration::from_secs(5), ..bus::AskOptions::default() };
     let ask = ReadLog { step_id, offset, limit: WINDOW, wait_ms };
@@ -85,7 +91,12 @@ pub async fn read(app: &App, caller: &Caller, step_id: StepId, offset: u64, wait
 }
 
 /// All output up to `limit` bytes, and whether there is more.
-pub async fn read_all(app: &App, caller: &Caller, step: StepId, limit: usize) -> Result<(Vec<u8>, bool), Fail> {
+pub async fn read_all(
+    app: &App,
+    caller: &Caller,
+    step: StepId,
+    limit: usize,
+) -> Result<(Vec<u8>, bool), Fail> {
     let mut out = Vec::new();
     let mut offset = 0;
     loop {
@@ -196,7 +207,9 @@ async fn lines(State(app): State<App>, caller: Caller, Path(step): Path<String>,
 
 /// The bytes that a `Range` asks for; `Err`: it cannot be satisfied.
 fn range(headers: &HeaderMap, total: u64) -> Result<Option<(u64, u64)>, ()> {
-    let Some(value) = headers.get(header::RANGE).and_then(|value| value.to_str().ok()) else { return Ok(None) };
+    let Some(value) = headers.get(header::RANGE).and_then(|value| value.to_str().ok()) else {
+        return Ok(None);
+    };
     let Some((from, to)) = value.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
         return Ok(None);
     };
@@ -293,7 +306,13 @@ fn whole(data: &[u8]) -> usize {
 }
 
 /// Output from `offset` on, as it comes, until the step's stream is sealed or the server stops.
-pub fn follow(app: App, caller: Caller, step: StepId, org: OrgId, offset: u64) -> impl Stream<Item = Result<Piece, Fail>> {
+pub fn follow(
+    app: App,
+    caller: Caller,
+    step: StepId,
+    org: OrgId,
+    offset: u64,
+) -> impl Stream<Item = Result<Piece, Fail>> {
     struct State {
         app: App,
         caller: Caller,
@@ -348,7 +367,11 @@ async fn tail(
     let place = place(&app, &caller, &step).await?;
     let job = view::job(&app, &caller, place.job_id).await?;
     let permit = app.streams.clone().try_acquire_owned().map_err(|_| {
-        Fail::new(StatusCode::TOO_MANY_REQUESTS, "limit_reached", "too many live streams are open ([api] max_streams)")
+        Fail::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "limit_reached",
+            "too many live streams are open ([api] max_streams)",
+        )
     })?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let offset = last.or_else(|| path::number(&uri, "offset")).unwrap_or(0);
@@ -373,7 +396,11 @@ async fn tail(
                 }
                 events
             }
-            Err(fail) => vec![Event::default().event("fail").data(json!({ "code": fail.code, "message": fail.message }).to_string())],
+            Err(fail) => vec![
+                Event::default()
+                    .event("fail")
+                    .data(json!({ "code": fail.code, "message": fail.message }).to_string()),
+            ],
         };
         futures::stream::iter(events.into_iter().map(Ok::<_, Infallible>))
     });

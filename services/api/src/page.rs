@@ -21,8 +21,14 @@ pub fn routes() -> Router<App> {
         .route("/pipelines/{id}", get(index))
         .route("/workflows/{id}", get(index))
         .route("/jobs/{id}", get(index))
-        .route("/assets/app.js", get(|| async { file("text/javascript; charset=utf-8", include_str!("../assets/app.js")) }))
-        .route("/assets/app.css", get(|| async { file("text/css; charset=utf-8", include_str!("../assets/app.css")) }))
+        .route(
+            "/assets/app.js",
+            get(|| async { file("text/javascript; charset=utf-8", include_str!("../assets/app.js")) }),
+        )
+        .route(
+            "/assets/app.css",
+            get(|| async { file("text/css; charset=utf-8", include_str!("../assets/app.css")) }),
+        )
         .route("/favicon.svg", get(|| async { file("image/svg+xml", include_str!("../assets/favicon.svg")) }))
         .route("/favicon.ico", get(|| async { StatusCode::NOT_FOUND }))
 }

@@ -193,9 +193,7 @@ impl App {
     /// Waits until the view of a workflow has this version, or the time to catch up is over.
     pub async fn workflow_seen(&self, id: ids::WorkflowId, version: i64) {
         let seen = self
-            .caught_up(|| async {
-                Ok(self.views.workflow(id).await?.filter(|row| row.version >= version))
-            })
+            .caught_up(|| async { Ok(self.views.workflow(id).await?.filter(|row| row.version >= version)) })
             .await;
         if let Ok(None) | Err(_) = seen {
             tracing::debug!(%id, version, "answered before the view had caught up");

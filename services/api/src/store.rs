@@ -174,7 +174,10 @@ impl Views {
     }
 
     pub async fn project(&self, id: Uuid) -> Found<Option<ProjectRow>> {
-        sqlx::query_as("SELECT * FROM projector.projects WHERE id = $1").bind(id).fetch_optional(&self.pool).await
+        sqlx::query_as("SELECT * FROM projector.projects WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await
     }
 
     pub async fn project_by_slug(&self, slug: &str) -> Found<Option<ProjectRow>> {
@@ -197,7 +200,10 @@ impl Views {
     }
 
     pub async fn projects_by_id(&self, ids: &[Uuid]) -> Found<Vec<ProjectRow>> {
-        sqlx::query_as("SELECT * FROM projector.projects WHERE id = ANY($1)").bind(ids).fetch_all(&self.pool).await
+        sqlx::query_as("SELECT * FROM projector.projects WHERE id = ANY($1)")
+            .bind(ids)
+            .fetch_all(&self.pool)
+            .await
     }
 
     pub async fn pipeline(&self, id: PipelineId) -> Found<Option<PipelineRow>> {
@@ -216,7 +222,10 @@ impl Views {
     }
 
     pub async fn pipelines_by_id(&self, ids: &[Uuid]) -> Found<Vec<PipelineRow>> {
-        sqlx::query_as("SELECT * FROM projector.pipelines WHERE id = ANY($1)").bind(ids).fetch_all(&self.pool).await
+        sqlx::query_as("SELECT * FROM projector.pipelines WHERE id = ANY($1)")
+            .bind(ids)
+            .fetch_all(&self.pool)
+            .await
     }
 
     /// Newest first.
@@ -248,7 +257,10 @@ impl Views {
     }
 
     pub async fn workflows_by_id(&self, ids: &[Uuid]) -> Found<Vec<WorkflowRow>> {
-        sqlx::query_as("SELECT * FROM projector.workflows WHERE id = ANY($1)").bind(ids).fetch_all(&self.pool).await
+        sqlx::query_as("SELECT * FROM projector.workflows WHERE id = ANY($1)")
+            .bind(ids)
+            .fetch_all(&self.pool)
+            .await
     }
 
     /// Newest first, by pipeline.
@@ -262,7 +274,10 @@ impl Views {
     }
 
     pub async fn job(&self, id: JobId) -> Found<Option<JobRow>> {
-        sqlx::query_as("SELECT * FROM projector.jobs WHERE id = $1").bind(id.uuid()).fetch_optional(&self.pool).await
+        sqlx::query_as("SELECT * FROM projector.jobs WHERE id = $1")
+            .bind(id.uuid())
+            .fetch_optional(&self.pool)
+            .await
     }
 
     pub async fn job_by_number(&self, project: Uuid, number: i64) -> Found<Option<JobRow>> {
@@ -275,10 +290,12 @@ impl Views {
 
     /// In file order, by workflow.
     pub async fn jobs_of(&self, workflows: &[Uuid]) -> Found<Vec<JobRow>> {
-        sqlx::query_as("SELECT * FROM projector.jobs WHERE workflow_id = ANY($1) ORDER BY workflow_id, position")
-            .bind(workflows)
-            .fetch_all(&self.pool)
-            .await
+        sqlx::query_as(
+            "SELECT * FROM projector.jobs WHERE workflow_id = ANY($1) ORDER BY workflow_id, position",
+        )
+        .bind(workflows)
+        .fetch_all(&self.pool)
+        .await
     }
 
     /// Jobs that have a number, newest first.
@@ -319,10 +336,12 @@ impl Views {
 
     /// By index and number.
     pub async fn steps_of(&self, jobs: &[Uuid]) -> Found<Vec<StepRow>> {
-        sqlx::query_as("SELECT * FROM projector.steps WHERE job_id = ANY($1) ORDER BY job_id, number, index, started_at")
-            .bind(jobs)
-            .fetch_all(&self.pool)
-            .await
+        sqlx::query_as(
+            "SELECT * FROM projector.steps WHERE job_id = ANY($1) ORDER BY job_id, number, index, started_at",
+        )
+        .bind(jobs)
+        .fetch_all(&self.pool)
+        .await
     }
 }
 

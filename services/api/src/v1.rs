@@ -211,13 +211,19 @@ fn window(uri: &Uri) -> Window {
     let number = |name| path::number(uri, name).and_then(|value| i64::try_from(value).ok());
     let words = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect());
     let statuses = match path::query(uri, "filter").as_deref() {
-        Some("completed") => words(&["success", "failed", "canceled", "timedout", "infrastructure_fail", "unauthorized"]),
+        Some("completed") => {
+            words(&["success", "failed", "canceled", "timedout", "infrastructure_fail", "unauthorized"])
+        }
         Some("successful") => words(&["success"]),
         Some("failed") => words(&["failed", "timedout", "infrastructure_fail"]),
         Some("running") => words(&["running"]),
         _ => None,
     };
-    Window { limit: number("limit").unwrap_or(30).clamp(1, 100), offset: number("offset").unwrap_or(0).max(0), statuses }
+    Window {
+        limit: number("limit").unwrap_or(30).clamp(1, 100),
+        offset: number("offset").unwrap_or(0).max(0),
+        statuses,
+    }
 }
 
 async fn recent(State(app): State<App>, caller: Caller, uri: Uri) -> Answer {

@@ -126,7 +126,8 @@ fn pipeline_json(app: &App, row: &PipelineRow) -> Value {
         vcs["tag"] = tag.as_str().into();
     }
     let login = row.trigger["actor_login"].as_str().unwrap_or("unknown");
-    let received = row.trigger["received_at"].as_str().and_then(|at| at.parse().ok()).unwrap_or(row.created_at);
+    let received =
+        row.trigger["received_at"].as_str().and_then(|at| at.parse().ok()).unwrap_or(row.created_at);
     json!({
         "id": row.id, "number": row.number, "project_slug": row.slug, "state": row.state,
         "created_at": time(row.created_at), "updated_at": time(row.created_at), "errors": row.errors,
@@ -191,7 +192,8 @@ async fn pipelines(State(app): State<App>, caller: Caller, uri: Uri) -> Answer {
     let chosen: Vec<_> = orgs
         .iter()
         .filter(|org| {
-            slug.as_ref().is_none_or(|slug| *slug == format!("git/{}", org.name) || *slug == org.id.to_string())
+            slug.as_ref()
+                .is_none_or(|slug| *slug == format!("git/{}", org.name) || *slug == org.id.to_string())
         })
         .map(|org| org.id.uuid())
         .collect();
@@ -303,7 +305,8 @@ async fn project(
     method: Method,
     bytes: Bytes,
 ) -> Answer {
-    let (reference, rest) = path::project(&uri, "/api/v2/project/").ok_or_else(|| Fail::not_found("Project"))?;
+    let (reference, rest) =
+        path::project(&uri, "/api/v2/project/").ok_or_else(|| Fail::not_found("Project"))?;
     let rest: Vec<_> = rest.iter().map(String::as_str).collect();
     let project = view::project(&app, &caller, &reference).await?;
     match (method.as_str(), &rest[..]) {
@@ -389,7 +392,8 @@ pub async fn trigger_pipeline(
             )));
         }
     }
-    let ask = TriggerPipeline { project, branch, tag, parameters, actor_login: Some(caller.user.login.clone()) };
+    let ask =
+        TriggerPipeline { project, branch, tag, parameters, actor_login: Some(caller.user.login.clone()) };
     let view = app.command(caller, &ask).await?;
     let _ = app.caught_up(|| app.views.pipeline(view.id)).await;
     Ok(view)
@@ -453,12 +457,20 @@ fn valid_name(name: &str) -> Result<(), Fail> {
     if valid {
         Ok(())
     } else {
-        Err(Fail::invalid("A variable's name has letters, digits and underscores, and does not begin with a digit."))
+        Err(Fail::invalid(
+            "A variable's name has letters, digits and underscores, and does not begin with a digit.",
+        ))
     }
 }
 
 /// Seals a value: plain ones never ride on the bus.
-async fn set_variable(app: &App, caller: &Caller, scope: Scope, name: String, value: &str) -> Answer<VariableInfo> {
+async fn set_variable(
+    app: &App,
+    caller: &Caller,
+    scope: Scope,
+    name: String,
+    value: &str,
+) -> Answer<VariableInfo> {
     valid_name(&name)?;
     if value.chars().count() > 32_000 {
         return Err(Fail::invalid("A variable's value has at most 32000 characters."));
@@ -556,7 +568,11 @@ struct Owner {
 async fn create_context(State(app): State<App>, caller: Caller, bytes: Bytes) -> Answer {
     let new: NewContext = body(&bytes)?;
     let name = new.name;
-    if name.is_empty() || name.chars().count() > 200 || name.trim() != name || name.chars().any(char::is_control) {
+    if name.is_empty()
+        || name.chars().count() > 200
+        || name.trim() != name
+        || name.chars().any(char::is_control)
+    {
         return Err(Fail::invalid("A context's name has 1 to 200 characters and no space around it."));
     }
     let org_id = owner(&app, &caller, new.owner.id.as_deref(), new.owner.slug.as_deref()).await?;

@@ -7,7 +7,10 @@ use crate::{
     state::App,
     store::{JobRow, PipelineFilter, PipelineRow, ProjectRow, WorkflowRow},
 };
-use contracts::{domain::{GetProject, ListOrgs, Org, Project}, pipelines::GetPipeline};
+use contracts::{
+    domain::{GetProject, ListOrgs, Org, Project},
+    pipelines::GetPipeline,
+};
 use ids::{JobId, OrgId, PipelineId, WorkflowId};
 use model::permission::Permission;
 use serde::{Deserialize, Serialize};
@@ -24,10 +27,11 @@ pub fn id<T: FromStr>(text: &str, what: &str) -> Result<T, Fail> {
 
 /// The project with this reference: from the view, else from its owner.
 pub async fn project(app: &App, caller: &Caller, reference: &str) -> Result<Project, Fail> {
-    let row: Option<ProjectRow> = match Uuid::parse_str(reference).ok().or_else(|| path::short_project(reference)) {
-        Some(id) => app.views.project(id).await?,
-        None => app.views.project_by_slug(reference).await?,
-    };
+    let row: Option<ProjectRow> =
+        match Uuid::parse_str(reference).ok().or_else(|| path::short_project(reference)) {
+            Some(id) => app.views.project(id).await?,
+            None => app.views.project_by_slug(reference).await?,
+        };
     let project = match row {
         Some(row) => row.into(),
         None => app.ask(caller, &GetProject { reference: reference.to_owned() }).await.map_err(|error| {
@@ -39,11 +43,17 @@ pub async fn project(app: &App, caller: &Caller, reference: &str) -> Result<Proj
     Ok(project)
 }
 
-async fn visible<T>(app: &App, caller: &Caller, row: Option<T>, org: impl Fn(&T) -> Uuid, what: &str) -> Result<T, Fail> {
+async fn visible<T>(
+    app: &App,
+    caller: &Caller,
+    row: Option<T>,
+    org: impl Fn(&T) -> Uuid,
+    what: &str,
+) -> Result<T, Fail> {
     let row = row.ok_or_else(|| Fail::not_found(what))?;
-    app.allow(caller, Permission::Read, OrgId(org(&row))).await.map_err(|fail| {
-        if fail.code == "not_found" { Fail::not_found(what) } else { fail }
-    })?;
+    app.allow(caller, Permission::Read, OrgId(org(&row)))
+        .await
+        .map_err(|fail| if fail.code == "not_found" { Fail::not_found(what) } else { fail })?;
     Ok(row)
 }
 
@@ -87,7 +97,12 @@ pub async fn job(app: &App, caller: &Caller, id: JobId) -> Result<JobRow, Fail> 
 }
 
 /// A job by its project's reference and its number.
-pub async fn numbered_job(app: &App, caller: &Caller, project: &Project, number: &str) -> Result<JobRow, Fail> {
+pub async fn numbered_job(
+    app: &App,
+    caller: &Caller,
+    project: &Project,
+    number: &str,
+) -> Result<JobRow, Fail> {
     let number: i64 = id(number, "Job")?;
     let row = app.caught_up(|| app.views.job_by_number(project.id.uuid(), number)).await?;
     visible(app, caller, row, |row| row.org_id, "Job").await
@@ -125,7 +140,9 @@ pub async fn pipelines(
             .keys
             .open_claims::<Cursor>("page", token)
             .filter(|cursor| cursor.list == list && cursor.user == caller.user.id.uuid())
-            .ok_or_else(|| Fail::new(http::StatusCode::BAD_REQUEST, "bad_cursor", "the page token is not of this list"))?;
+            .ok_or_else(|| {
+                Fail::new(http::StatusCode::BAD_REQUEST, "bad_cursor", "the page token is not of this list")
+            })?;
         filter.before = Some((cursor.time, cursor.id));
     }
     let mut rows = app.views.pipelines(&filter, limit + 1).await?;

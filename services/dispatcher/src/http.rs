@@ -52,7 +52,9 @@ impl From<anyhow::Error> for Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let (status, code, message) = match self {
-            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "the token is not valid here".to_owned()),
+            Self::Unauthorized => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "the token is not valid here".to_owned())
+            }
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "no such task".to_owned()),
             Self::Stale(why) => (StatusCode::CONFLICT, "stale_lease", why.to_owned()),
             Self::Invalid(why) => (StatusCode::BAD_REQUEST, "invalid", why),
@@ -73,7 +75,8 @@ impl FromRequestParts<Arc<State>> for Fenced {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Refused> {
-        let Path(task) = Path::<TaskId>::from_request_parts(parts, state).await.map_err(|_| Refused::NotFound)?;
+        let Path(task) =
+            Path::<TaskId>::from_request_parts(parts, state).await.map_err(|_| Refused::NotFound)?;
         let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or(Refused::Unauthorized)?;
         let claims: FenceClaims = state.keys.open_claims("fence", token).ok_or(Refused::Unauthorized)?;

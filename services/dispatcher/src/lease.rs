@@ -209,7 +209,11 @@ fn open(task: &TaskRow, fence: &FenceClaims) -> Result<bool, Refused> {
 }
 
 /// Keeps a report that came too late, as evidence.
-pub async fn keep_late_report(state: &State, fence: &FenceClaims, report: &FinalReport) -> anyhow::Result<()> {
+pub async fn keep_late_report(
+    state: &State,
+    fence: &FenceClaims,
+    report: &FinalReport,
+) -> anyhow::Result<()> {
     sqlx::query(
         "INSERT INTO dispatcher.late_reports (task_id, epoch, report) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
     )

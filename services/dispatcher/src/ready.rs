@@ -68,14 +68,16 @@ impl Ready {
         let stillborn = if revoked {
             Some((JobStatus::Canceled, None))
         } else {
-            rules::impossible(ready, config.docker).map(|reason| (JobStatus::InfrastructureFail, Some(reason)))
+            rules::impossible(ready, config.docker)
+                .map(|reason| (JobStatus::InfrastructureFail, Some(reason)))
         };
         if let Some((status, reason)) = stillborn {
             let ended = store::finish_run(tx, &run, status, reason).await?;
             tx.append(&[ended.caused_by(message.id)]).await?;
             return Ok(());
         }
-        let total = i32::try_from(ready.definition.parallelism.max(1)).map_err(|error| Fault::Dead(error.into()))?;
+        let total =
+            i32::try_from(ready.definition.parallelism.max(1)).map_err(|error| Fault::Dead(error.into()))?;
         let ids: Vec<Uuid> = (0..total).map(|_| TaskId::new().uuid()).collect();
         sqlx::query(
             "INSERT INTO dispatcher.tasks (task_id, job_id, org_id, index, total, state) \

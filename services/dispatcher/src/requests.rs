@@ -36,7 +36,8 @@ impl Responder for Requests {
                 .await
             }
             ExplainJob::NAME => {
-                bus::route::<ExplainJob, _, _>(&req, |ask, _| async move { explain(state, ask.job_id).await }).await
+                bus::route::<ExplainJob, _, _>(&req, |ask, _| async move { explain(state, ask.job_id).await })
+                    .await
             }
             _ => Err(bus::unknown(&req)),
         }
@@ -98,10 +99,12 @@ async fn revoke_once(state: &State, jobs: &[Uuid]) -> anyhow::Result<bool> {
     if unknown > 0 {
         return Ok(false);
     }
-    sqlx::query("INSERT INTO dispatcher.revocations (job_id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING")
-        .bind(jobs)
-        .execute(tx.conn())
-        .await?;
+    sqlx::query(
+        "INSERT INTO dispatcher.revocations (job_id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING",
+    )
+    .bind(jobs)
+    .execute(tx.conn())
+    .await?;
     let ended: Vec<Ended> = sqlx::query_as(
         "UPDATE dispatcher.tasks SET state = 'finished', status = 'canceled', cancel_requested = true, \
              finished_at = clock_timestamp(), next_action_at = NULL \
@@ -134,7 +137,11 @@ async fn revoke_once(state: &State, jobs: &[Uuid]) -> anyhow::Result<bool> {
     }
     for (task_id, job_id) in &stopping {
         let run = runs.get(job_id).context("a task without a run")?;
-        events.push(run.event("task", *task_id, &TaskRevoked { task_id: TaskId(*task_id), job_id: run.job() }));
+        events.push(run.event(
+            "task",
+            *task_id,
+            &TaskRevoked { task_id: TaskId(*task_id), job_id: run.job() },
+        ));
     }
     events.extend(finish_runs(&mut tx, &runs, jobs).await?);
     events.extend(store::fill(&mut tx, state.config.slots, state.config.claim_timeout).await?);
@@ -155,7 +162,11 @@ async fn runs_of(tx: &mut Tx, jobs: &[Uuid]) -> sqlx::Result<HashMap<Uuid, RunRo
 }
 
 /// Ends the runs all of whose tasks have ended now.
-async fn finish_runs(tx: &mut Tx, runs: &HashMap<Uuid, RunRow>, jobs: &[Uuid]) -> anyhow::Result<Vec<NewEvent>> {
+async fn finish_runs(
+    tx: &mut Tx,
+    runs: &HashMap<Uuid, RunRow>,
+    jobs: &[Uuid],
+) -> anyhow::Result<Vec<NewEvent>> {
     let done: Vec<(Uuid, Timestamp)> = sqlx::query_as(
         "UPDATE dispatcher.runs r SET state = 'finished', status = 'canceled', finished_at = clock_timestamp() \
          WHERE r.job_id = ANY($1) AND r.state <> 'finished' AND NOT EXISTS \
@@ -226,7 +237,10 @@ fn sentence(task: &Explained, slots: u32) -> String {
             task.ahead + 1
         ),
         "queued" if task.requeues > 0 => {
-            format!("{what} has a slot and waits for its agent to start; it was queued again {} times", task.requeues)
+            format!(
+                "{what} has a slot and waits for its agent to start; it was queued again {} times",
+                task.requeues
+            )
         }
         "queued" => format!("{what} has a slot and waits for its agent to start"),
         "leased" if task.cancel_requested => format!("{what} was told to stop"),

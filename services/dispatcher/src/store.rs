@@ -114,8 +114,10 @@ pub async fn run(tx: &mut Tx, job_id: Uuid) -> sqlx::Result<RunRow> {
 
 /// The event that asked for a run.
 pub async fn ready(pool: &PgPool, job_id: Uuid) -> anyhow::Result<JobReady> {
-    let body: serde_json::Value =
-        sqlx::query_scalar("SELECT ready FROM dispatcher.runs WHERE job_id = $1").bind(job_id).fetch_one(pool).await?;
+    let body: serde_json::Value = sqlx::query_scalar("SELECT ready FROM dispatcher.runs WHERE job_id = $1")
+        .bind(job_id)
+        .fetch_one(pool)
+        .await?;
     Ok(serde_json::from_value(body)?)
 }
 
@@ -177,7 +179,12 @@ pub struct Outcome {
 }
 
 /// Ends a task, and its run with it if it was the last. Frees the slot: needs [`slots`].
-pub async fn finish(tx: &mut Tx, run: &RunRow, task: &TaskRow, outcome: Outcome) -> anyhow::Result<Vec<NewEvent>> {
+pub async fn finish(
+    tx: &mut Tx,
+    run: &RunRow,
+    task: &TaskRow,
+    outcome: Outcome,
+) -> anyhow::Result<Vec<NewEvent>> {
     let at: Timestamp = sqlx::query_scalar(
         "UPDATE dispatcher.tasks SET state = 'finished', status = $2, reason = $3, reported = $4, \
              finished_at = clock_timestamp(), next_action_at = NULL WHERE task_id = $1 RETURNING finished_at",
@@ -198,18 +205,21 @@ pub async fn finish(tx: &mut Tx, run: &RunRow, task: &TaskRow, outcome: Outcome)
         at,
     };
     let mut events = vec![run.event("task", task.task_id, &ended)];
-    let tasks: Vec<(String, Option<String>, Option<String>)> = sqlx::query_as(
-        "SELECT state, status, reason FROM dispatcher.tasks WHERE job_id = $1 ORDER BY index",
-    )
-    .bind(run.job_id)
-    .fetch_all(tx.conn())
-    .await?;
+    let tasks: Vec<(String, Option<String>, Option<String>)> =
+        sqlx::query_as("SELECT state, status, reason FROM dispatcher.tasks WHERE job_id = $1 ORDER BY index")
+            .bind(run.job_id)
+            .fetch_all(tx.conn())
+            .await?;
     if tasks.iter().all(|(state, ..)| state == "finished") {
         let outcomes = tasks
             .into_iter()
             .map(|(_, status, reason)| {
                 let status = status.as_deref().and_then(JobStatus::parse);
-                Ok((status.ok_or_else(|| anyhow::anyhow!("a finished task of {} has no status", run.job_id))?, reason))
+                Ok((
+                    status
+                        .ok_or_else(|| anyhow::anyhow!("a finished task of {} has no status", run.job_id))?,
+                    reason,
+                ))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let (status, reason) = rules::job_outcome(outcomes);

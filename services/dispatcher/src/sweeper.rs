@@ -58,9 +58,11 @@ struct Sweeper {
 impl Sweeper {
     /// One look; returns how long nothing is due.
     async fn look(&mut self, state: &State) -> anyhow::Result<Duration> {
-        let now: Timestamp = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(state.store.pool()).await?;
+        let now: Timestamp =
+            sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(state.store.pool()).await?;
         // A look that comes far too late means that this process or this machine stood still.
-        let stood_still = self.expected.is_some_and(|at| (now - at).to_std().is_ok_and(|d| d > state.config.slack()));
+        let stood_still =
+            self.expected.is_some_and(|at| (now - at).to_std().is_ok_and(|d| d > state.config.slack()));
         self.expected = Some(now);
         if self.outage || stood_still {
             credit(state).await?;
@@ -86,10 +88,11 @@ impl Sweeper {
                 }
             })
             .await;
-        let next: Option<Timestamp> =
-            sqlx::query_scalar("SELECT min(next_action_at) FROM dispatcher.tasks WHERE next_action_at IS NOT NULL")
-                .fetch_one(state.store.pool())
-                .await?;
+        let next: Option<Timestamp> = sqlx::query_scalar(
+            "SELECT min(next_action_at) FROM dispatcher.tasks WHERE next_action_at IS NOT NULL",
+        )
+        .fetch_one(state.store.pool())
+        .await?;
         let after = next.map_or(AT_LEAST_EVERY, |at| (at - now).to_std().unwrap_or_default());
         // What is due and could not be ended is tried again, not at once.
         Ok(if after.is_zero() { Duration::from_secs(1) } else { after })
@@ -150,16 +153,19 @@ async fn expire(state: &State, id: TaskId) -> anyhow::Result<()> {
     let run = store::run(&mut tx, task.job_id).await?;
     let requeues = u32::try_from(task.requeues).unwrap_or(u32::MAX);
     let permit_given = task.state == "leased" && task.permit_at.is_some();
-    let events = match rules::on_expiry(task.cancel_requested, permit_given, requeues, state.config.max_requeues) {
-        Expiry::Requeue => vec![run.event("task", task.task_id, &requeue(state, &mut tx, &run, &task).await?)],
-        Expiry::Finish(status, reason) => {
-            tracing::warn!(task = %id, epoch = task.epoch, %status, reason, "a task's time ran out");
-            let outcome = Outcome { status, reason: Some(reason.to_owned()), reported: false };
-            let mut events = store::finish(&mut tx, &run, &task, outcome).await?;
-            events.extend(store::fill(&mut tx, state.config.slots, state.config.claim_timeout).await?);
-            events
-        }
-    };
+    let events =
+        match rules::on_expiry(task.cancel_requested, permit_given, requeues, state.config.max_requeues) {
+            Expiry::Requeue => {
+                vec![run.event("task", task.task_id, &requeue(state, &mut tx, &run, &task).await?)]
+            }
+            Expiry::Finish(status, reason) => {
+                tracing::warn!(task = %id, epoch = task.epoch, %status, reason, "a task's time ran out");
+                let outcome = Outcome { status, reason: Some(reason.to_owned()), reported: false };
+                let mut events = store::finish(&mut tx, &run, &task, outcome).await?;
+                events.extend(store::fill(&mut tx, state.config.slots, state.config.claim_timeout).await?);
+                events
+            }
+        };
     tx.append(&events).await?;
     tx.commit().await?;
     state.wake([id]);

@@ -30,7 +30,8 @@ impl Responder for Answers {
         match req.name.as_str() {
             ReadLog::NAME => {
                 route::<ReadLog, _, _>(&req, |ask, req| async move {
-                    let left = (req.deadline - Utc::now()).to_std().unwrap_or_default().saturating_sub(MARGIN);
+                    let left =
+                        (req.deadline - Utc::now()).to_std().unwrap_or_default().saturating_sub(MARGIN);
                     let wait = Duration::from_millis(ask.wait_ms).min(MAX_WAIT).min(left);
                     let window = hub.window_when_ready(ask.step_id, ask.offset, ask.limit, wait).await;
                     window.map_err(failed(SERVICE))?.ok_or_else(|| Refusal::not_found("step").into())

@@ -138,7 +138,9 @@ async fn put_chunk(
     let rule = |task: &Task| task.chunk(&hub.journal, &hub.config, &lease, step_id, query.offset, &data);
     let accepted = match on_task(&hub, task_id, rule).await {
         Ok(ChunkVerdict::Accepted(accepted)) => accepted,
-        Ok(ChunkVerdict::CompareWithBlob { total }) => compare(&hub, step_id, query.offset, &data, total).await?,
+        Ok(ChunkVerdict::CompareWithBlob { total }) => {
+            compare(&hub, step_id, query.offset, &data, total).await?
+        }
         Err(refused) => {
             if refused.1.code == "log_conflict" {
                 metrics::counter!("log_conflicts_total").increment(1);
@@ -191,8 +193,9 @@ async fn body(request: Request) -> Result<Bytes, Refused> {
 }
 
 async fn json<T: for<'a> Deserialize<'a>>(request: Request) -> Result<T, Refused> {
-    serde_json::from_slice(&body(request).await?)
-        .map_err(|error| Refused::new(StatusCode::BAD_REQUEST, "invalid", format!("the body cannot be read: {error}")))
+    serde_json::from_slice(&body(request).await?).map_err(|error| {
+        Refused::new(StatusCode::BAD_REQUEST, "invalid", format!("the body cannot be read: {error}"))
+    })
 }
 
 async fn post_seal(
@@ -238,7 +241,8 @@ async fn post_step(
 
 /// A report as it may be stored: known status, bounded text, and without NUL, which Postgres cannot hold.
 fn checked(mut report: StepReport) -> Result<StepReport, Refused> {
-    const STATUSES: [&str; 6] = ["running", "success", "failed", "canceled", "timedout", "infrastructure_fail"];
+    const STATUSES: [&str; 6] =
+        ["running", "success", "failed", "canceled", "timedout", "infrastructure_fail"];
     if !STATUSES.contains(&report.status.as_str()) {
         let message = format!("the status of a step is one of {}", STATUSES.join(", "));
         return Err(Refused::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message));

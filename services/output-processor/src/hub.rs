@@ -101,7 +101,11 @@ pub(crate) fn log_key(step: StepId) -> blobs::Result<Key> {
 
 impl Hub {
     /// Opens the journal and takes in what it holds.
-    pub(crate) async fn open(parts: Parts, folder: &Path, work: mpsc::UnboundedSender<Todo>) -> anyhow::Result<Self> {
+    pub(crate) async fn open(
+        parts: Parts,
+        folder: &Path,
+        work: mpsc::UnboundedSender<Todo>,
+    ) -> anyhow::Result<Self> {
         let (path, segment_bytes) = (folder.to_owned(), parts.config.segment_bytes);
         let opened = tokio::task::spawn_blocking(move || {
             let mut index = Index::default();
@@ -332,7 +336,8 @@ impl Hub {
     pub(crate) async fn step(&self, id: StepId) -> anyhow::Result<Option<StepPlace>> {
         if let Some(task) = self.owner(id) {
             let state = task.lock();
-            let record = state.steps.get(&id).and_then(|step| step.record(id, state.index.unwrap_or_default()));
+            let record =
+                state.steps.get(&id).and_then(|step| step.record(id, state.index.unwrap_or_default()));
             if let (Some(step), Some(job_id)) = (record, state.job) {
                 return Ok(Some(StepPlace { job_id, task_id: task.id, step }));
             }
@@ -365,7 +370,12 @@ impl Hub {
     }
 
     /// A window of a step's output; `None`: nobody knows the step.
-    pub(crate) async fn window(&self, id: StepId, offset: u64, limit: u32) -> anyhow::Result<Option<LogWindow>> {
+    pub(crate) async fn window(
+        &self,
+        id: StepId,
+        offset: u64,
+        limit: u32,
+    ) -> anyhow::Result<Option<LogWindow>> {
         let limit = u64::from(limit).min(WINDOW);
         let until = offset.saturating_add(limit);
         let in_memory = self.owner(id).and_then(|task| {
@@ -392,7 +402,9 @@ impl Hub {
                     };
                     tokio::task::spawn_blocking(read).await??
                 }
-                Whereabouts::Blob => self.blobs.get(&log_key(id)?, Some(offset..until)).await?.bytes().await?,
+                Whereabouts::Blob => {
+                    self.blobs.get(&log_key(id)?, Some(offset..until)).await?.bytes().await?
+                }
             }
         };
         let next = offset + data.len() as u64;
@@ -412,7 +424,8 @@ impl Hub {
         let deadline = Instant::now() + wait;
         loop {
             // Listen first: what comes between look and listening would be told to nobody.
-            let listening = if wait.is_zero() { None } else { self.live.subscribe(&live::step_topic(id)).await.ok() };
+            let listening =
+                if wait.is_zero() { None } else { self.live.subscribe(&live::step_topic(id)).await.ok() };
             let window = self.window(id, offset, limit).await?;
             let ready = window.as_ref().is_none_or(|window| window.sealed || window.total > offset);
             let now = Instant::now();

@@ -252,7 +252,10 @@ impl Journal {
     /// Waits until what has this ticket is on disk.
     pub(crate) async fn durable(&self, ticket: Ticket) -> Result<(), Failed> {
         let mut durable = self.durable.subscribe();
-        let reached = durable.wait_for(|durable| durable.failed || durable.until >= ticket).await.map_err(|_| Failed)?;
+        let reached = durable
+            .wait_for(|durable| durable.failed || durable.until >= ticket)
+            .await
+            .map_err(|_| Failed)?;
         if reached.until >= ticket { Ok(()) } else { Err(Failed) }
     }
 

@@ -101,7 +101,9 @@ async fn store_stream(hub: &Hub, task: &Arc<Task>, id: StepId) -> anyhow::Result
                 read.unwrap_or_else(|error| Err(std::io::Error::other(error))).map(Bytes::from)
             })
             .boxed();
-        let sha256 = hex::decode(&seal.sha256)?.try_into().map_err(|_| anyhow::anyhow!("a digest of another length"))?;
+        let sha256 = hex::decode(&seal.sha256)?
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("a digest of another length"))?;
         match hub.blobs.put(&log_key(id)?, body, sha256).await {
             Ok(Put::Stored(_)) => {}
             Ok(Put::AlreadyExists(meta)) if meta.sha256 == sha256 => {}
@@ -154,7 +156,9 @@ async fn finish(hub: &Hub, writing: &tokio::sync::Mutex<()>, id: TaskId) -> anyh
             steps: steps.iter().map(|step| step.step_id).collect(),
         };
         let body = serde_json::to_value(&finished)?;
-        hub.records.put(&[NewDocument { kind: TASK, id: id.uuid(), group: group.uuid(), version, body }]).await?;
+        hub.records
+            .put(&[NewDocument { kind: TASK, id: id.uuid(), group: group.uuid(), version, body }])
+            .await?;
     }
     // From here on the journal is not needed: first all of it must survive a crash elsewhere.
     hub.records.flush().await?;
@@ -163,7 +167,10 @@ async fn finish(hub: &Hub, writing: &tokio::sync::Mutex<()>, id: TaskId) -> anyh
     let over = {
         let mut state = task.lock();
         let over = state.is_over() && state.closed == epoch;
-        anyhow::ensure!(!over || state.unwritten().next().is_none(), "steps changed while the record was sealed");
+        anyhow::ensure!(
+            !over || state.unwritten().next().is_none(),
+            "steps changed while the record was sealed"
+        );
         state.gone = over; // nothing comes in between the look and the leaving
         over
     };

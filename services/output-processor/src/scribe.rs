@@ -118,7 +118,8 @@ async fn append(hub: &Hub, changes: &[(StepPlace, i64)]) -> eventstore::Result<(
 /// Asks for the parallel indexes that were not known when the tasks came.
 async fn learn_indexes(hub: &Hub, tasks: &HashSet<TaskId>) -> sqlx::Result<()> {
     let tasks: Vec<_> = tasks.iter().filter_map(|id| hub.task_in_memory(*id)).collect();
-    let unknown: Vec<TaskId> = tasks.iter().filter(|task| task.lock().index.is_none()).map(|task| task.id).collect();
+    let unknown: Vec<TaskId> =
+        tasks.iter().filter(|task| task.lock().index.is_none()).map(|task| task.id).collect();
     if unknown.is_empty() {
         return Ok(());
     }

@@ -64,7 +64,13 @@ pub(crate) async fn learn(conn: &mut PgConnection, tasks: &[TaskQueued]) -> sqlx
 
 /// Forgets tasks that are past their retention. Their lease tokens expired long ago.
 pub(crate) async fn forget(pool: &PgPool, tasks: &[Uuid]) -> sqlx::Result<()> {
-    sqlx::query("DELETE FROM output_processor.tasks WHERE task_id = ANY($1)").bind(tasks).execute(pool).await?;
-    sqlx::query("DELETE FROM output_processor.fences WHERE task_id = ANY($1)").bind(tasks).execute(pool).await?;
+    sqlx::query("DELETE FROM output_processor.tasks WHERE task_id = ANY($1)")
+        .bind(tasks)
+        .execute(pool)
+        .await?;
+    sqlx::query("DELETE FROM output_processor.fences WHERE task_id = ANY($1)")
+        .bind(tasks)
+        .execute(pool)
+        .await?;
     Ok(())
 }

@@ -134,7 +134,9 @@ impl Step {
             return Whereabouts::Blob;
         }
         let first = self.chunks.partition_point(|chunk| chunk.offset + chunk.length <= from);
-        Whereabouts::Journal(self.chunks[first..].iter().take_while(|chunk| chunk.offset < to).cloned().collect())
+        Whereabouts::Journal(
+            self.chunks[first..].iter().take_while(|chunk| chunk.offset < to).cloned().collect(),
+        )
     }
 
     /// Whether the stored bytes at `offset` are these.
@@ -206,7 +208,8 @@ impl Step {
     fn close(&mut self, id: StepId, at: Timestamp, version: i64) {
         if self.seal.is_none() {
             let (total_bytes, sha256) = (self.next, self.sha256());
-            self.seal = Some(SealFact { total_bytes, produced_bytes: total_bytes, sha256, interrupted: true });
+            self.seal =
+                Some(SealFact { total_bytes, produced_bytes: total_bytes, sha256, interrupted: true });
             self.version = version;
         }
         // Its bytes were accepted, so they are shown, even if nobody said what they are of.
@@ -238,7 +241,9 @@ impl TaskState {
         self.closed = self.closed.max(epoch);
         self.closed_version = self.closed_version.max(version);
         // A refused first chunk leaves an empty step behind, of which nothing is to be said.
-        self.steps.retain(|_, step| step.epoch > epoch || step.report.is_some() || step.seal.is_some() || step.next > 0);
+        self.steps.retain(|_, step| {
+            step.epoch > epoch || step.report.is_some() || step.seal.is_some() || step.next > 0
+        });
         for (id, step) in &mut self.steps {
             if step.epoch <= epoch {
                 step.close(*id, at, version);
@@ -248,7 +253,10 @@ impl TaskState {
 
     /// Steps that changed since they were written to the records.
     pub(crate) fn unwritten(&self) -> impl Iterator<Item = (StepId, &Step)> {
-        self.steps.iter().filter(|(_, step)| step.report.is_some() && step.version > step.persisted).map(|(id, step)| (*id, step))
+        self.steps
+            .iter()
+            .filter(|(_, step)| step.report.is_some() && step.version > step.persisted)
+            .map(|(id, step)| (*id, step))
     }
 
     /// Whether every epoch that left something is closed.
@@ -300,7 +308,9 @@ pub(crate) struct Accepted {
 pub(crate) enum ChunkVerdict {
     Accepted(Accepted),
     /// Equal bytes are a repeat; compare with the blob.
-    CompareWithBlob { total: u64 },
+    CompareWithBlob {
+        total: u64,
+    },
 }
 
 impl Task {
@@ -344,7 +354,8 @@ impl Task {
         let stored = &new[..usize::try_from(room).unwrap_or(usize::MAX).min(new.len())];
         if !stored.is_empty() {
             let at = step.next;
-            let head = ChunkHead { task_id: self.id, job_id: lease.job_id, step_id, epoch: lease.epoch, offset: at };
+            let head =
+                ChunkHead { task_id: self.id, job_id: lease.job_id, step_id, epoch: lease.epoch, offset: at };
             let (place, ticket) = journal.append(step_id.uuid(), &head.encode(), stored)?;
             step.push(place, at, stored);
             step.ticket = ticket;

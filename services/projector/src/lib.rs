@@ -21,8 +21,8 @@ use contracts::{
 };
 use eventstore::{Key, Store, Tx};
 use ids::{JobId, PipelineId, WorkflowId};
-use sqlx::PgPool;
 use live::Live;
+use sqlx::PgPool;
 use std::{collections::BTreeSet, sync::Arc};
 use store::Unprojected;
 use tokio::task::JoinHandle;

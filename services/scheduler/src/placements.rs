@@ -160,10 +160,11 @@ pub async fn postpone(state: &State, row: &Row) -> sqlx::Result<()> {
 
 /// All placements that are not gone, by name, with their states.
 pub async fn all(state: &State) -> sqlx::Result<HashMap<String, (Row, String)>> {
-    let rows: Vec<(Uuid, i64, i32, String)> =
-        sqlx::query_as("SELECT task_id, epoch, attempts, state FROM scheduler.placements WHERE state <> 'gone'")
-            .fetch_all(state.store.pool())
-            .await?;
+    let rows: Vec<(Uuid, i64, i32, String)> = sqlx::query_as(
+        "SELECT task_id, epoch, attempts, state FROM scheduler.placements WHERE state <> 'gone'",
+    )
+    .fetch_all(state.store.pool())
+    .await?;
     Ok(rows
         .into_iter()
         .map(|(task_id, epoch, attempts, which)| {

@@ -7,11 +7,7 @@ use crate::{
 };
 use compute::Placement;
 use kit::keys::PlacementClaims;
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// The longest time between two looks without a nudge.
@@ -77,7 +73,11 @@ async fn step(state: &State, which: &'static str, row: &Row) -> anyhow::Result<(
         Ok(()) => placements::advance(state, row, which, next).await?,
         Err(error) => {
             let error = anyhow::Error::from(error);
-            tracing::error!(placement = row.name(), error = format!("{error:#}"), "compute failed; it is tried again");
+            tracing::error!(
+                placement = row.name(),
+                error = format!("{error:#}"),
+                "compute failed; it is tried again"
+            );
             placements::postpone(state, row).await?;
         }
     }
@@ -115,7 +115,9 @@ async fn watch(state: &State, revived: &mut HashMap<String, u32>) -> anyhow::Res
     let known = placements::all(state).await?;
     for placement in &running {
         match known.get(&placement.name) {
-            Some((row, which)) if which == "started" && !placement.alive => revive(state, row, revived).await?,
+            Some((row, which)) if which == "started" && !placement.alive => {
+                revive(state, row, revived).await?
+            }
             // Not one that was just started: its row may be written again after a crash of the database.
             None if !placement.alive && placement.since.elapsed().is_ok_and(|age| age > STRANGER) => {
                 state.compute.remove(&placement.name).await?;
@@ -142,7 +144,10 @@ async fn revive(state: &State, row: &Row, revived: &mut HashMap<String, u32>) ->
         tracing::warn!(placement = name, "the agent keeps dying; its lease decides");
         return Ok(());
     }
-    tracing::warn!(placement = name, "the agent is gone before its task ended; it is started again to report");
+    tracing::warn!(
+        placement = name,
+        "the agent is gone before its task ended; it is started again to report"
+    );
     start(state, row).await?;
     Ok(())
 }

@@ -44,7 +44,8 @@ impl Extension for Limits {
         }
         for (found, limit, what) in [(aliases, ALIASES, "aliases"), (fields, FIELDS, "fields")] {
             if found > limit {
-                let fail = Fail::invalid(format!("the document has {found} {what}; at most {limit} are allowed"));
+                let fail =
+                    Fail::invalid(format!("the document has {found} {what}; at most {limit} are allowed"));
                 return Err(async_graphql::Error::from(fail).into_server_error(async_graphql::Pos::default()));
             }
         }

@@ -1,6 +1,9 @@
 //! Changes. Refusals are data: `errors` of the payload with a stable code.
 
-use super::{Outcome, app, caller, parse, types::{Job, Pipeline, Workflow}};
+use super::{
+    Outcome, app, caller, parse,
+    types::{Job, Pipeline, Workflow},
+};
 use crate::{error::Fail, v2, view};
 use async_graphql::{Context, ID, InputObject, Json, Object, SimpleObject};
 use contracts::{
@@ -172,11 +175,14 @@ impl Mutation {
         use sha2::{Digest, Sha256};
         let (app, caller) = (app(ctx), caller(ctx)?);
         let mut random = [0u8; 32];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| async_graphql::Error::new("the machine has no randomness"))?;
+        aws_lc_rs::rand::fill(&mut random)
+            .map_err(|_| async_graphql::Error::new("the machine has no randomness"))?;
         let token = format!("gantry_{}", bs58::encode(random).into_string());
         let ask = CreateToken { label, sha256: hex::encode(Sha256::digest(token.as_bytes())) };
         Ok(match app.command(caller, &ask).await.map_err(Fail::from) {
-            Ok(info) => TokenPayload { token: Some(token), id: Some(ID(info.id.to_string())), errors: vec![] },
+            Ok(info) => {
+                TokenPayload { token: Some(token), id: Some(ID(info.id.to_string())), errors: vec![] }
+            }
             Err(fail) => TokenPayload { token: None, id: None, errors: errors(fail) },
         })
     }

@@ -72,7 +72,12 @@ fn named(messages: &[Option<bytes::Bytes>]) -> BTreeSet<PipelineId> {
         .collect()
 }
 
-async fn changed(app: &App, caller: &Caller, ids: BTreeSet<PipelineId>, project: Option<ids::ProjectId>) -> Vec<Outcome<Pipeline>> {
+async fn changed(
+    app: &App,
+    caller: &Caller,
+    ids: BTreeSet<PipelineId>,
+    project: Option<ids::ProjectId>,
+) -> Vec<Outcome<Pipeline>> {
     let mut found = Vec::new();
     for id in ids {
         // One that the caller may not see, or that the view does not have yet, is not there.
@@ -88,17 +93,23 @@ async fn changed(app: &App, caller: &Caller, ids: BTreeSet<PipelineId>, project:
 #[GraphSubscription]
 impl Subscription {
     /// A pipeline: now, and whenever it, a workflow, a job or a step of it changed.
-    async fn pipeline(&self, ctx: &Context<'_>, id: ID) -> async_graphql::Result<BoxStream<'static, Outcome<Pipeline>>> {
+    async fn pipeline(
+        &self,
+        ctx: &Context<'_>,
+        id: ID,
+    ) -> async_graphql::Result<BoxStream<'static, Outcome<Pipeline>>> {
         let (app, caller) = (app(ctx).clone(), caller(ctx)?.clone());
         let id = parse::<PipelineId>(&id, "Pipeline")?;
         // First listen, then look: nothing falls between.
-        let topic = app.live.subscribe(&live::pipeline_topic(id)).await.map_err(|error| unavailable(&error))?;
+        let topic =
+            app.live.subscribe(&live::pipeline_topic(id)).await.map_err(|error| unavailable(&error))?;
         let first = view::pipeline(&app, &caller, id).await?;
-        let later = futures::stream::unfold((app, caller, topic), move |(app, caller, mut topic)| async move {
-            news(&mut topic).await?;
-            let row = view::pipeline(&app, &caller, id).await.map(Pipeline).map_err(Into::into);
-            Some((row, (app, caller, topic)))
-        });
+        let later =
+            futures::stream::unfold((app, caller, topic), move |(app, caller, mut topic)| async move {
+                news(&mut topic).await?;
+                let row = view::pipeline(&app, &caller, id).await.map(Pipeline).map_err(Into::into);
+                Some((row, (app, caller, topic)))
+            });
         Ok(futures::stream::once(async { Ok(Pipeline(first)) }).chain(later).boxed())
     }
 
@@ -114,11 +125,12 @@ impl Subscription {
             Some(slug) => Some(view::project(&app, &caller, &slug).await?.id),
             None => None,
         };
-        let batches = futures::stream::unfold((app, caller, topic), move |(app, caller, mut topic)| async move {
-            let messages = news(&mut topic).await?;
-            let found = changed(&app, &caller, named(&messages), project).await;
-            Some((futures::stream::iter(found), (app, caller, topic)))
-        });
+        let batches =
+            futures::stream::unfold((app, caller, topic), move |(app, caller, mut topic)| async move {
+                let messages = news(&mut topic).await?;
+                let found = changed(&app, &caller, named(&messages), project).await;
+                Some((futures::stream::iter(found), (app, caller, topic)))
+            });
         Ok(batches.flatten().boxed())
     }
 
@@ -134,15 +146,16 @@ impl Subscription {
         let job = view::job(&app, &caller, place.job_id).await?;
         let from = u64::try_from(offset).unwrap_or(0);
         let pieces = logs::follow(app, caller, place.step.step_id, OrgId(job.org_id), from);
-        Ok(pieces.map(|piece| {
-            let piece = piece?;
-            Ok(LogPiece {
-                offset: self::offset(piece.offset),
-                next: self::offset(piece.next),
-                text: piece.text(),
-                end: piece.end,
+        Ok(pieces
+            .map(|piece| {
+                let piece = piece?;
+                Ok(LogPiece {
+                    offset: self::offset(piece.offset),
+                    next: self::offset(piece.next),
+                    text: piece.text(),
+                    end: piece.end,
+                })
             })
-        })
-        .boxed())
+            .boxed())
     }
 }

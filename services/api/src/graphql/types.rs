@@ -238,14 +238,26 @@ pub struct Pipeline(pub PipelineRow);
 /// The word for all workflows of a pipeline. Of several instances of a workflow only the newest counts.
 fn rollup<'a>(state: &'a str, workflows: &'a [WorkflowRow]) -> &'a str {
     const ORDER: &[&str] = &[
-        "failing", "running", "queued", "on_hold", "error", "failed", "unauthorized", "canceled", "success", "not_run",
+        "failing",
+        "running",
+        "queued",
+        "on_hold",
+        "error",
+        "failed",
+        "unauthorized",
+        "canceled",
+        "success",
+        "not_run",
     ];
     if state == "errored" {
         return "errored";
     }
     let mut seen = HashSet::new();
-    let newest: Vec<_> =
-        workflows.iter().filter(|row| seen.insert(row.name.as_str())).map(|row| row.status.as_str()).collect();
+    let newest: Vec<_> = workflows
+        .iter()
+        .filter(|row| seen.insert(row.name.as_str()))
+        .map(|row| row.status.as_str())
+        .collect();
     ORDER.iter().copied().find(|word| newest.contains(word)).unwrap_or("created")
 }
 
@@ -433,7 +445,11 @@ impl Job {
             .filter_map(|edge| {
                 Some(Requirement {
                     job_id: ID(edge["job_id"].as_str()?.to_owned()),
-                    accepts: edge["accepts"].as_array()?.iter().filter_map(|word| Some(word.as_str()?.to_owned())).collect(),
+                    accepts: edge["accepts"]
+                        .as_array()?
+                        .iter()
+                        .filter_map(|word| Some(word.as_str()?.to_owned()))
+                        .collect(),
                 })
             })
             .collect()

@@ -33,7 +33,8 @@ async fn a_push_makes_deliveries_and_says_which_pipelines_came_of_it() {
     let dir = work.path();
     ok(dir, &["init", "-q"]).await;
     // Larger than git's buffer, so that the push comes in chunks.
-    let noise: Vec<u8> = (0..3_000_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+    let noise: Vec<u8> =
+        (0..3_000_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
     std::fs::write(dir.join("noise"), noise).unwrap();
     std::fs::write(dir.join("file"), "one\n").unwrap();
     ok(dir, &["add", "."]).await;
@@ -41,7 +42,10 @@ async fn a_push_makes_deliveries_and_says_which_pipelines_came_of_it() {
     ok(dir, &["tag", "-a", "v1", "-m", "first"]).await;
     let remote = format!("http://any:{TOKEN}@{address}/git/local/fresh.git");
     let said = ok(dir, &["push", &remote, "main", "v1"]).await;
-    assert!(said.contains("remote: pipeline 1: http://gantry.test/projects/git/local/fresh/pipelines/1"), "{said}");
+    assert!(
+        said.contains("remote: pipeline 1: http://gantry.test/projects/git/local/fresh/pipelines/1"),
+        "{said}"
+    );
     assert!(said.contains("remote: pipeline 2: "), "{said}");
 
     std::fs::write(dir.join("file"), "two\n").unwrap();

@@ -44,7 +44,10 @@ async fn the_graph_is_read_and_changed() {
 
     let approve = "mutation($id: ID!) { approveJob(id: $id) { job { id } errors { code } } }";
     let answer = ask(&world, TOKEN, approve, json!({ "id": run.hold })).await;
-    assert_eq!(answer["data"]["approveJob"], json!({ "job": null, "errors": [{ "code": "already_decided" }] }));
+    assert_eq!(
+        answer["data"]["approveJob"],
+        json!({ "job": null, "errors": [{ "code": "already_decided" }] })
+    );
     let cancel = "mutation($id: ID!) { cancelWorkflow(id: $id) { workflow { id } errors { code } } }";
     let answer = ask(&world, READER, cancel, json!({ "id": run.workflow })).await;
     assert_eq!(answer["data"]["cancelWorkflow"]["errors"][0]["code"], "forbidden");
@@ -56,7 +59,10 @@ async fn the_graph_is_read_and_changed() {
     assert!(answer["errors"][0]["message"].as_str().unwrap().contains("31 aliases"), "{answer}");
     let change = "/graphql?query=mutation%7BrevokeToken(id:%22x%22)%7Berrors%7Bcode%7D%7D%7D";
     assert_eq!(world.get(change).await.0, StatusCode::METHOD_NOT_ALLOWED);
-    assert_eq!(world.get("/graphql?query=%7Bviewer%7Blogin%7D%7D").await.1["data"]["viewer"]["login"], "admin");
+    assert_eq!(
+        world.get("/graphql?query=%7Bviewer%7Blogin%7D%7D").await.1["data"]["viewer"]["login"],
+        "admin"
+    );
     world.stop.cancel();
 }
 
@@ -66,7 +72,9 @@ async fn a_subscription_tells_each_change() {
     let run = history(&world).await;
     let query = "subscription($id: ID!) { pipeline(id: $id) { status } }";
     let body = json!({ "query": query, "variables": { "id": run.pipeline } }).to_string();
-    let request = Request::post("/graphql/stream").header("authorization", format!("Bearer {TOKEN}")).body(Body::from(body));
+    let request = Request::post("/graphql/stream")
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .body(Body::from(body));
     let response = world.router.clone().oneshot(request.unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let mut stream = response.into_body().into_data_stream();
@@ -84,7 +92,14 @@ async fn a_subscription_tells_each_change() {
     let conductor = world.owner("conductor").await;
     let id = run.workflow.uuid();
     let finished = WorkflowFinished { status: WorkflowStatus::Canceled, at: chrono::Utc::now() };
-    world.append(&conductor, "workflow", id, &[NewEvent::new("workflow", id, Actor::service("test"), &finished)]).await;
+    world
+        .append(
+            &conductor,
+            "workflow",
+            id,
+            &[NewEvent::new("workflow", id, Actor::service("test"), &finished)],
+        )
+        .await;
     wait_for("\"canceled\"").await;
     world.stop.cancel();
 }

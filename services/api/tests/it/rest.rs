@@ -48,8 +48,7 @@ async fn what_ran_is_told_by_v2_v1_and_logs() {
     let action = &build["steps"][0]["actions"][0];
     assert_eq!(action["step_id"], json!(run.step));
     let output = action["output_url"].as_str().unwrap().strip_prefix("http://gantry.test").unwrap();
-    let (_, output) =
-        world.call(Method::GET, &format!("{output}?circle-token={TOKEN}"), None, None).await;
+    let (_, output) = world.call(Method::GET, &format!("{output}?circle-token={TOKEN}"), None, None).await;
     assert_eq!(output[0]["message"], "first line\nsécond line\nthird");
     assert_eq!(world.get("/api/v1.1/project/git/local/demo").await.1[0]["build_num"], 1);
     assert_eq!(world.get("/api/v1.1/recent-builds").await.1[0]["subject"], "Greet");
@@ -67,7 +66,9 @@ async fn what_ran_is_told_by_v2_v1_and_logs() {
         .unwrap()
         .lines()
         .filter_map(|line| line.strip_prefix("data: "))
-        .filter_map(|data| Some(serde_json::from_str::<serde_json::Value>(data).unwrap()["text"].as_str()?.to_owned()))
+        .filter_map(|data| {
+            Some(serde_json::from_str::<serde_json::Value>(data).unwrap()["text"].as_str()?.to_owned())
+        })
         .collect();
     assert_eq!(text, "line\nsécond line\nthird");
     assert!(tail.as_str().unwrap().contains("event: end"));
@@ -91,15 +92,21 @@ async fn changes_go_to_their_owners_and_refusals_come_back() {
     assert_eq!((status, body), (StatusCode::CONFLICT, json!({ "message": "somebody was faster" })));
 
     let cancel = format!("/api/v2/workflow/{}/cancel", run.workflow);
-    let request = Request::post(&cancel).header("authorization", format!("Bearer {TOKEN}")).header("idempotency-key", "k1");
+    let request = Request::post(&cancel)
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .header("idempotency-key", "k1");
     let response = world.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::ACCEPTED);
-    let asked = world.owners.asked.lock().unwrap().iter().find(|req| req.name == "workflow.cancel").cloned().unwrap();
+    let asked =
+        world.owners.asked.lock().unwrap().iter().find(|req| req.name == "workflow.cancel").cloned().unwrap();
     assert_eq!(asked.idempotency_key.as_deref(), Some("k1"));
     assert_eq!(asked.actor.user(), Some(world.owners.admin.id));
 
     // A reader sees, and changes nothing.
-    assert_eq!(world.call(Method::GET, &format!("/api/v2/workflow/{}", run.workflow), Some(READER), None).await.0, StatusCode::OK);
+    assert_eq!(
+        world.call(Method::GET, &format!("/api/v2/workflow/{}", run.workflow), Some(READER), None).await.0,
+        StatusCode::OK
+    );
     assert_eq!(world.call(Method::POST, &cancel, Some(READER), None).await.0, StatusCode::FORBIDDEN);
     let trigger = "/api/v2/project/git/local/demo/pipeline";
     assert_eq!(world.call(Method::POST, trigger, Some(READER), None).await.0, StatusCode::FORBIDDEN);

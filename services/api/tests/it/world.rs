@@ -10,13 +10,8 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bus::{Bus, Responder, route, unknown};
 use contracts::{
-    Actor, Envelope, Event, NewEvent, Refusal, Request, RequestError,
-    conductor::*,
-    delivery::*,
-    domain::*,
-    output::*,
-    permissions::CheckPermission,
-    pipelines::*,
+    Actor, Envelope, Event, NewEvent, Refusal, Request, RequestError, conductor::*, delivery::*, domain::*,
+    output::*, permissions::CheckPermission, pipelines::*,
 };
 use eventstore::{Key, Store};
 use http_body_util::BodyExt;
@@ -84,7 +79,9 @@ impl Responder for As {
                     let projects = owners.projects.lock().unwrap();
                     projects
                         .iter()
-                        .find(|project| project.slug == ask.reference || project.id.to_string() == ask.reference)
+                        .find(|project| {
+                            project.slug == ask.reference || project.id.to_string() == ask.reference
+                        })
                         .cloned()
                         .ok_or_else(|| Refusal::not_found("project").into())
                 })
@@ -111,22 +108,34 @@ impl Responder for As {
                 .await
             }
             "permission.check" => {
-                route::<CheckPermission, _, _>(&req, |ask, _| async move { Ok(ask.permission == "read") }).await
+                route::<CheckPermission, _, _>(&req, |ask, _| async move { Ok(ask.permission == "read") })
+                    .await
             }
             "delivery.decision" => {
                 route::<GetDecision, _, _>(&req, |_, _| async move {
-                    let made = owners.asked.lock().unwrap().iter().filter(|req| req.name == "delivery.decision").count();
+                    let made = owners
+                        .asked
+                        .lock()
+                        .unwrap()
+                        .iter()
+                        .filter(|req| req.name == "delivery.decision")
+                        .count();
                     Ok(Decision::Pipeline { id: PipelineId::new(), number: i64::try_from(made).unwrap() })
                 })
                 .await
             }
             "pipeline.trigger" => {
-                route::<TriggerPipeline, _, _>(&req, |_, _| async move { Ok(owners.pipeline.lock().unwrap().clone().unwrap()) }).await
+                route::<TriggerPipeline, _, _>(&req, |_, _| async move {
+                    Ok(owners.pipeline.lock().unwrap().clone().unwrap())
+                })
+                .await
             }
             "pipeline.get" => {
                 route::<GetPipeline, _, _>(&req, |ask, _| async move {
                     let known = owners.pipeline.lock().unwrap().clone();
-                    known.filter(|view| view.id == ask.id).ok_or_else(|| Refusal::not_found("pipeline").into())
+                    known
+                        .filter(|view| view.id == ask.id)
+                        .ok_or_else(|| Refusal::not_found("pipeline").into())
                 })
                 .await
             }
@@ -198,19 +207,35 @@ impl World {
             bus.respond(service, Arc::new(As(owners.clone())));
         }
         let live = Arc::new(LocalLive::default());
-        projector::start(projector::Deps { pool: db.pool.clone(), bus: bus.clone(), live: live.clone() }, stop.clone())
-            .await
-            .unwrap();
+        projector::start(
+            projector::Deps { pool: db.pool.clone(), bus: bus.clone(), live: live.clone() },
+            stop.clone(),
+        )
+        .await
+        .unwrap();
         let git_root = tempfile::tempdir().unwrap();
         let keys = Keys::from_bytes([3; 32]);
         let secrets = Arc::new(secrets::Keyring::open_or_create(git_root.path().join("keyring")).unwrap());
         let config = gantry_api::Config::new("http://gantry.test/", git_root.path().join("git"));
-        let deps = gantry_api::Deps { pool: db.pool.clone(), bus: bus.clone(), live, secrets, keys: keys.clone(), config };
+        let deps = gantry_api::Deps {
+            pool: db.pool.clone(),
+            bus: bus.clone(),
+            live,
+            secrets,
+            keys: keys.clone(),
+            config,
+        };
         let router = gantry_api::start(deps, stop.clone()).await.unwrap().router();
         Self { db, bus, keys, router, owners, _git_root: git_root, stop }
     }
 
-    pub async fn call(&self, method: Method, path: &str, token: Option<&str>, body: Option<Value>) -> (StatusCode, Value) {
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
         let mut request = HttpRequest::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header("circle-token", token);
@@ -233,7 +258,13 @@ impl World {
         self.call(Method::GET, path, Some(TOKEN), None).await
     }
 
-    pub async fn append(&self, store: &Store, aggregate: &'static str, id: uuid::Uuid, events: &[NewEvent]) -> Vec<Envelope> {
+    pub async fn append(
+        &self,
+        store: &Store,
+        aggregate: &'static str,
+        id: uuid::Uuid,
+        events: &[NewEvent],
+    ) -> Vec<Envelope> {
         let mut tx = store.begin(&[Key::new(aggregate, id)]).await.unwrap();
         let made = tx.append(events).await.unwrap();
         tx.commit().await.unwrap();
@@ -272,7 +303,9 @@ pub async fn history(world: &World) -> Run {
     let now = chrono::Utc::now();
     let domain = world.owner("domain").await;
     let id = project.id.uuid();
-    world.append(&domain, "project", id, &[event("project", id, &ProjectCreated { project: project.clone() })]).await;
+    world
+        .append(&domain, "project", id, &[event("project", id, &ProjectCreated { project: project.clone() })])
+        .await;
     let pipelines = world.owner("pipelines").await;
     let vcs = Vcs { revision: "a".repeat(40), branch: Some("main".to_owned()), tag: None };
     let trigger = Trigger {
@@ -313,7 +346,12 @@ pub async fn history(world: &World) -> Run {
         rerun_of: None,
         jobs: vec![
             node(run.build, "build", "build", vec![]),
-            node(run.hold, "hold", "approval", vec![Edge { job_id: run.build, accepts: [JobStatus::Success].into() }]),
+            node(
+                run.hold,
+                "hold",
+                "approval",
+                vec![Edge { job_id: run.build, accepts: [JobStatus::Success].into() }],
+            ),
         ],
     };
     let ready = JobReady {
@@ -341,7 +379,8 @@ pub async fn history(world: &World) -> Run {
             steps: vec![],
         },
     };
-    let ended = JobEnded { job_id: run.build, status: JobStatus::Success, reason: None, approved_by: None, at: now };
+    let ended =
+        JobEnded { job_id: run.build, status: JobStatus::Success, reason: None, approved_by: None, at: now };
     world
         .append(
             &conductor,
@@ -383,10 +422,11 @@ pub async fn history(world: &World) -> Run {
             .fetch_one(&world.db.pool)
             .await
             .unwrap();
-        let held = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM projector.workflows WHERE status = 'on_hold'")
-            .fetch_one(&world.db.pool)
-            .await
-            .unwrap();
+        let held =
+            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM projector.workflows WHERE status = 'on_hold'")
+                .fetch_one(&world.db.pool)
+                .await
+                .unwrap();
         let projects = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM projector.projects")
             .fetch_one(&world.db.pool)
             .await

@@ -48,13 +48,16 @@ async fn tokens_of_other_epochs_and_tasks_are_refused() {
     let lease = world.claim(&queued[0]).await;
     let path = format!("/v1/tasks/{}/renew", queued[1].task_id);
     assert_eq!(code(world.post::<Renewed>(&path, Some(&lease.fence), &()).await), "unauthorized");
-    let stale = world.keys.seal_claims("fence", &FenceClaims {
-        task_id: lease.task_id,
-        job_id: lease.spec.job_id,
-        epoch: lease.epoch - 1,
-        expires_at: i64::MAX,
-        public_key: None,
-    });
+    let stale = world.keys.seal_claims(
+        "fence",
+        &FenceClaims {
+            task_id: lease.task_id,
+            job_id: lease.spec.job_id,
+            epoch: lease.epoch - 1,
+            expires_at: i64::MAX,
+            public_key: None,
+        },
+    );
     let path = format!("/v1/tasks/{}/renew", lease.task_id);
     assert_eq!(code(world.post::<Renewed>(&path, Some(&stale), &()).await), "stale_lease");
     let renewed: Renewed = world.post(&path, Some(&lease.fence), &agent_api::Renew {}).await.unwrap();
@@ -73,9 +76,16 @@ async fn a_report_counts_once() {
     let finished = world.job_finished(job).await;
     assert_eq!((finished.status, finished.reason), (JobStatus::Success, None));
     assert_eq!(world.all::<contracts::dispatcher::TaskFinished>().await.len(), 1);
-    assert_eq!(*world.receiver.0.lock().unwrap(), vec![(lease.task_id, lease.epoch)], "the epoch was closed first");
+    assert_eq!(
+        *world.receiver.0.lock().unwrap(),
+        vec![(lease.task_id, lease.epoch)],
+        "the epoch was closed first"
+    );
     let path = format!("/v1/tasks/{}/renew", lease.task_id);
-    assert_eq!(code(world.post::<Renewed>(&path, Some(&lease.fence), &agent_api::Renew {}).await), "stale_lease");
+    assert_eq!(
+        code(world.post::<Renewed>(&path, Some(&lease.fence), &agent_api::Renew {}).await),
+        "stale_lease"
+    );
     world.halt().await;
 }
 
@@ -84,7 +94,8 @@ async fn the_source_names_the_repository_and_opens_it() {
     let world = World::new(patient()).await;
     world.ready(1, machine()).await;
     let lease = world.claim(&world.queued(1).await[0]).await;
-    let source: Source = world.get(&format!("/v1/tasks/{}/source", lease.task_id), &lease.fence).await.unwrap();
+    let source: Source =
+        world.get(&format!("/v1/tasks/{}/source", lease.task_id), &lease.fence).await.unwrap();
     assert_eq!(source.url, "http://127.0.0.1:1/git/local/shop.git");
     let claims: SourceClaims = world.keys.open_claims("source", &source.password).unwrap();
     assert_eq!(claims.project_slug, "git/local/shop");

@@ -20,11 +20,16 @@ async fn a_lost_agent_is_an_infrastructure_failure_and_is_not_run_again() {
     let job = world.ready(1, machine()).await;
     let lease = world.claim(&world.queued(1).await[0]).await;
     let finished = world.job_finished(job).await;
-    assert_eq!((finished.status, finished.reason.as_deref()), (JobStatus::InfrastructureFail, Some("runner_lost")));
+    assert_eq!(
+        (finished.status, finished.reason.as_deref()),
+        (JobStatus::InfrastructureFail, Some("runner_lost"))
+    );
     assert_eq!(world.all::<TaskQueued>().await.len(), 1);
     assert_eq!(code(world.finish(&lease, JobStatus::Success).await), "stale_lease");
-    let evidence: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM dispatcher.late_reports").fetch_one(&world.pool).await.unwrap();
+    let evidence: i64 = sqlx::query_scalar("SELECT count(*) FROM dispatcher.late_reports")
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
     assert_eq!(evidence, 1);
     assert_eq!(*world.receiver.0.lock().unwrap(), vec![(lease.task_id, 1)]);
     world.halt().await;
@@ -35,7 +40,10 @@ async fn a_task_that_nobody_claims_is_queued_again_and_then_given_up() {
     let world = World::new(Config { max_requeues: 2, ..impatient() }).await;
     let job = world.ready(1, machine()).await;
     let finished = world.job_finished(job).await;
-    assert_eq!((finished.status, finished.reason.as_deref()), (JobStatus::InfrastructureFail, Some("no_runner")));
+    assert_eq!(
+        (finished.status, finished.reason.as_deref()),
+        (JobStatus::InfrastructureFail, Some("no_runner"))
+    );
     let epochs: Vec<i64> = world.all::<TaskQueued>().await.iter().map(|queued| queued.epoch).collect();
     assert_eq!(epochs, [1, 2, 3]);
     world.halt().await;
@@ -66,7 +74,9 @@ async fn time_during_which_we_were_down_does_not_count() {
     let job = world.ready(1, machine()).await;
     let lease = world.claim(&world.queued(1).await[0]).await;
     // Down for longer than the lease.
-    let world = world.restart(Duration::from_millis(2000), Config { recovery_grace: Duration::from_secs(60), ..quick() }).await;
+    let world = world
+        .restart(Duration::from_millis(2000), Config { recovery_grace: Duration::from_secs(60), ..quick() })
+        .await;
     let path = format!("/v1/tasks/{}/renew", lease.task_id);
     world.post::<Renewed>(&path, Some(&lease.fence), &Renew {}).await.unwrap();
     world.finish(&lease, JobStatus::Success).await.unwrap();

@@ -129,7 +129,8 @@ impl World {
 
     /// Stops the dispatcher, waits, and starts it with another configuration.
     pub async fn restart(self, down: Duration, config: Config) -> Self {
-        let Self { pool, bus, keys, receiver, conductor, dispatcher, stop, service, project, router: _ } = self;
+        let Self { pool, bus, keys, receiver, conductor, dispatcher, stop, service, project, router: _ } =
+            self;
         stop.cancel();
         service.join().await.unwrap();
         tokio::time::sleep(down).await;
@@ -197,7 +198,12 @@ impl World {
     }
 
     pub async fn all<E: contracts::Event>(&self) -> Vec<E> {
-        self.events().await.iter().filter(|event| event.is::<E>()).map(|event| event.body_as().unwrap()).collect()
+        self.events()
+            .await
+            .iter()
+            .filter(|event| event.is::<E>())
+            .map(|event| event.body_as().unwrap())
+            .collect()
     }
 
     /// Waits until the dispatcher has said `count` of these, or more.
@@ -250,7 +256,11 @@ impl World {
         self.call(request.body(Body::from(serde_json::to_vec(body).unwrap())).unwrap()).await
     }
 
-    pub async fn get<T: DeserializeOwned>(&self, path: &str, fence: &str) -> Result<T, (StatusCode, Problem)> {
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        fence: &str,
+    ) -> Result<T, (StatusCode, Problem)> {
         let request = Request::get(path).header("authorization", format!("Bearer {fence}"));
         self.call(request.body(Body::empty()).unwrap()).await
     }
@@ -276,7 +286,11 @@ impl World {
         self.claim_as(ClaimId::new(), queued.task_id, queued.epoch).await.unwrap()
     }
 
-    pub async fn finish(&self, lease: &Lease, status: JobStatus) -> Result<serde_json::Value, (StatusCode, Problem)> {
+    pub async fn finish(
+        &self,
+        lease: &Lease,
+        status: JobStatus,
+    ) -> Result<serde_json::Value, (StatusCode, Problem)> {
         let report = FinalReport { status, reason: None };
         self.post(&format!("/v1/tasks/{}/finish", lease.task_id), Some(&lease.fence), &report).await
     }

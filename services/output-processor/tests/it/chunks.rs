@@ -17,7 +17,11 @@ async fn the_chunk_table() {
     assert_eq!(acknowledged(&agent.chunk(&world, step, 2, b"ll").await), 6, "a part of it");
     assert_eq!(acknowledged(&agent.chunk(&world, step, 4, b"o wor").await), 9, "straddles");
     assert_eq!(code(&agent.chunk(&world, step, 0, b"hallo").await), (409, "log_conflict".into()));
-    assert_eq!(code(&agent.chunk(&world, step, 6, b"WORLD").await), (409, "log_conflict".into()), "straddles, differs");
+    assert_eq!(
+        code(&agent.chunk(&world, step, 6, b"WORLD").await),
+        (409, "log_conflict".into()),
+        "straddles, differs"
+    );
     let gap = agent.chunk(&world, step, 10, b"d").await;
     assert_eq!((code(&gap), gap.1["next_offset"].as_u64()), ((409, "offset_gap".into()), Some(9)));
     let path = format!("streams/{step}/chunks?offset=9");
@@ -43,9 +47,21 @@ async fn the_chunk_table() {
             world.in_blob(step).await;
         }
         assert_eq!(acknowledged(&agent.chunk(&world, step, 6, b"world").await), 11, "{moved}");
-        assert_eq!(code(&agent.chunk(&world, step, 6, b"WORLD").await), (409, "stream_sealed".into()), "{moved}");
-        assert_eq!(code(&agent.chunk(&world, step, 11, b"!").await), (409, "stream_sealed".into()), "{moved}");
-        assert_eq!(code(&agent.chunk(&world, step, 20, b"!").await), (409, "stream_sealed".into()), "{moved}");
+        assert_eq!(
+            code(&agent.chunk(&world, step, 6, b"WORLD").await),
+            (409, "stream_sealed".into()),
+            "{moved}"
+        );
+        assert_eq!(
+            code(&agent.chunk(&world, step, 11, b"!").await),
+            (409, "stream_sealed".into()),
+            "{moved}"
+        );
+        assert_eq!(
+            code(&agent.chunk(&world, step, 20, b"!").await),
+            (409, "stream_sealed".into()),
+            "{moved}"
+        );
         assert_eq!(world.output(step).await, b"hello world", "{moved}");
     }
 }
@@ -59,7 +75,11 @@ async fn only_the_holder_of_the_lease_writes() {
     let expired = Agent { expires_in_ms: -1, ..Agent::new() };
     assert_eq!(code(&expired.chunk(&world, StepId::new(), 0, b"x").await), (401, "fence_expired".into()));
     let later = Agent { epoch: 2, task: agent.task, job: agent.job, ..Agent::new() };
-    assert_eq!(code(&later.chunk(&world, step, 4, b"x").await), (409, "stale_lease".into()), "one writer per stream");
+    assert_eq!(
+        code(&later.chunk(&world, step, 4, b"x").await),
+        (409, "stale_lease".into()),
+        "one writer per stream"
+    );
     let foreign = Agent::new();
     assert_eq!(code(&foreign.chunk(&world, step, 4, b"x").await), (403, "forbidden".into()));
     assert_eq!(code(&foreign.seal(&world, step, b"mine").await), (403, "forbidden".into()));
@@ -99,7 +119,11 @@ async fn output_beyond_the_limit_is_counted_and_not_stored() {
     assert_eq!(world.step(step).await.step.log_state, "truncated_by_limit");
     assert_eq!(world.output(step).await, b"0123456789");
     let answer = agent.chunk(&world, second, 0, b"0123456789").await;
-    assert_eq!((acknowledged(&answer), answer.1["limit_reached"].as_bool()), (5, Some(true)), "the task's limit");
+    assert_eq!(
+        (acknowledged(&answer), answer.1["limit_reached"].as_bool()),
+        (5, Some(true)),
+        "the task's limit"
+    );
 }
 
 #[tokio::test]

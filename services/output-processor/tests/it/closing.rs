@@ -3,7 +3,10 @@
 use crate::support::{Agent, LIMIT, World, acknowledged, code, sha256};
 use blobs::Blobs;
 use chrono::{TimeDelta, Utc};
-use contracts::{Actor, NewEvent, dispatcher::{TaskFinished, TaskQueued}};
+use contracts::{
+    Actor, NewEvent,
+    dispatcher::{TaskFinished, TaskQueued},
+};
 use gantry_output_processor::Config;
 use ids::{StepId, WorkflowId};
 use model::status::JobStatus;
@@ -34,7 +37,11 @@ async fn a_whole_task_becomes_a_sealed_record() {
     }
     world.finished(agent.task, 1).await;
     world.close(agent.task, 1).await; // a repeat
-    assert_eq!(code(&agent.chunk(&world, second, 4, b"late").await), (409, "stale_lease".into()), "also from the row");
+    assert_eq!(
+        code(&agent.chunk(&world, second, 4, b"late").await),
+        (409, "stale_lease".into()),
+        "also from the row"
+    );
 
     let steps = world.steps(agent.job).await;
     let seen: Vec<_> = steps.iter().map(|s| (s.status.as_str(), s.log_state.as_str(), s.bytes)).collect();
@@ -53,7 +60,8 @@ async fn a_whole_task_becomes_a_sealed_record() {
     // The last event of each step says what the record says.
     let events = world.events(agent.task).await;
     for step in &steps {
-        let last = events.iter().rev().find(|e| e["step"]["step_id"] == serde_json::to_value(step.step_id).unwrap());
+        let last =
+            events.iter().rev().find(|e| e["step"]["step_id"] == serde_json::to_value(step.step_id).unwrap());
         assert_eq!(last.unwrap()["step"], serde_json::to_value(step).unwrap());
     }
 }
@@ -87,7 +95,9 @@ async fn what_the_dispatcher_says_of_a_task_is_heard() {
     let world = World::new(Config::default()).await;
     let (agent, step) = (Agent::new(), StepId::new());
     let dispatcher =
-        eventstore::Store::open(world.database.pool.clone(), "dispatcher", &eventstore::NO_MIGRATIONS).await.unwrap();
+        eventstore::Store::open(world.database.pool.clone(), "dispatcher", &eventstore::NO_MIGRATIONS)
+            .await
+            .unwrap();
     world.bus().register_source(&dispatcher);
     let queued = TaskQueued {
         task_id: agent.task,
@@ -112,7 +122,8 @@ async fn what_the_dispatcher_says_of_a_task_is_heard() {
     .await;
     agent.report(&world, step, 101, "running").await;
     assert_eq!(world.steps(agent.job).await[0].index, 3);
-    testkit::until("the event is written", LIMIT, || async { !world.events(agent.task).await.is_empty() }).await;
+    testkit::until("the event is written", LIMIT, || async { !world.events(agent.task).await.is_empty() })
+        .await;
     assert_eq!(world.events(agent.task).await[0]["step"]["index"], 3);
 
     // Its end is enough, should the request to close have found nobody.
@@ -126,7 +137,9 @@ async fn what_the_dispatcher_says_of_a_task_is_heard() {
         at: Utc::now(),
     };
     let mut tx = dispatcher.begin(&[eventstore::Key::new("task", agent.task.uuid())]).await.unwrap();
-    tx.append(&[NewEvent::new("task", agent.task.uuid(), Actor::service("dispatcher"), &finished)]).await.unwrap();
+    tx.append(&[NewEvent::new("task", agent.task.uuid(), Actor::service("dispatcher"), &finished)])
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     world.finished(agent.task, 1).await;
     assert_eq!(world.step(step).await.step.status, "infrastructure_fail");

@@ -22,15 +22,25 @@ async fn a_restart_goes_on_where_the_journal_ends() {
     world.stop().await;
 
     // The last write was cut off by a crash.
-    let mut segments: Vec<_> = fs::read_dir(world.journal()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut segments: Vec<_> =
+        fs::read_dir(world.journal()).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.sort();
     let last = segments.last().unwrap();
-    fs::OpenOptions::new().append(true).open(last).unwrap().write_all(&[200, 1, 0, 0, 1, 2, 3, 4, 1, 1]).unwrap();
+    fs::OpenOptions::new()
+        .append(true)
+        .open(last)
+        .unwrap()
+        .write_all(&[200, 1, 0, 0, 1, 2, 3, 4, 1, 1])
+        .unwrap();
     world.start().await;
 
     assert_eq!(world.output(open).await, content);
     assert_eq!(world.output(sealed).await, b"done");
-    assert_eq!(acknowledged(&agent.chunk(&world, open, 1000, &content[1000..3000]).await), 15_000, "a repeat");
+    assert_eq!(
+        acknowledged(&agent.chunk(&world, open, 1000, &content[1000..3000]).await),
+        15_000,
+        "a repeat"
+    );
     assert_eq!(code(&agent.chunk(&world, open, 0, b"other").await), (409, "log_conflict".into()));
     assert_eq!(acknowledged(&agent.chunk(&world, open, 15_000, b"more").await), 15_004);
     content.extend(b"more");
@@ -48,7 +58,11 @@ async fn a_restart_goes_on_where_the_journal_ends() {
     assert_eq!(code(&agent.chunk(&world, open, 0, b"x").await), (409, "stale_lease".into()));
     assert_eq!(world.output(open).await, content);
     let steps = world.steps(agent.job).await;
-    assert!(steps.iter().any(|step| step.step_id == open && step.status == "success" && step.log_state == "complete"));
+    assert!(
+        steps
+            .iter()
+            .any(|step| step.step_id == open && step.status == "success" && step.log_state == "complete")
+    );
 }
 
 #[tokio::test]
@@ -87,7 +101,9 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
     let before = tempfile::tempdir().unwrap();
     let content = |n: u8, bytes: usize| (0..bytes).map(|at| (at % 241) as u8 ^ n).collect::<Vec<u8>>();
     let writers: Vec<_> = (0..4u8)
-        .map(|n| (n, Arc::new((Agent::new(), StepId::new())), Arc::new(std::sync::atomic::AtomicUsize::new(0))))
+        .map(|n| {
+            (n, Arc::new((Agent::new(), StepId::new())), Arc::new(std::sync::atomic::AtomicUsize::new(0)))
+        })
         .collect();
     let running: Vec<_> = writers
         .iter()
@@ -104,10 +120,14 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
         })
         .collect();
     let load = |acked: &Arc<std::sync::atomic::AtomicUsize>| acked.load(std::sync::atomic::Ordering::SeqCst);
-    testkit::until("some is written", LIMIT, || async { writers.iter().all(|(_, _, acked)| load(acked) > 10_000) }).await;
+    testkit::until("some is written", LIMIT, || async {
+        writers.iter().all(|(_, _, acked)| load(acked) > 10_000)
+    })
+    .await;
     // What a kill would leave: the files in the middle of it all.
     let acked: Vec<usize> = writers.iter().map(|(_, _, acked)| load(acked)).collect();
-    let mut files: Vec<_> = fs::read_dir(world.journal()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir(world.journal()).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     for file in files {
         fs::copy(&file, before.path().join(file.file_name().unwrap())).unwrap();

@@ -152,16 +152,21 @@ impl World {
     pub async fn in_blob(&self, step: StepId) {
         let blobs = self.blobs();
         let key = blobs::Key::new(format!("logs/{step}")).unwrap();
-        testkit::until("the output is in the blob store", LIMIT, || async { blobs.head(&key).await.unwrap().is_some() }).await;
+        testkit::until("the output is in the blob store", LIMIT, || async {
+            blobs.head(&key).await.unwrap().is_some()
+        })
+        .await;
     }
 
     /// Every `step.reported` of a task.
     pub async fn events(&self, task: TaskId) -> Vec<Value> {
-        sqlx::query_scalar("SELECT body FROM output_processor.events WHERE aggregate_id = $1 ORDER BY version")
-            .bind(task.uuid())
-            .fetch_all(&self.database.pool)
-            .await
-            .unwrap()
+        sqlx::query_scalar(
+            "SELECT body FROM output_processor.events WHERE aggregate_id = $1 ORDER BY version",
+        )
+        .bind(task.uuid())
+        .fetch_all(&self.database.pool)
+        .await
+        .unwrap()
     }
 
     pub async fn listen(&self, topic: &str) -> live::Subscription {
@@ -206,11 +211,24 @@ impl Agent {
 
     pub fn token(&self, world: &World) -> String {
         let expires_at = Utc::now().timestamp_millis() + self.expires_in_ms;
-        let claims = FenceClaims { task_id: self.task, job_id: self.job, epoch: self.epoch, expires_at, public_key: Default::default() };
+        let claims = FenceClaims {
+            task_id: self.task,
+            job_id: self.job,
+            epoch: self.epoch,
+            expires_at,
+            public_key: Default::default(),
+        };
         world.keys.seal_claims("fence", &claims)
     }
 
-    pub async fn send(&self, world: &World, method: &str, path: &str, crc: Option<u32>, body: Vec<u8>) -> Answer {
+    pub async fn send(
+        &self,
+        world: &World,
+        method: &str,
+        path: &str,
+        crc: Option<u32>,
+        body: Vec<u8>,
+    ) -> Answer {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("/v1/tasks/{}/{path}", self.task))

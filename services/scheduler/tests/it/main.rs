@@ -59,7 +59,11 @@ impl Compute for Fake {
     async fn list(&self) -> Result<Vec<Running>, Error> {
         let inner = self.0.lock().unwrap();
         let since = SystemTime::now();
-        Ok(inner.agents.iter().map(|(name, alive)| Running { name: name.clone(), alive: *alive, since, unsent: false }).collect())
+        Ok(inner
+            .agents
+            .iter()
+            .map(|(name, alive)| Running { name: name.clone(), alive: *alive, since, unsent: false })
+            .collect())
     }
 
     async fn remove(&self, name: &str) -> Result<(), Error> {
@@ -83,7 +87,8 @@ impl World {
         let bus = Bus::local(pool.clone());
         let dispatcher = Store::open(pool.clone(), "dispatcher", &NO_MIGRATIONS).await.unwrap();
         bus.register_source(&dispatcher);
-        let mut world = Self { pool, bus, dispatcher, keys: Keys::from_bytes([9; 32]), compute, running: None };
+        let mut world =
+            Self { pool, bus, dispatcher, keys: Keys::from_bytes([9; 32]), compute, running: None };
         world.boot().await;
         world
     }
@@ -119,7 +124,8 @@ impl World {
 
     async fn queue(&self, task_id: TaskId, epoch: i64) {
         let (job_id, workflow_id) = (JobId::new(), WorkflowId::new());
-        let body = TaskQueued { task_id, job_id, workflow_id, index: 0, epoch, resource_class: String::new() };
+        let body =
+            TaskQueued { task_id, job_id, workflow_id, index: 0, epoch, resource_class: String::new() };
         self.say(task_id, &body).await;
     }
 
@@ -130,11 +136,20 @@ impl World {
     }
 
     async fn states(&self) -> Vec<(i64, String)> {
-        sqlx::query_as("SELECT epoch, state FROM scheduler.placements ORDER BY epoch").fetch_all(&self.pool).await.unwrap()
+        sqlx::query_as("SELECT epoch, state FROM scheduler.placements ORDER BY epoch")
+            .fetch_all(&self.pool)
+            .await
+            .unwrap()
     }
 
     async fn alive(&self, name: &str) -> Option<bool> {
-        self.compute.list().await.unwrap().into_iter().find(|agent| agent.name == name).map(|agent| agent.alive)
+        self.compute
+            .list()
+            .await
+            .unwrap()
+            .into_iter()
+            .find(|agent| agent.name == name)
+            .map(|agent| agent.alive)
     }
 
     async fn reaches(&self, expected: &[(i64, &str)]) {
@@ -226,10 +241,12 @@ async fn an_agent_that_died_is_cleaned_up_and_started_again_to_report() {
     };
     for starts in [2, 3] {
         dies();
-        testkit::until("it is started again", LIMIT, || async { fake.0.lock().unwrap().starts == starts }).await;
+        testkit::until("it is started again", LIMIT, || async { fake.0.lock().unwrap().starts == starts })
+            .await;
     }
     dies();
-    testkit::until("its remains are ended", LIMIT, || async { fake.0.lock().unwrap().stopped.len() == 3 }).await;
+    testkit::until("its remains are ended", LIMIT, || async { fake.0.lock().unwrap().stopped.len() == 3 })
+        .await;
     assert_eq!(fake.0.lock().unwrap().starts, 3, "not for ever");
     world.halt().await;
 }
