@@ -275,6 +275,7 @@ fn bad(status: StatusCode, message: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
+#[expect(clippy::result_large_err, reason = "the early answer of a handler, made once per request")]
 fn read(body: &Bytes) -> Result<async_graphql::Request, Response> {
     if body.len() > DOCUMENT {
         return Err(bad(StatusCode::PAYLOAD_TOO_LARGE, format!("a request has at most {DOCUMENT} bytes")));
