@@ -22,6 +22,7 @@ pub mod contract;
 mod dead;
 mod group;
 mod lane;
+pub mod once;
 mod request;
 
 pub use dead::{DeadLetter, Filter, ParkedMessage};

@@ -1,9 +1,7 @@
 //! Contexts themselves.
 
-use crate::{
-    State,
-    once::{Begun, Failure, Once},
-};
+use crate::State;
+use bus::once::{Begun, Failure, Once};
 use contracts::{
     NewEvent, Refusal, Request,
     contexts::{

@@ -8,7 +8,6 @@
 mod contexts;
 mod delivery;
 mod follow;
-mod once;
 mod seal;
 mod variables;
 

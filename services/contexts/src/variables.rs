@@ -1,10 +1,8 @@
 //! Variables of contexts and projects: written, listed by name, never read back.
 
-use crate::{
-    REQUEST_LABEL, State,
-    once::{Begun, Failure, Once},
-};
+use crate::{REQUEST_LABEL, State};
 use base64::{Engine, engine::general_purpose::STANDARD as B64};
+use bus::once::{Begun, Failure, Once};
 use contracts::{
     NewEvent, Refusal, Request,
     contexts::{

@@ -2,9 +2,9 @@
 
 use crate::{
     State,
-    once::{Begun, Failure, Once},
     queries::{by_slug, sha256},
 };
+use bus::once::{Begun, Failure, Once};
 use contracts::{
     Actor, NewEvent, Refusal, Request,
     domain::{

@@ -4,7 +4,6 @@
 //! [`contracts::domain`]; consumes nothing.
 
 mod commands;
-mod once;
 mod queries;
 
 use async_trait::async_trait;

@@ -7,7 +7,6 @@ mod compile;
 mod create;
 mod deliveries;
 mod fetch;
-mod once;
 mod queries;
 mod trigger;
 

@@ -1,6 +1,7 @@
 //! Reads of the current state.
 
-use crate::{State, once::Failure};
+use crate::State;
+use bus::once::Failure;
 use contracts::{
     Refusal, Request,
     delivery::{Decision, GetDecision},

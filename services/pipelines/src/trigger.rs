@@ -4,8 +4,8 @@ use crate::{
     NAME, State, compile,
     create::{self, New},
     fetch,
-    once::{Begun, Failure, Once},
 };
+use bus::once::{Begun, Failure, Once};
 use contracts::{
     Refusal, Request,
     pipelines::{PipelineView, Trigger, TriggerPipeline, Vcs},

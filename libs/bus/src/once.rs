@@ -5,7 +5,8 @@ use eventstore::{Key, Store, Tx};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Why there is no answer. Failures are in the log already.
-pub(crate) struct Failure(pub(crate) RequestError);
+#[derive(Debug)]
+pub struct Failure(pub RequestError);
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
@@ -32,16 +33,16 @@ impl From<serde_json::Error> for Failure {
 }
 
 /// A command's transaction with the key under which its answer will lie.
-pub(crate) struct Once {
+pub struct Once {
     /// The transaction of the effect.
-    pub(crate) tx: Tx,
+    pub tx: Tx,
     key: String,
     digest: String,
     actor: Actor,
 }
 
 /// A command that has begun.
-pub(crate) enum Begun<R> {
+pub enum Begun<R> {
     /// For the first time.
     New(Once),
     /// It has happened before; this was the answer.
@@ -50,7 +51,10 @@ pub(crate) enum Begun<R> {
 
 impl Once {
     /// Takes the locks and looks for an earlier answer.
-    pub(crate) async fn begin<R: DeserializeOwned>(
+    ///
+    /// # Errors
+    /// The key was used for another body, the same command is under way, or the database is away.
+    pub async fn begin<R: DeserializeOwned>(
         store: &Store,
         request: &Request,
         locks: &[Key],
@@ -72,7 +76,10 @@ impl Once {
     }
 
     /// Commits the effect with its answer.
-    pub(crate) async fn commit<R: Serialize>(mut self, answer: R) -> Result<R, Failure> {
+    ///
+    /// # Errors
+    /// Nothing was committed, or it is not known whether it was: a repeat tells.
+    pub async fn commit<R: Serialize>(mut self, answer: R) -> Result<R, Failure> {
         let value = serde_json::to_value(&answer)?;
         self.tx.record_answer(&self.key, &self.actor, &self.digest, &value).await?;
         self.tx.commit().await?;
