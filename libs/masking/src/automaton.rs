@@ -3,6 +3,9 @@
 
 use zeroize::Zeroize;
 
+/// Bytes that may belong to no view but the raw one: they begin escapes, wraps and zero-width characters.
+const SPECIAL: [u8; 6] = [0x1b, b'\r', b'\n', 0, 0xe2, 0xef];
+
 pub(crate) struct Automaton {
     root: Box<[u32; 256]>,
     /// Bytes that change the normalised view.
@@ -58,15 +61,20 @@ impl Automaton {
         let mut root = Box::new([0u32; 256]);
         let mut special = Box::new([false; 256]);
         let mut pairs = Box::new([0u64; 1024]);
+        for byte in SPECIAL {
+            special[usize::from(byte)] = true;
+        }
         for (byte, to) in &children[0] {
             root[*byte as usize] = *to;
+            // A special byte may be invisible: the needle then goes on behind it.
+            for second in SPECIAL {
+                let (word, bit) = pair(*byte, second);
+                pairs[word] |= bit;
+            }
             for (second, _) in &children[*to as usize] {
                 let (word, bit) = pair(*byte, *second);
                 pairs[word] |= bit;
             }
-        }
-        for byte in [0x1bu8, b'\r', b'\n', 0, 0xe2, 0xef] {
-            special[usize::from(byte)] = true;
         }
         let mut this = Self {
             root,

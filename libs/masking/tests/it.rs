@@ -66,6 +66,14 @@ fn colours_and_wraps_inside_a_value_do_not_split_it() {
 }
 
 #[test]
+fn an_invisible_byte_after_the_first_of_a_value_hides_nothing() {
+    for invisible in ["\r", "\0", "\x1b[1m", "\u{200b}", "\u{feff}"] {
+        let text = format!("so s{invisible}ecret too");
+        assert_eq!(whole(&["secret"], text.as_bytes()), b"so **REDACTED** too", "{invisible:?}");
+    }
+}
+
+#[test]
 fn only_a_possible_beginning_is_held() {
     let mut masker = Masker::new(&["topsecret"]);
     let mut out = Vec::new();
