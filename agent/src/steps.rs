@@ -163,11 +163,7 @@ impl Runner {
             if self.control.stopped().is_some() || self.places.is_halted() {
                 break;
             }
-            let when = match step {
-                Step::Run(run) => run.when,
-                Step::Checkout { .. } => When::OnSuccess,
-            };
-            let runs = match when {
+            let runs = match step.when() {
                 When::OnSuccess => !failed,
                 When::OnFail => failed,
                 When::Always => true,
@@ -220,8 +216,9 @@ impl Runner {
                 (run.name.clone(), Some(text), run.background)
             }
             Step::Checkout { .. } => {
-                ("Checkout code".to_owned(), Some(format!("#!/bin/sh -e\n{}", checkout::SCRIPT)), false)
+                (step.name().to_owned(), Some(format!("#!/bin/sh -e\n{}", checkout::SCRIPT)), false)
             }
+            other => (other.name().to_owned(), None, false),
         };
         let report = StepReport {
             step_id: StepId::new(),
@@ -257,7 +254,8 @@ impl Runner {
     ) -> io::Result<&'static str> {
         let outcome = match step {
             Step::Run(run) => self.run_step(report.number, run, &mut stream).await,
-            Step::Checkout { path } => self.checkout(path.as_deref(), &mut stream).await,
+            Step::Checkout { path, .. } => self.checkout(path.as_deref(), &mut stream).await,
+            other => Err(io::Error::other(format!("this agent does not know the step `{}`", other.name()))),
         };
         let outcome = outcome.unwrap_or_else(|e| {
             // Best effort: the disk may be what failed.

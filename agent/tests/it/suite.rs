@@ -19,7 +19,7 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ids::{JobId, OrgId, PipelineId, ProjectId, StepId, TaskId, WorkflowId};
-use model::plan::{Executor, JobDefinition, RunStep, Step, When};
+use model::plan::{Executor, JobDefinition, RunStep, Step};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -66,16 +66,7 @@ pub fn run(command: &str) -> Step {
 }
 
 pub fn step(change: impl FnOnce(&mut RunStep)) -> Step {
-    let mut step = RunStep {
-        name: "step".into(),
-        command: String::new(),
-        shell: None,
-        environment: Vec::new(),
-        working_directory: None,
-        no_output_timeout_secs: 600,
-        background: false,
-        when: When::OnSuccess,
-    };
+    let mut step = RunStep { name: "step".into(), no_output_timeout_secs: 600, ..RunStep::default() };
     change(&mut step);
     Step::Run(step)
 }

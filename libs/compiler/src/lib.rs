@@ -125,7 +125,7 @@ fn run(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Plan, String)> {
     }
     // A workflow in which no job passes its filters is not created.
     let workflows = workflows.into_iter().map(|w| w.plan).filter(|plan| !plan.jobs.is_empty()).collect();
-    Some((Plan { workflows }, processed))
+    Some((Plan { workflows, setup: false }, processed))
 }
 
 /// Whether the version interpolates (2.1); `None` for an unknown version.

@@ -5,7 +5,7 @@ use crate::diagnostics::{Span, code};
 use crate::scalars::duration_secs;
 use crate::steps::BUILT_IN;
 use crate::yaml::{Map, Node, Value};
-use model::plan::{Executor, JobDefinition, JobKind, RunStep, Step, When};
+use model::plan::{CheckoutMethod, Container, Executor, JobDefinition, JobKind, RunStep, Step, When};
 
 /// Default of `no_output_timeout`.
 const NO_OUTPUT_TIMEOUT: u64 = 600;
@@ -211,7 +211,9 @@ impl Ctx<'_> {
                 },
             }
         }
-        (images.len() == items.len()).then_some(Executor::Docker { images })
+        let containers =
+            images.into_iter().map(|image| Container { image, ..Container::default() }).collect::<Vec<_>>();
+        (containers.len() == items.len()).then_some(Executor::Docker { containers })
     }
 
     fn refuse_layer_caching(&mut self, map: &Map) {
@@ -317,7 +319,9 @@ impl Ctx<'_> {
     }
 
     fn checkout(&mut self, body: Option<&Node>) -> Option<Step> {
-        let Some(body) = body else { return Some(Step::Checkout { path: None }) };
+        let Some(body) = body else {
+            return Some(Step::Checkout { path: None, method: CheckoutMethod::Full, name: None });
+        };
         let Some(map) = body.as_map().cloned() else {
             self.wrong_type(body, "`checkout`", "a map");
             return None;
@@ -339,7 +343,11 @@ impl Ctx<'_> {
                 }
             }
         }
-        Some(Step::Checkout { path: self.optional_text(&map, "path") })
+        Some(Step::Checkout {
+            path: self.optional_text(&map, "path"),
+            method: CheckoutMethod::Full,
+            name: None,
+        })
     }
 
     fn run(&mut self, at: Span, map: &Map) -> Option<RunStep> {
@@ -413,6 +421,7 @@ impl Ctx<'_> {
             background,
             when,
             command: script,
+            ..RunStep::default()
         })
     }
 }

@@ -508,7 +508,13 @@ impl Ctx<'_> {
             });
             let (true, Some(kind)) = (alive[index], job.kind) else { continue };
             let requires = edges[index].iter().filter(|(up, _)| alive[**up]).map(requirement).collect();
-            plans.push(JobPlan { name: job.name, kind, requires, contexts: job.contexts });
+            plans.push(JobPlan {
+                name: job.name,
+                kind,
+                requires,
+                contexts: job.contexts,
+                serial_group: None,
+            });
         }
         let _ = at;
         let plan = WorkflowPlan { name: name.to_owned(), jobs: plans, max_auto_reruns: reruns };

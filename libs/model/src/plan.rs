@@ -9,6 +9,9 @@ use std::collections::BTreeSet;
 pub struct Plan {
     /// Workflows that run for this trigger, in file order.
     pub workflows: Vec<WorkflowPlan>,
+    /// Whether this is a setup configuration: one of its jobs continues the pipeline (config-language §19).
+    #[serde(default)]
+    pub setup: bool,
 }
 
 /// One workflow: its filtered jobs, in file order. Names are unique in it.
@@ -36,6 +39,9 @@ pub struct JobPlan {
     /// Names of contexts, in list order: a later one overrides an earlier one.
     #[serde(default)]
     pub contexts: Vec<String>,
+    /// Key of the serial group in which it takes its turn, organisation-wide (execution §7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial_group: Option<String>,
 }
 
 /// The kinds of nodes.
@@ -93,28 +99,223 @@ pub enum Executor {
         /// Image name, if one was given.
         image: Option<String>,
     },
-    /// Containers; the first is the primary one.
+    /// Containers that share one network; the first is the primary one, in which the steps run. Never empty.
     Docker {
-        /// Images as written.
-        images: Vec<String>,
+        /// In file order.
+        containers: Vec<Container>,
     },
 }
 
-/// A step of a job.
+/// One container of a docker job (config-language §11.1).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    /// Image reference as written.
+    pub image: String,
+    /// Host name by which the others reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Instead of the image's entrypoint. A text is split as a shell would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// Instead of the image's command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// User of all its processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Environment of its own processes, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub environment: Vec<(String, String)>,
+    /// How its image is pulled, if not without credentials. Values still hold `$NAME`: they are filled in
+    /// from contexts and project variables when the task starts (config-language §11.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<RegistryAuth>,
+}
+
+/// Credentials of a registry, with `$NAME` not yet filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum RegistryAuth {
+    /// `auth`.
+    Basic {
+        /// User name.
+        username: String,
+        /// Password, usually `$NAME`.
+        password: String,
+    },
+    /// `aws_auth`: keys of its map as written.
+    Aws {
+        /// Key and value, in order.
+        values: Vec<(String, String)>,
+    },
+    /// `gcp_auth`: keys of its map as written.
+    Gcp {
+        /// Key and value, in order.
+        values: Vec<(String, String)>,
+    },
+}
+
+/// A step of a job (config-language §12). What expands at run time (cache keys, `~`, `$NAME`) is as written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
     /// A shell command.
     Run(RunStep),
+    /// A shell command that runs on node 0 alone, after all other nodes have succeeded (deprecated).
+    Deploy(RunStep),
     /// The repository at the pipeline's revision.
     Checkout {
         /// Relative to the working directory; default `.`.
         path: Option<String>,
+        /// How much of the history is fetched.
+        #[serde(default)]
+        method: CheckoutMethod,
+        /// Shown name; default `Checkout code`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// A docker engine for the job's own use.
+    SetupRemoteDocker {
+        /// Whether layers are kept between jobs.
+        #[serde(default)]
+        docker_layer_caching: bool,
+        /// Engine version that was asked for.
+        #[serde(default)]
+        version: Option<String>,
+        /// Shown name.
+        name: String,
+    },
+    /// Keeps paths under a key.
+    SaveCache {
+        /// Key template.
+        key: String,
+        /// What is kept, without wildcards.
+        paths: Vec<String>,
+        /// Shown name; default `Saving Cache`.
+        name: String,
+        /// On which state of the job it runs.
+        #[serde(default)]
+        when: When,
+    },
+    /// Brings back the first key that is found.
+    RestoreCache {
+        /// Key templates, tried in order, each as a prefix. Never empty.
+        keys: Vec<String>,
+        /// Shown name; default `Restoring Cache`.
+        name: String,
+        /// On which state of the job it runs.
+        #[serde(default)]
+        when: When,
+    },
+    /// Uploads files for people.
+    StoreArtifacts {
+        /// A file or folder.
+        path: String,
+        /// Where it stands in the list of artifacts.
+        destination: Option<String>,
+        /// Shown name; default `Uploading artifacts`.
+        name: String,
+        /// On which state of the job it runs.
+        #[serde(default = "always")]
+        when: When,
+    },
+    /// Uploads JUnit files.
+    StoreTestResults {
+        /// A file or folder.
+        path: String,
+        /// Shown name; default `Uploading test results`.
+        name: String,
+        /// On which state of the job it runs.
+        #[serde(default = "always")]
+        when: When,
+    },
+    /// Adds a layer to the workflow's workspace.
+    PersistToWorkspace {
+        /// Folder that the paths are relative to.
+        root: String,
+        /// Globs (Go `filepath.Glob`) below the root.
+        paths: Vec<String>,
+        /// Shown name; default `Persisting to workspace`.
+        name: String,
+        /// On which state of the job it runs.
+        #[serde(default)]
+        when: When,
+    },
+    /// Unpacks the layers of upstream jobs.
+    AttachWorkspace {
+        /// Where to.
+        at: String,
+        /// Shown name; default `Attaching workspace`.
+        name: String,
+        /// On which state of the job it runs.
+        #[serde(default)]
+        when: When,
+    },
+    /// Adds the project's SSH keys to an agent of the job.
+    AddSshKeys {
+        /// Which; empty: all of the project.
+        fingerprints: Vec<String>,
+        /// Shown name; default `Installing additional ssh keys`.
+        name: String,
+    },
+}
+
+fn always() -> When {
+    When::Always
+}
+
+impl Step {
+    /// On which state of the job it runs.
+    pub fn when(&self) -> When {
+        match self {
+            Step::Run(run) | Step::Deploy(run) => run.when,
+            Step::SaveCache { when, .. }
+            | Step::RestoreCache { when, .. }
+            | Step::StoreArtifacts { when, .. }
+            | Step::StoreTestResults { when, .. }
+            | Step::PersistToWorkspace { when, .. }
+            | Step::AttachWorkspace { when, .. } => *when,
+            Step::Checkout { .. } | Step::SetupRemoteDocker { .. } | Step::AddSshKeys { .. } => {
+                When::OnSuccess
+            }
+        }
+    }
+
+    /// Shown name.
+    pub fn name(&self) -> &str {
+        match self {
+            Step::Run(run) | Step::Deploy(run) => &run.name,
+            Step::Checkout { name, .. } => name.as_deref().unwrap_or("Checkout code"),
+            Step::SetupRemoteDocker { name, .. }
+            | Step::SaveCache { name, .. }
+            | Step::RestoreCache { name, .. }
+            | Step::StoreArtifacts { name, .. }
+            | Step::StoreTestResults { name, .. }
+            | Step::PersistToWorkspace { name, .. }
+            | Step::AttachWorkspace { name, .. }
+            | Step::AddSshKeys { name, .. } => name,
+        }
+    }
+}
+
+/// How much of the history a checkout fetches (config-language §12.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum CheckoutMethod {
+    /// Everything.
+    #[default]
+    Full,
+    /// All commits and trees, file contents on demand.
+    Blobless,
+    /// The last commits only.
+    Shallow {
+        /// How many, at least 1.
+        depth: u32,
     },
 }
 
 /// A `run` step (execution §13).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunStep {
     /// Shown name; the command's first line when the author gave none.
     pub name: String,
@@ -137,6 +338,12 @@ pub struct RunStep {
     /// On which state of the job it runs.
     #[serde(default)]
     pub when: When,
+    /// How often a failed attempt is repeated (0–5; execution §9).
+    #[serde(default)]
+    pub max_auto_reruns: u32,
+    /// Seconds between two attempts, at most 600.
+    #[serde(default)]
+    pub auto_rerun_delay_secs: u64,
 }
 
 /// On which state of the job a step runs.

@@ -48,10 +48,10 @@ pub fn on_expiry(cancel_requested: bool, permit_given: bool, requeues: u32, max_
 pub fn impossible(ready: &JobReady, docker: Docker) -> Option<String> {
     match (&ready.definition.executor, docker) {
         (Executor::Machine { .. }, _) | (Executor::Docker { .. }, Docker::Host) => None,
-        (Executor::Docker { images }, Docker::Refuse) => Some(format!(
+        (Executor::Docker { containers }, Docker::Refuse) => Some(format!(
             "the job asks for the container image {} and no container engine answers here; start one, or set \
              `[executors] docker = \"host\"` to run such jobs on the machine itself",
-            images.first().map_or("(none)", String::as_str),
+            containers.first().map_or("(none)", |container| container.image.as_str()),
         )),
     }
 }

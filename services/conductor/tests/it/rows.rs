@@ -45,6 +45,7 @@ async fn enlarge(world: &World, workflow: WorkflowId, after: JobId, n: i32) {
         kind: JobKind::Build { definition: Box::new(definition()) },
         requires: Vec::new(),
         contexts: Vec::new(),
+        serial_group: None,
     };
     sqlx::query(
         "INSERT INTO conductor.jobs (id, workflow_id, position, name, kind, status, unmet, plan) \

@@ -16,7 +16,7 @@ use eventstore::{NO_MIGRATIONS, Store};
 use gantry_conductor::{Deps, Service};
 use ids::{JobId, MessageId, OrgId, PipelineId, ProjectId, UserId, WorkflowId};
 use model::{
-    plan::{Executor, JobDefinition, JobKind, JobPlan, Plan, Requirement, RunStep, Step, When, WorkflowPlan},
+    plan::{Executor, JobDefinition, JobKind, JobPlan, Plan, Requirement, RunStep, Step, WorkflowPlan},
     status::{JobStatus, WorkflowStatus},
 };
 use serde_json::Value;
@@ -152,7 +152,7 @@ impl World {
     pub async fn announce_pipeline(&mut self, workflows: Vec<WorkflowPlan>) -> PipelineId {
         self.started += 1;
         let pipeline_id = PipelineId::new();
-        let plan = Plan { workflows };
+        let plan = Plan { workflows, setup: false };
         let bytes = serde_json::to_vec(&plan).unwrap();
         let digest: [u8; 32] = Sha256::digest(&bytes).into();
         let (plan, plan_digest) = if bytes.len() < 64 * 1024 {
@@ -358,7 +358,7 @@ fn node(name: &str, kind: JobKind, requires: &[&str]) -> JobPlan {
             Requirement { job: job.into(), accepts }
         })
         .collect();
-    JobPlan { name: name.into(), kind, requires, contexts: vec!["deploy".into()] }
+    JobPlan { name: name.into(), kind, requires, contexts: vec!["deploy".into()], serial_group: None }
 }
 
 pub fn definition() -> JobDefinition {
@@ -372,12 +372,8 @@ pub fn definition() -> JobDefinition {
         steps: vec![Step::Run(RunStep {
             name: "true".into(),
             command: "true".into(),
-            shell: None,
-            environment: Vec::new(),
-            working_directory: None,
             no_output_timeout_secs: 600,
-            background: false,
-            when: When::OnSuccess,
+            ..RunStep::default()
         })],
     }
 }

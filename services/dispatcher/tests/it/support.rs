@@ -21,7 +21,7 @@ use http_body_util::BodyExt;
 use ids::{ClaimId, InstanceId, JobId, OrgId, PipelineId, ProjectId, TaskId, WorkflowId};
 use kit::keys::{Keys, PlacementClaims};
 use model::{
-    plan::{Executor, JobDefinition},
+    plan::{Container, Executor, JobDefinition},
     status::JobStatus,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -301,7 +301,9 @@ pub fn machine() -> Executor {
 }
 
 pub fn docker() -> Executor {
-    Executor::Docker { images: vec!["cimg/base:current".to_owned()] }
+    Executor::Docker {
+        containers: vec![Container { image: "cimg/base:current".to_owned(), ..Container::default() }],
+    }
 }
 
 /// The error code of an answer.
