@@ -115,6 +115,7 @@ pub fn lease(steps: Vec<Step>) -> Lease {
                 shell: None,
                 parallelism: 1,
                 steps,
+                continues: false,
             },
         },
     }

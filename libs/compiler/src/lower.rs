@@ -88,6 +88,7 @@ impl Ctx<'_> {
             shell,
             parallelism,
             steps,
+            continues: false,
         };
         Some(JobKind::Build { definition: Box::new(definition) })
     }

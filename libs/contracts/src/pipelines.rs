@@ -52,6 +52,10 @@ pub struct PipelineCreated {
     pub trigger: Trigger,
     /// Revision.
     pub vcs: Vcs,
+    /// Whether the plan is a setup configuration's: one of its jobs continues the pipeline, and until then its
+    /// state is `setup` (config-language §19).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub setup: bool,
     /// Empty: it compiled.
     pub errors: Vec<PipelineError>,
     /// The plan, when below 64 KiB; a larger one is the blob `plans/<digest>`.
@@ -60,6 +64,13 @@ pub struct PipelineCreated {
     pub plan_digest: Option<String>,
 }
 event!(PipelineCreated, "pipeline.created", 1);
+
+/// A pipeline in state `setup` was continued: its second configuration is planned, or errored, and it never
+/// continues again. The body is that of `pipeline.created` with the second plan and its errors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PipelineContinued(pub PipelineCreated);
+event!(PipelineContinued, "pipeline.continued", 1);
 
 /// Public state of a pipeline.
 #[derive(Clone, Debug, Serialize, Deserialize)]

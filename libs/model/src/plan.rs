@@ -88,6 +88,10 @@ pub struct JobDefinition {
     pub parallelism: u32,
     /// Steps in order.
     pub steps: Vec<Step>,
+    /// Whether it belongs to a setup configuration: it is handed the key that continues its pipeline
+    /// (config-language §19).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub continues: bool,
 }
 
 /// Where a job runs.

@@ -100,6 +100,7 @@ pub(crate) async fn create(state: &State, tx: &mut Tx, new: New) -> anyhow::Resu
         number,
         trigger: new.trigger,
         vcs: new.vcs,
+        setup: false,
         errors,
         plan: inline,
         plan_digest: digest,

@@ -321,6 +321,7 @@ pub async fn history(world: &World) -> Run {
         number: 1,
         trigger: trigger.clone(),
         vcs: vcs.clone(),
+        setup: false,
         errors: vec![],
         plan: None,
         plan_digest: None,
@@ -377,6 +378,7 @@ pub async fn history(world: &World) -> Run {
             shell: None,
             parallelism: 1,
             steps: vec![],
+            continues: false,
         },
     };
     let ended =

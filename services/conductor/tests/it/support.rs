@@ -173,6 +173,7 @@ impl World {
                 received_at: chrono::Utc::now(),
             },
             vcs: Vcs { revision: "0a1b2c".into(), branch: Some("main".into()), tag: None },
+            setup: false,
             errors: Vec::new(),
             plan,
             plan_digest: Some(plan_digest),
@@ -375,6 +376,7 @@ pub fn definition() -> JobDefinition {
             no_output_timeout_secs: 600,
             ..RunStep::default()
         })],
+        continues: false,
     }
 }
 

@@ -129,6 +129,7 @@ impl Suite {
                 shell: None,
                 parallelism: 1,
                 steps: Vec::new(),
+                continues: false,
             },
         };
         let mut tx = self.conductor.begin(&[]).await.unwrap();

@@ -175,6 +175,7 @@ impl World {
                 shell: None,
                 parallelism,
                 steps: Vec::new(),
+                continues: false,
             },
         };
         let mut tx = self.conductor.begin(&[]).await.unwrap();
