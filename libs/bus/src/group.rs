@@ -2,15 +2,16 @@
 
 use crate::{
     Bus,
+    feed::LaneEnd,
     lane::{Item, Lane, LaneError, lane_of},
 };
 use async_trait::async_trait;
 use contracts::{Envelope, RequestError};
-use eventstore::{Key, Position, Store, Tx, read_after};
+use eventstore::{Key, Page, Position, Store, Tx, read_after};
 use futures::future::try_join_all;
 use sqlx::{AssertSqlSafe, Row};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -92,7 +93,7 @@ pub trait Group: Send + Sync {
 }
 
 /// Lanes of a group that takes one message at a time.
-const LANES: i32 = 4;
+pub const LANES: i32 = 4;
 /// Messages that wait in a lane before the reader waits.
 const QUEUE: usize = 256;
 /// Events read at once.
@@ -104,11 +105,11 @@ const MARK_QUIET: Duration = Duration::from_secs(10);
 
 /// Handles one source for one group.
 pub(crate) struct Runner {
-    bus: Bus,
-    store: Store,
-    source: &'static str,
-    group: Arc<dyn Group>,
-    lanes: i32,
+    pub(crate) bus: Bus,
+    pub(crate) store: Store,
+    pub(crate) source: &'static str,
+    pub(crate) group: Arc<dyn Group>,
+    pub(crate) lanes: i32,
 }
 
 impl Runner {
@@ -154,18 +155,30 @@ impl Runner {
     async fn run_once(&self, stop: &CancellationToken) -> Result<(), LaneError> {
         let (lanes, ops) = self.load().await?;
         let start = lanes.iter().map(|lane| lane.position).min().unwrap_or_default();
-        let (senders, lane_runs): (Vec<_>, Vec<_>) = lanes
-            .into_iter()
-            .map(|lane| {
-                let (sender, receiver) = mpsc::channel(QUEUE);
-                (sender, lane.run(receiver, stop.clone()))
-            })
-            .unzip();
-        let lanes_done = try_join_all(lane_runs);
+        let mut ends = BTreeMap::new();
+        let mut lane_runs = Vec::with_capacity(lanes.len());
+        for lane in lanes {
+            let (items, receiver) = mpsc::channel(QUEUE);
+            ends.insert(lane.number(), LaneEnd { items, committed: lane.committed(), given: lane.position });
+            lane_runs.push(lane.run(receiver, stop.clone()));
+        }
+        let lanes_done = async {
+            if lane_runs.is_empty() {
+                // Other processes have them all.
+                std::future::pending::<()>().await;
+            }
+            try_join_all(lane_runs).await
+        };
         tokio::pin!(lanes_done);
+        let read = async {
+            match self.bus.broker() {
+                Some(broker) => self.feed(broker.as_ref(), ends, ops, stop).await,
+                None => self.read(ends.into_values().map(|end| end.items).collect(), start, ops, stop).await,
+            }
+        };
         // An error of one ends all: open transactions are dropped and roll back.
         tokio::select! {
-            read = self.read(senders, start, ops, stop) => {
+            read = read => {
                 // Without error only when it is stopped: the lanes finish the message at hand.
                 read?;
                 lanes_done.await?;
@@ -215,13 +228,20 @@ impl Runner {
             .fetch_all(self.store.pool())
             .await?;
         let mut blocked = self.blocked().await?;
+        let taken = self
+            .bus
+            .members(&self.store)
+            .map(|members| members.lanes(self.group.name(), self.source, self.lanes));
         let mut lanes = Vec::with_capacity(rows.len());
         let mut ops = 0;
         for row in rows {
             let number: i32 = row.try_get("lane")?;
+            ops += row.try_get::<i64, _>("ops")?;
+            if taken.as_ref().is_some_and(|taken| !taken.contains(&number)) {
+                continue;
+            }
             let xid: String = row.try_get("xid")?;
             let position = Position { xid: xid.parse().unwrap_or(0), seq: row.try_get("seq")? };
-            ops += row.try_get::<i64, _>("ops")?;
             lanes.push(Lane::new(
                 self.store.clone(),
                 self.source,
@@ -255,7 +275,7 @@ impl Runner {
         Ok(lanes)
     }
 
-    async fn ops(&self) -> Result<i64, LaneError> {
+    pub(crate) async fn ops(&self) -> Result<i64, LaneError> {
         let sql = format!(
             "SELECT coalesce(sum(ops), 0)::bigint FROM {}.cursors WHERE group_name = $1 AND source = $2 AND lanes = $3",
             self.store.schema()
@@ -266,6 +286,19 @@ impl Runner {
             .bind(self.lanes)
             .fetch_one(self.store.pool())
             .await?)
+    }
+
+    /// The next events of the source's log; none while the service has not made its schema yet.
+    pub(crate) async fn page(&self, after: Position) -> Result<Page, LaneError> {
+        match read_after(&self.bus.pool_of(self.source), self.source, after, PAGE).await {
+            Ok(page) => Ok(page),
+            Err(eventstore::Error::Db(sqlx::Error::Database(error)))
+                if error.code().as_deref() == Some("42P01") =>
+            {
+                Ok(Page::default())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Reads the source's log and hands what the group wants to its lanes.
@@ -287,16 +320,7 @@ impl Runner {
                 return Ok(());
             }
             woken.borrow_and_update();
-            let page = match read_after(&self.bus.pool_of(self.source), self.source, position, PAGE).await {
-                Ok(page) => page,
-                // The service has not made its schema yet.
-                Err(eventstore::Error::Db(sqlx::Error::Database(error)))
-                    if error.code().as_deref() == Some("42P01") =>
-                {
-                    eventstore::Page::default()
-                }
-                Err(error) => return Err(error.into()),
-            };
+            let page = self.page(position).await?;
             let found = !page.events.is_empty();
             for (at, envelope) in page.events {
                 position = at;

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -109,6 +109,8 @@ pub(crate) struct Lane {
     number: i32,
     lanes: i32,
     pub(crate) position: Position,
+    /// Tells the reader how far it came.
+    committed: watch::Sender<Position>,
     revision: i64,
     blocked: Blocked,
     next_due: Option<Instant>,
@@ -127,7 +129,17 @@ impl Lane {
         blocked: Blocked,
     ) -> Self {
         let next_due = (!blocked.is_empty()).then(Instant::now);
-        Self { store, source, group, turns, number, lanes, position, revision, blocked, next_due }
+        let committed = watch::Sender::new(position);
+        Self { store, source, group, turns, number, lanes, position, committed, revision, blocked, next_due }
+    }
+
+    pub(crate) fn number(&self) -> i32 {
+        self.number
+    }
+
+    /// How far the lane has committed, as it goes on.
+    pub(crate) fn committed(&self) -> watch::Receiver<Position> {
+        self.committed.subscribe()
     }
 
     pub(crate) async fn run(
@@ -223,6 +235,7 @@ impl Lane {
     fn advanced(&mut self, to: Position) {
         self.position = to;
         self.revision += 1;
+        self.committed.send_replace(to);
     }
 
     /// Handles messages in one transaction; again at once when another writer was in the way.

@@ -18,6 +18,7 @@
 //! }
 //! ```
 
+mod admission;
 pub mod contract;
 mod dead;
 mod group;
@@ -25,6 +26,7 @@ mod lane;
 pub mod once;
 mod request;
 
+pub use admission::Admission;
 pub use dead::{DeadLetter, Filter, ParkedMessage};
 pub use group::{Fault, Group};
 pub use request::{AskOptions, Responder, failed, route, unknown};
@@ -61,6 +63,7 @@ struct Inner {
     own_changed: Notify,
     /// Messages that all groups together handle at a time.
     turns: Arc<Semaphore>,
+    admission: Admission,
 }
 
 /// The bus of one process; cheap to clone.
@@ -85,7 +88,13 @@ impl Bus {
             sources: Mutex::new(HashMap::new()),
             own: Mutex::default(),
             own_changed: Notify::new(),
+            admission: Admission::default(),
         }))
+    }
+
+    /// Whether new work is taken; requests that begin some are refused here while it is not.
+    pub fn admission(&self) -> &Admission {
+        &self.0.admission
     }
 
     /// Lets a service's events be read where its store is, and wakes their readers after each commit. Groups that

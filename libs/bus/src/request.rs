@@ -75,6 +75,7 @@ impl Bus {
         actor: &Actor,
         ask: &A,
     ) -> Result<A::Reply, RequestError> {
+        self.admission().check_request(A::NAME)?;
         let until = Instant::now() + opts.deadline;
         let body = serde_json::to_value(ask).map_err(failed(A::SERVICE))?;
         let request = Request {

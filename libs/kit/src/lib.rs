@@ -1,3 +1,4 @@
 //! What every service needs and none owns: configuration, keys, telemetry, lifecycle.
 
 pub mod keys;
+pub mod telemetry;
