@@ -19,16 +19,21 @@
 //! ```
 
 mod admission;
+pub mod broker;
 pub mod contract;
 mod dead;
+mod feed;
 mod group;
 mod lane;
+mod members;
 pub mod once;
+mod relay;
 mod request;
 
 pub use admission::Admission;
+pub use broker::Broker;
 pub use dead::{DeadLetter, Filter, ParkedMessage};
-pub use group::{Fault, Group};
+pub use group::{Fault, Group, LANES};
 pub use request::{AskOptions, Responder, failed, route, unknown};
 
 use eventstore::Store;
@@ -54,8 +59,12 @@ struct Source {
     store: Option<Store>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     pool: PgPool,
+    /// What carries messages to and from other processes; `None`: there are none.
+    broker: Option<Arc<dyn Broker>>,
+    /// Per service, which processes run its groups.
+    members: Mutex<HashMap<&'static str, members::Members>>,
     responders: watch::Sender<HashMap<&'static str, request::Slot>>,
     sources: Mutex<HashMap<String, Source>>,
     /// Services that committed here and that other processes have not been told of.
@@ -72,18 +81,33 @@ pub struct Bus(Arc<Inner>);
 
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Bus(local)")
+        match &self.0.broker {
+            None => f.write_str("Bus(local)"),
+            Some(broker) => write!(f, "Bus({broker:?})"),
+        }
     }
 }
 
 impl Bus {
     /// The local adapter: requests stay in this process, consumers tail the event tables of one database.
     pub fn local(pool: PgPool) -> Self {
+        Self::new(pool, None)
+    }
+
+    /// Over a message broker: requests reach services of other processes, consumers are fed from queues, and the
+    /// events of this process's services are published. History is read where `pool` or a registered store says.
+    pub fn networked(pool: PgPool, broker: Arc<dyn Broker>) -> Self {
+        Self::new(pool, Some(broker))
+    }
+
+    fn new(pool: PgPool, broker: Option<Arc<dyn Broker>>) -> Self {
         let turns = pool.options().get_max_connections() / 2;
         let turns = Arc::new(Semaphore::new(usize::try_from(turns).unwrap_or(1).max(1)));
         Self(Arc::new(Inner {
             turns,
             pool,
+            broker,
+            members: Mutex::default(),
             responders: watch::Sender::new(HashMap::new()),
             sources: Mutex::new(HashMap::new()),
             own: Mutex::default(),
@@ -110,6 +134,9 @@ impl Bus {
             }
             source.store = Some(store.clone());
             source.wake.send_modify(|n| *n = n.wrapping_add(1));
+        }
+        if let Some(broker) = &self.0.broker {
+            tokio::spawn(relay::run(Arc::downgrade(&self.0), Arc::clone(broker), store.clone()));
         }
         let (bus, service) = (Arc::downgrade(&self.0), store.service());
         let swept = store.clone();
@@ -204,6 +231,20 @@ impl Bus {
         for source in sources.values() {
             source.wake.send_modify(|n| *n = n.wrapping_add(1));
         }
+    }
+
+    pub(crate) fn broker(&self) -> Option<Arc<dyn Broker>> {
+        self.0.broker.clone()
+    }
+
+    /// The processes that run the groups of a service; `None` without a broker: this one alone.
+    pub(crate) fn members(&self, store: &Store) -> Option<members::Members> {
+        self.0.broker.as_ref()?;
+        let mut members = self.0.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let joined = members
+            .entry(store.service())
+            .or_insert_with(|| members::Members::join(Arc::downgrade(&self.0), store.clone()));
+        Some(joined.clone())
     }
 
     pub(crate) fn turns(&self) -> Arc<Semaphore> {

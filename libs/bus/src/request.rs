@@ -1,11 +1,20 @@
 //! Ask the owner and wait.
 
-use crate::{Bus, MESSAGE_LIMIT};
+use crate::{
+    Bus, Inner, MESSAGE_LIMIT,
+    broker::{Answer, Broker, BrokerError},
+};
 use async_trait::async_trait;
 use contracts::{Actor, Refusal, Request, RequestError, request::Ask};
+use futures::FutureExt;
 use ids::MessageId;
 use serde_json::Value;
-use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt::Display,
+    future::Future,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -52,6 +61,9 @@ impl Bus {
     /// Registers the one responder of a service; a second takes the place of the first.
     pub fn respond(&self, service: &'static str, responder: Arc<dyn Responder>) {
         let slot = Slot { responder, permits: Arc::new(Semaphore::new(AT_A_TIME)) };
+        if let Some(broker) = self.broker() {
+            tokio::spawn(serve(Arc::downgrade(&self.0), broker, service, slot.clone()));
+        }
         self.0.responders.send_modify(|all| {
             all.insert(service, slot);
         });
@@ -104,24 +116,15 @@ impl Bus {
     ) -> Result<Value, RequestError> {
         let encoded = serde_json::to_vec(request).map_err(failed(service))?;
         fits(service, encoded.len())?;
-        let slot = self.slot(service, until).await?;
-        let work = async move {
-            let permit = timeout_at(until, Arc::clone(&slot.permits).acquire_owned()).await;
-            // Nobody waits for the answer any more: the command must not be executed.
-            let (Ok(Ok(_permit)), true) = (permit, Instant::now() < until) else {
-                return Err(RequestError::Deadline { service: service.to_owned() });
-            };
-            let request: Request = serde_json::from_slice(&encoded).map_err(failed(service))?;
-            slot.responder.respond(request).await
+        let here = self.0.responders.borrow().get(service).cloned();
+        let encoded = match (here, self.broker()) {
+            (Some(slot), _) => slot.execute(service, encoded, until).await?,
+            (None, Some(broker)) => {
+                let asked = timeout_at(until, broker.request(service, encoded, until)).await;
+                asked.unwrap_or(Err(BrokerError::Deadline)).map_err(|error| away(service, error))?
+            }
+            (None, None) => self.slot(service, until).await?.execute(service, encoded, until).await?,
         };
-        // A task of its own: an asker that goes away does not stop a command half-way, and a panic stays there.
-        let answer = match timeout_at(until, tokio::spawn(work)).await {
-            Err(_) => return Err(RequestError::Deadline { service: service.to_owned() }),
-            Ok(Err(error)) => return Err(failed(service)(error)),
-            Ok(Ok(answer)) => answer,
-        };
-        let encoded =
-            serde_json::to_vec(&answer.map_err(|error| named(service, error))).map_err(failed(service))?;
         fits(service, encoded.len())?;
         serde_json::from_slice::<Result<Value, RequestError>>(&encoded).map_err(failed(service))?
     }
@@ -137,6 +140,86 @@ impl Bus {
         .ok()
         .and_then(|seen| seen.ok().and_then(|all| all.get(service).cloned()));
         found.ok_or_else(|| RequestError::NoResponder { service: service.to_owned() })
+    }
+}
+
+impl Slot {
+    /// Executes an encoded request and encodes the answer.
+    async fn execute(
+        &self,
+        service: &'static str,
+        encoded: Vec<u8>,
+        until: Instant,
+    ) -> Result<Vec<u8>, RequestError> {
+        let slot = self.clone();
+        let work = async move {
+            let permit = timeout_at(until, Arc::clone(&slot.permits).acquire_owned()).await;
+            // Nobody waits for the answer any more: the command must not be executed.
+            let (Ok(Ok(_permit)), true) = (permit, Instant::now() < until) else {
+                return Err(RequestError::Deadline { service: service.to_owned() });
+            };
+            let request: Request = serde_json::from_slice(&encoded).map_err(failed(service))?;
+            slot.responder.respond(request).await
+        };
+        // A task of its own: an asker that goes away does not stop a command half-way, and a panic stays there.
+        let answer = match timeout_at(until, tokio::spawn(work)).await {
+            Err(_) => return Err(RequestError::Deadline { service: service.to_owned() }),
+            Ok(Err(error)) => return Err(failed(service)(error)),
+            Ok(Ok(answer)) => answer,
+        };
+        serde_json::to_vec(&answer.map_err(|error| named(service, error))).map_err(failed(service))
+    }
+
+    /// The same for a request of another process: whatever happens is an answer.
+    async fn answer(&self, service: &'static str, encoded: Vec<u8>) -> Vec<u8> {
+        let answer = async {
+            let request: Request = serde_json::from_slice(&encoded).map_err(failed(service))?;
+            let left = request.deadline.signed_duration_since(chrono::Utc::now());
+            let until = Instant::now() + left.to_std().unwrap_or_default();
+            let answer = self.execute(service, encoded, until).await?;
+            fits(service, answer.len())?;
+            Ok::<_, RequestError>(answer)
+        };
+        match answer.await {
+            Ok(answer) => answer,
+            // An error has no content that could not be encoded.
+            Err(error) => serde_json::to_vec(&Err::<Value, _>(error)).unwrap_or_default(),
+        }
+    }
+}
+
+/// Answers the requests of other processes for as long as the bus lives.
+async fn serve(bus: Weak<Inner>, broker: Arc<dyn Broker>, service: &'static str, slot: Slot) {
+    let answer: Answer = Arc::new(move |request| {
+        let slot = slot.clone();
+        async move { slot.answer(service, request).await }.boxed()
+    });
+    let gone = async {
+        while Weak::strong_count(&bus) > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::pin!(gone);
+    loop {
+        let ended = tokio::select! {
+            () = &mut gone => return,
+            ended = broker.serve(service, Arc::clone(&answer)) => ended,
+        };
+        if let Err(error) = ended {
+            tracing::warn!(service, %error, "requests of other processes are not answered");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn away(service: &str, error: BrokerError) -> RequestError {
+    match error {
+        BrokerError::Deadline => RequestError::Deadline { service: service.to_owned() },
+        BrokerError::NoResponder => RequestError::NoResponder { service: service.to_owned() },
+        BrokerError::Unavailable(reason) => {
+            tracing::warn!(service, reason, "a request was not sent");
+            RequestError::NoResponder { service: service.to_owned() }
+        }
     }
 }
 

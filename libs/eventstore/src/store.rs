@@ -115,13 +115,13 @@ impl Store {
              CREATE SCHEMA IF NOT EXISTS {schema}; SET search_path = {schema}"
         )))
         .await?;
-        let mut common = Migrator::with_migrations(vec![Migration::new(
-            1,
-            "tables that every service has".into(),
-            MigrationType::Simple,
-            include_str!("common.sql").into_sql_str(),
-            false,
-        )]);
+        let step = |version, name: &'static str, sql: &'static str| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        let mut common = Migrator::with_migrations(vec![
+            step(1, "tables that every service has", include_str!("common.sql")),
+            step(2, "processes of a service", include_str!("instances.sql")),
+        ]);
         common.dangerous_set_table_name("_common_migrations");
         common.run(&mut conn).await?;
         migrations.run(&mut conn).await?;

@@ -1,0 +1,104 @@
+//! What a networked adapter does: it carries messages between processes, at least once, and nothing more. Order,
+//! dedupe, parking and history stay above it, so that they cannot differ between adapters (architecture §4).
+
+use async_trait::async_trait;
+use contracts::Envelope;
+use eventstore::Position;
+use futures::{future::BoxFuture, stream::BoxStream};
+use std::{fmt, sync::Arc};
+use tokio::time::Instant;
+
+/// Why a broker did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Nobody consumes the requests to this service.
+    #[error("nobody answers for this service")]
+    NoResponder,
+    /// The deadline passed.
+    #[error("the deadline passed")]
+    Deadline,
+    /// The broker is away, refused, or did not confirm.
+    #[error("the message broker is not available: {0}")]
+    Unavailable(String),
+}
+
+/// Executes an encoded request and returns the encoded answer. Never fails: a failure is an answer.
+pub type Answer = Arc<dyn Fn(Vec<u8>) -> BoxFuture<'static, Vec<u8>> + Send + Sync>;
+
+/// An event on its way from a source's log to the groups.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The service that appended it.
+    pub source: String,
+    /// Where it stands in the source's log.
+    pub at: Position,
+    /// The lane of its aggregate, of [`crate::LANES`].
+    pub lane: i32,
+    /// The event of the source that was published before it; `None`: not known, readers look into the log.
+    pub after: Option<Position>,
+    /// The same within its lane.
+    pub after_in_lane: Option<Position>,
+    /// The event.
+    pub message: Envelope,
+}
+
+/// A queue: what one lane of one group has to handle from one source.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LaneQueue {
+    /// Name of the group.
+    pub group: &'static str,
+    /// The service whose events it holds.
+    pub source: &'static str,
+    /// One lane of [`crate::LANES`], or `None` for all events of the source.
+    pub lane: Option<i32>,
+}
+
+/// A message out of a queue.
+pub struct Delivery {
+    /// Where it stands in the source's log.
+    pub at: Position,
+    /// The message before it in this queue's part of the log, if the publisher knew.
+    pub after: Option<Position>,
+    /// The event.
+    pub message: Envelope,
+    /// Tells the broker that it need not come again. Without it, it comes again.
+    pub acknowledge: BoxFuture<'static, ()>,
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("at", &self.at).field("message", &self.message.id).finish()
+    }
+}
+
+/// Messages of a queue. An error or its end means: ask again.
+pub type Deliveries = BoxStream<'static, Result<Delivery, BrokerError>>;
+
+/// The port of networked adapters. Every call may be repeated; a lost connection is an error of the call at hand
+/// and is made anew by the next.
+#[async_trait]
+pub trait Broker: Send + Sync + fmt::Debug {
+    /// Sends an encoded request and waits for the encoded answer. The request is not delivered after `until`.
+    ///
+    /// # Errors
+    /// Nobody answers, the deadline passed, or the broker is away.
+    async fn request(&self, service: &str, request: Vec<u8>, until: Instant) -> Result<Vec<u8>, BrokerError>;
+
+    /// Answers requests to a service, in competition with other processes, until the connection breaks.
+    ///
+    /// # Errors
+    /// Why it ended.
+    async fn serve(&self, service: &str, answer: Answer) -> Result<(), BrokerError>;
+
+    /// Publishes events; returns once the broker has confirmed that every one lies in every queue that wants it.
+    ///
+    /// # Errors
+    /// Some may have been published and some not: publish all of them again.
+    async fn publish(&self, messages: &[Outgoing]) -> Result<(), BrokerError>;
+
+    /// Makes the queue if it is not there, and receives from it. Events published after this returns arrive.
+    ///
+    /// # Errors
+    /// The broker is away.
+    async fn receive(&self, queue: &LaneQueue) -> Result<Deliveries, BrokerError>;
+}

@@ -1,0 +1,160 @@
+//! From a source's log to the broker (reliability §5.2, §6). One relay per source, by fenced leadership; its cursor
+//! moves after the broker's confirms, so a crash between the two repeats and never loses.
+
+use crate::{
+    Bus, Inner, LANES,
+    broker::{Broker, Outgoing},
+    lane::lane_of,
+};
+use eventstore::{Leader, Position, Store, failpoint};
+use sqlx::{AssertSqlSafe, Row};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
+
+/// Name under which the cursor lies in the source's own schema.
+const CURSOR: &str = "relay";
+/// Events that are published between two commits of the cursor; at most so many are unconfirmed.
+const PAGE: u32 = 256;
+/// How often leadership is renewed.
+const RENEW: Duration = Duration::from_secs(3);
+/// A poll backs up the wake-ups.
+const POLL: Duration = Duration::from_secs(1);
+/// Longest wait after a failure.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was published last, so that readers see gaps.
+#[derive(Default)]
+struct Trail {
+    last: Option<Position>,
+    lanes: HashMap<i32, Position>,
+}
+
+/// Publishes the source's events for as long as the bus lives.
+pub(crate) async fn run(bus: Weak<Inner>, broker: Arc<dyn Broker>, store: Store) {
+    let leader = Leader::new(&store, CURSOR);
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let Some(inner) = Weak::upgrade(&bus) else { break };
+        let woken = Bus(inner).woken(store.service());
+        match lead(&bus, broker.as_ref(), &store, &leader, woken).await {
+            Ok(()) => break,
+            Err(error) => {
+                metrics::counter!("gantry.bus.relay_failures", "source" => store.service()).increment(1);
+                tracing::warn!(
+                    source = store.service(),
+                    error = format_args!("{error:#}"),
+                    "events are not published"
+                );
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PATIENCE);
+    }
+    if let Err(error) = leader.release().await {
+        tracing::debug!(source = store.service(), %error, "leadership was not given up");
+    }
+}
+
+/// Leads while it can; returns without error once the bus is gone.
+async fn lead(
+    bus: &Weak<Inner>,
+    broker: &dyn Broker,
+    store: &Store,
+    leader: &Leader,
+    mut woken: tokio::sync::watch::Receiver<u64>,
+) -> anyhow::Result<()> {
+    let (mut renewed, mut trail, mut position) = (None::<Instant>, Trail::default(), None::<Position>);
+    while Weak::strong_count(bus) > 0 {
+        if renewed.is_none_or(|at| at.elapsed() >= RENEW) {
+            let before = leader.epoch();
+            if !leader.hold().await? {
+                // Another process publishes.
+                (renewed, position) = (None, None);
+                sleep(POLL).await;
+                continue;
+            }
+            if before != leader.epoch() {
+                (trail, position) = (Trail::default(), None);
+            }
+            renewed = Some(Instant::now());
+        }
+        let at = match position {
+            Some(at) => at,
+            None => *position.insert(cursor(store).await?),
+        };
+        woken.borrow_and_update();
+        let page = store.read_after(at, PAGE).await?;
+        if let Some((end, _)) = page.events.last() {
+            let end = *end;
+            let outgoing: Vec<_> =
+                page.events.into_iter().map(|(at, message)| trail.outgoing(store, at, message)).collect();
+            broker.publish(&outgoing).await?;
+            failpoint("bus.relay.confirmed").await?;
+            advance(store, leader, end).await?;
+            metrics::counter!("gantry.bus.published", "source" => store.service())
+                .increment(outgoing.len() as u64);
+            position = Some(end);
+        }
+        if page.more {
+            continue;
+        }
+        let wait = if page.unsettled { Duration::from_millis(2) } else { POLL };
+        tokio::select! {
+            changed = woken.changed() => if changed.is_err() { return Ok(()) },
+            () = sleep(wait) => {}
+        }
+    }
+    Ok(())
+}
+
+impl Trail {
+    fn outgoing(&mut self, store: &Store, at: Position, message: contracts::Envelope) -> Outgoing {
+        let lane = lane_of(&message.aggregate.kind, message.aggregate.id, LANES);
+        Outgoing {
+            source: store.service().to_owned(),
+            at,
+            lane,
+            after: self.last.replace(at),
+            after_in_lane: self.lanes.insert(lane, at),
+            message,
+        }
+    }
+}
+
+async fn cursor(store: &Store) -> anyhow::Result<Position> {
+    let sql = format!(
+        "INSERT INTO {}.cursors AS c (group_name, source, lane, lanes) VALUES ($1, $2, 0, 1) \
+         ON CONFLICT (group_name, source, lanes, lane) DO UPDATE SET group_name = c.group_name \
+         RETURNING xid::text AS xid, seq",
+        store.schema()
+    );
+    let row =
+        sqlx::query(AssertSqlSafe(sql)).bind(CURSOR).bind(store.service()).fetch_one(store.pool()).await?;
+    let xid: String = row.try_get("xid")?;
+    Ok(Position { xid: xid.parse()?, seq: row.try_get("seq")? })
+}
+
+async fn advance(store: &Store, leader: &Leader, to: Position) -> anyhow::Result<()> {
+    let mut tx = store.begin(&[]).await?;
+    // A cursor that is lost repeats what was published, and that does no harm.
+    tx.relaxed().await?;
+    leader.fence(&mut tx).await?;
+    let sql = format!(
+        "UPDATE {}.cursors SET xid = $3::text::xid8, seq = $4, revision = revision + 1, updated = clock_timestamp() \
+         WHERE group_name = $1 AND source = $2",
+        store.schema()
+    );
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(CURSOR)
+        .bind(store.service())
+        .bind(to.xid.to_string())
+        .bind(to.seq)
+        .execute(tx.conn())
+        .await?;
+    tx.commit().await?;
+    Ok(())
+}
