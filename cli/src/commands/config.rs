@@ -3,7 +3,7 @@
 use crate::{Exit, Failure, Global};
 use clap::Subcommand;
 use compiler::{Compiled, Diagnostic, Input, PipelineValues};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::{fs, io::IsTerminal, path::PathBuf};
 
 /// `gantry config …`
@@ -28,10 +28,8 @@ pub enum Config {
 
 fn compile(source: &str, shown: &str) -> Result<Compiled, Vec<Diagnostic>> {
     compiler::compile(&Input {
-        file: shown,
-        source,
-        parameters: &Map::new(),
         values: PipelineValues { branch: Some("main".to_owned()), ..PipelineValues::default() },
+        ..Input::new(shown, source)
     })
 }
 

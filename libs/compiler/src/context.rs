@@ -2,6 +2,8 @@
 
 use crate::diagnostics::{Sink, Span, code, suggest};
 use crate::interpolate::Args;
+use crate::orbs::OrbSource;
+use crate::resolve::Imports;
 use crate::values::Values;
 use crate::yaml::{Map, Node};
 
@@ -13,32 +15,40 @@ const MAX_BYTES: usize = 64 << 20;
 pub(crate) const MAX_CALLS: usize = 40;
 
 pub(crate) struct Ctx<'a> {
-    pub sink: Sink<'a>,
+    pub sink: Sink,
+    /// Where orbs come from, and those that came.
+    pub orbs: &'a dyn OrbSource,
+    pub imports: Imports,
     pub values: Values,
     pub pipeline_args: Args,
     /// False for version 2, where `<<` is text.
     pub interpolation: bool,
-    /// The commands and executors being expanded: scope and name.
-    pub calls: Vec<(usize, String)>,
+    /// The commands being expanded, by the places of their definitions.
+    pub calls: Vec<Span>,
     /// Nested calls and lists of steps at the present place.
     pub depth: usize,
     /// Whether the file has `workflows`.
     pub has_workflows: bool,
+    /// Whether a file without jobs is good: it ends a pipeline that a setup configuration began.
+    pub may_be_empty: bool,
     work: usize,
     bytes: usize,
 }
 
 impl<'a> Ctx<'a> {
-    pub fn new(sink: Sink<'a>, values: Values) -> Self {
+    pub fn new(sink: Sink, values: Values, orbs: &'a dyn OrbSource) -> Self {
         let pipeline_args = Args::new();
         Self {
             sink,
+            orbs,
+            imports: Imports::default(),
             values,
             pipeline_args,
             interpolation: true,
             calls: Vec::new(),
             depth: 0,
             has_workflows: false,
+            may_be_empty: false,
             work: 0,
             bytes: 0,
         }

@@ -2,7 +2,9 @@
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::{Deserialize, Serialize};
+use std::cell::OnceCell;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +14,16 @@ pub enum Severity {
     Error,
     /// It runs, perhaps not as meant.
     Warning,
+}
+
+/// The text of the file in which a place is, so that its lines can be shown. Not part of a finding's data.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SourceText(pub Arc<str>);
+
+impl std::fmt::Debug for SourceText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SourceText({} bytes)", self.0.len())
+    }
 }
 
 /// A second place that helps to understand the first.
@@ -25,6 +37,9 @@ pub struct Related {
     pub line: usize,
     /// 1-based, in characters.
     pub column: usize,
+    /// The file's text.
+    #[serde(skip)]
+    pub text: SourceText,
 }
 
 /// One finding.
@@ -48,13 +63,19 @@ pub struct Diagnostic {
     pub end_column: usize,
     /// What to do about it.
     pub hint: Option<String>,
-    /// Other places: the calls that led here, an earlier definition.
+    /// Other places: the calls that led here (innermost first), an earlier definition.
     pub related: Vec<Related>,
+    /// The file's text: of an orb when the place is in one.
+    #[serde(skip)]
+    pub text: SourceText,
 }
 
 impl Diagnostic {
     /// The finding with the lines of `source` around it.
+    ///
+    /// A finding in an orb shows the orb's lines.
     pub fn render(&self, source: &str, color: bool) -> String {
+        let source = if self.text.0.is_empty() { source } else { &self.text.0 };
         let start = offset_of(source, self.line, self.column);
         let end = offset_of(source, self.end_line, self.end_column).max(start);
         // A place over many lines would print them all: its first line says enough.
@@ -108,11 +129,20 @@ fn offset_of(source: &str, line: usize, column: usize) -> usize {
     start + rest.char_indices().nth(column.saturating_sub(1)).map_or(rest.len(), |(i, _)| i)
 }
 
-/// A place in the source, in bytes.
+/// A place in one of the sources, in bytes. File 0 is the configuration; others are orbs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Span {
-    pub start: usize,
-    pub end: usize,
+    pub file: u32,
+    pub start: u32,
+    pub end: u32,
+}
+
+impl Span {
+    /// From here to the end of `other`, if that is further on in the same file.
+    pub fn to(self, other: Self) -> Self {
+        let end = if other.file == self.file { self.end.max(other.end) } else { self.end };
+        Self { end, ..self }
+    }
 }
 
 macro_rules! codes {
@@ -150,6 +180,10 @@ codes! {
     UNKNOWN_COMMAND = "unknown-command",
     UNKNOWN_EXECUTOR = "unknown-executor",
     UNKNOWN_ORB = "unknown-orb",
+    ORB_REFERENCE = "orb-reference",
+    ORB_NOT_FOUND = "orb-not-found",
+    ORB_UNAVAILABLE = "orb-unavailable",
+    ORB_LIMIT = "orb-limit",
     RECURSIVE_CALL = "recursive-call",
     STEP_SHAPE = "step-shape",
     NO_EXECUTOR = "no-executor",
@@ -160,31 +194,70 @@ codes! {
     AMBIGUOUS_REQUIRES = "ambiguous-requires",
     REQUIRES_CYCLE = "requires-cycle",
     SIZE_LIMIT = "size-limit",
+    SETUP = "setup",
     IGNORED = "ignored",
 }
 
 /// Findings beyond this number are not kept: they help nobody and cost memory.
 const MAX_FINDINGS: usize = 200;
 
-/// Collects findings of one file.
-pub(crate) struct Sink<'a> {
-    file: &'a str,
-    source: &'a str,
-    lines: Vec<usize>,
+struct File {
+    name: Arc<str>,
+    text: Arc<str>,
+    /// Starts of its lines, once they are asked for.
+    lines: OnceCell<Vec<usize>>,
+}
+
+impl File {
+    fn slice(&self, span: Span) -> &str {
+        self.text.get(span.start as usize..span.end as usize).unwrap_or("")
+    }
+
+    /// 1-based line and column.
+    fn place(&self, offset: usize) -> (usize, usize) {
+        let lines = self.lines.get_or_init(|| {
+            std::iter::once(0).chain(self.text.match_indices('\n').map(|(i, _)| i + 1)).collect()
+        });
+        let offset = offset.min(self.text.len());
+        let line = lines.partition_point(|start| *start <= offset).max(1);
+        let column = self.text.get(lines[line - 1]..offset).map_or(0, |text| text.chars().count());
+        (line, column + 1)
+    }
+}
+
+/// Collects the findings of one compile.
+pub(crate) struct Sink {
+    files: Vec<File>,
     seen: HashSet<(&'static str, Span, String)>,
     found: Vec<(Span, Diagnostic)>,
     /// Calls that led to the present place, outermost first.
     pub trace: Vec<(String, Span)>,
 }
 
-impl<'a> Sink<'a> {
-    pub fn new(file: &'a str, source: &'a str) -> Self {
-        let lines = std::iter::once(0).chain(source.match_indices('\n').map(|(i, _)| i + 1)).collect();
-        Self { file, source, lines, seen: HashSet::new(), found: Vec::new(), trace: Vec::new() }
+impl Sink {
+    pub fn new(name: &str, text: &str) -> Self {
+        let mut sink = Self { files: Vec::new(), seen: HashSet::new(), found: Vec::new(), trace: Vec::new() };
+        sink.add_file(name.into(), text.into());
+        sink
     }
 
-    pub fn source(&self) -> &'a str {
-        self.source
+    /// A further source; the number by which spans name it.
+    pub fn add_file(&mut self, name: Arc<str>, text: Arc<str>) -> u32 {
+        self.files.push(File { name, text, lines: OnceCell::new() });
+        u32::try_from(self.files.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    fn file(&self, span: Span) -> &File {
+        self.files.get(span.file as usize).unwrap_or(&self.files[0])
+    }
+
+    pub fn source(&self, file: u32) -> Arc<str> {
+        self.file(Span { file, ..Span::default() }).text.clone()
+    }
+
+    /// The text at a place.
+    pub fn slice(&self, span: Span) -> &str {
+        self.file(span).slice(span)
     }
 
     pub fn error(&mut self, code: &'static str, span: Span, message: impl Into<String>) {
@@ -210,12 +283,18 @@ impl<'a> Sink<'a> {
         self.error(code::NOT_SUPPORTED, span, format!("{what} is not supported yet"));
     }
 
+    /// Adds a second place to the last finding.
     pub fn related(&mut self, message: impl Into<String>, span: Span) {
-        let (line, column) = self.place(span.start);
-        let related = Related { message: message.into(), file: self.file.to_owned(), line, column };
+        let related = self.related_at(message.into(), span);
         if let Some((_, last)) = self.found.last_mut() {
             last.related.push(related);
         }
+    }
+
+    fn related_at(&self, message: String, span: Span) -> Related {
+        let file = self.file(span);
+        let (line, column) = file.place(span.start as usize);
+        Related { message, file: file.name.to_string(), line, column, text: SourceText(file.text.clone()) }
     }
 
     pub fn add(
@@ -226,60 +305,62 @@ impl<'a> Sink<'a> {
         message: String,
         hint: Option<String>,
     ) {
-        let errors = self.found.len();
-        if errors >= MAX_FINDINGS || !self.seen.insert((code, span, message.clone())) {
+        if self.found.len() >= MAX_FINDINGS || !self.seen.insert((code, span, message.clone())) {
             return;
         }
+        let file = self.file(span);
         // Ends behind the text proper, not behind the blanks that follow a block.
-        let slice = self.source.get(span.start..span.end).unwrap_or("");
-        let end = span.start + slice.trim_end().len();
-        let (line, column) = self.place(span.start);
-        let (end_line, end_column) = self.place(end);
-        let related = self.trace.iter().rev().take(8).map(|(message, at)| {
-            let (line, column) = self.place(at.start);
-            Related { message: message.clone(), file: self.file.to_owned(), line, column }
-        });
-        let related = related.collect();
-        let file = self.file.to_owned();
+        let end = span.start as usize + file.slice(span).trim_end().len();
+        let (line, column) = file.place(span.start as usize);
+        let (end_line, end_column) = file.place(end);
+        let calls = self.trace.iter().rev().take(8);
+        let related = calls.map(|(message, at)| self.related_at(message.clone(), *at)).collect();
+        let (name, text) = (file.name.to_string(), SourceText(file.text.clone()));
         self.found.push((
             span,
-            Diagnostic { code, severity, message, file, line, column, end_line, end_column, hint, related },
+            Diagnostic {
+                code,
+                severity,
+                message,
+                file: name,
+                line,
+                column,
+                end_line,
+                end_column,
+                hint,
+                related,
+                text,
+            },
         ));
     }
 
     /// The part of a scalar's place that shows `needle`, or the whole place.
     pub fn narrow(&self, span: Span, needle: &str) -> Span {
-        match self.source.get(span.start..span.end).and_then(|text| text.find(needle)) {
+        match self.slice(span).find(needle).and_then(|i| u32::try_from(i).ok()) {
             Some(i) if !needle.is_empty() => {
-                Span { start: span.start + i, end: span.start + i + needle.len() }
+                let start = span.start + i;
+                Span { file: span.file, start, end: start + u32::try_from(needle.len()).unwrap_or(0) }
             }
             _ => span,
         }
     }
 
-    fn place(&self, offset: usize) -> (usize, usize) {
-        let offset = offset.min(self.source.len());
-        let line = self.lines.partition_point(|start| *start <= offset).max(1);
-        let start = self.lines[line - 1];
-        let column = self.source.get(start..offset).map_or(0, |text| text.chars().count());
-        (line, column + 1)
-    }
-
     /// Whether the source at this place is an interpolation.
     pub fn interpolated(&self, span: Span) -> bool {
-        self.source.get(span.start..span.end).is_some_and(|text| text.contains("<<"))
+        self.slice(span).contains("<<")
     }
 
     /// Whether a finding stands inside this place: what follows from it need not be reported.
     pub fn reported_within(&self, span: Span) -> bool {
-        self.found.iter().any(|(at, _)| at.start >= span.start && at.end <= span.end)
+        let inside = |at: &Span| at.file == span.file && at.start >= span.start && at.end <= span.end;
+        self.found.iter().any(|(at, _)| inside(at))
     }
 
     pub fn has_errors(&self) -> bool {
         self.found.iter().any(|(_, d)| d.severity == Severity::Error)
     }
 
-    /// (errors, warnings), each in the order of the file.
+    /// (errors, warnings), each in the order of the file, those in orbs last.
     pub fn finish(mut self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         self.found.sort_by_key(|(span, _)| *span);
         self.found.into_iter().map(|(_, d)| d).partition(|d| d.severity == Severity::Error)

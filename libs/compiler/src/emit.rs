@@ -1,6 +1,7 @@
 //! The compiled configuration as text.
 
 use crate::diagnostics::Span;
+use crate::orbs::UsedOrb;
 use crate::scalars;
 use crate::workflows::{Compiled, Shown};
 use crate::yaml::{Entry, Map, Node, Value};
@@ -8,14 +9,14 @@ use indexmap::IndexMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-const AT: Span = Span { start: 0, end: 0 };
+const AT: Span = Span { file: 0, start: 0, end: 0 };
 
 fn entry(value: Node) -> Entry {
     Entry { key: AT, value }
 }
 
 /// The compiled form of `workflows`, with the source behind it.
-pub(crate) fn emit(workflows: &[Compiled], source: &str) -> String {
+pub(crate) fn emit(workflows: &[Compiled], orbs: &[UsedOrb], source: &str) -> String {
     // One map holds the jobs of all workflows: the same name with another body gets a number.
     let mut jobs: IndexMap<String, Node> = IndexMap::new();
     let mut shown_workflows = Map::new();
@@ -37,6 +38,9 @@ pub(crate) fn emit(workflows: &[Compiled], source: &str) -> String {
         (Arc::from("workflows"), entry(Node::map(AT, shown_workflows))),
     ]);
     let mut out = String::new();
+    for orb in orbs.iter().filter(|orb| orb.direct) {
+        let _ = writeln!(out, "# Orb '{}' resolved to '{}'", orb.reference, orb.resolved);
+    }
     write_map(&mut out, &root, 0);
     out.push_str("\n# Original config.yml file:\n");
     for line in source.lines() {

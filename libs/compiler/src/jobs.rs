@@ -21,7 +21,7 @@ impl Ctx<'_> {
         pre: Option<&Node>,
         post: Option<&Node>,
     ) -> Option<Map> {
-        let definition = found.node.as_map()?.clone();
+        let definition = found.body.clone();
         let env = Env { params: Some(args), matrix: None, pipeline_parameters: !found.scope.is_orb };
         let mut own = Map::new();
         for (key, entry) in definition.iter() {
@@ -107,11 +107,11 @@ impl Ctx<'_> {
         scope: &Arc<Scope>,
     ) -> Option<Map> {
         let found = self.find(Kind::Executor, name, scope, at)?;
-        let definition = found.node.as_map()?.clone();
+        let definition = found.body.clone();
         let decls = self.declarations(&definition, Place::Executor);
         let args = self.bind(&decls, &given, scope, &found.scope, at)?;
         let env = Env { params: Some(&args), matrix: None, pipeline_parameters: !found.scope.is_orb };
-        self.sink.trace.push((format!("Error calling executor: '{name}'"), at));
+        self.sink.trace.push((format!("Error calling executor: '{name}'{}", found.scope.in_orb()), at));
         let mut body = Map::new();
         for (key, entry) in definition.iter() {
             if !matches!(key.as_ref(), "parameters" | "description") {

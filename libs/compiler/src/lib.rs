@@ -2,18 +2,37 @@
 //!
 //! Pure: no files, no clock, no network. What the language has and this compiler does not run is
 //! refused with a place, never ignored.
+//!
+//! ```
+//! use gantry_compiler::{Input, compile};
+//! let source = "version: 2.1\njobs: {build: {machine: true, steps: [checkout]}}\n";
+//! let compiled = compile(&Input::new("config.yml", source)).unwrap();
+//! assert_eq!(compiled.plan.workflows[0].jobs[0].name, "build");
+//! ```
+//!
+//! **Orbs.** Sources of orbs come in through [`OrbSource`]: `fetch` is given an [`OrbRef`] (registry or URL) and
+//! answers with the text, what the reference resolved to, a digest and the references that were frozen when the
+//! orb was published. It is called once for each reference of a compile; equal digests are read once.
+//! [`OrbVersion::pick`] chooses among published versions. [`Compiled::orbs`] lists what was used, for lock files.
+//!
+//! **Places.** A finding in an orb has the orb as its `file` (`circleci/node@5.1.1`) and carries its text, so
+//! that [`Diagnostic::render`] shows the right lines; `related` holds the calls that led there, innermost first,
+//! each with its own file and text.
 
 mod context;
 mod diagnostics;
 mod emit;
 mod expression;
 mod filters;
+mod input;
 mod interpolate;
 mod jobs;
 mod logic;
 mod lower;
+mod orbs;
 mod params;
 mod pattern;
+mod resolve;
 mod scalars;
 mod scope;
 mod steps;
@@ -21,7 +40,9 @@ mod values;
 mod workflows;
 mod yaml;
 
-pub use diagnostics::{Diagnostic, Related, Severity, code};
+pub use diagnostics::{Diagnostic, Related, Severity, SourceText, code};
+pub use input::{Compiled, Input, PipelineValues};
+pub use orbs::{BadOrbRef, NoOrbs, OrbError, OrbRef, OrbSource, OrbText, OrbVersion, Published, UsedOrb};
 
 use context::Ctx;
 use diagnostics::{Sink, Span};
@@ -35,80 +56,35 @@ const TOP_LEVEL: &[&str] =
 /// The largest compiled configuration.
 const MAX_PROCESSED: usize = 8 << 20;
 
-/// What is compiled.
-pub struct Input<'a> {
-    /// The file name to show, for example `.circleci/config.yml`.
-    pub file: &'a str,
-    /// Its text.
-    pub source: &'a str,
-    /// Pipeline parameters that the trigger gave.
-    pub parameters: &'a serde_json::Map<String, serde_json::Value>,
-    /// What `pipeline.…` means.
-    pub values: PipelineValues,
-}
-
-/// What is known about the pipeline before it is compiled.
-#[derive(Default, Clone, Debug)]
-pub struct PipelineValues {
-    /// `pipeline.id`.
-    pub id: String,
-    /// `pipeline.number`.
-    pub number: i64,
-    /// `pipeline.project.slug`.
-    pub project_slug: String,
-    /// `pipeline.project.git_url`.
-    pub git_url: String,
-    /// `pipeline.project.type`.
-    pub project_type: String,
-    /// `pipeline.git.branch`; none for a tag.
-    pub branch: Option<String>,
-    /// `pipeline.git.tag`; none for a branch.
-    pub tag: Option<String>,
-    /// `pipeline.git.revision`.
-    pub revision: String,
-    /// `pipeline.git.base_revision`.
-    pub base_revision: Option<String>,
-    /// `pipeline.trigger_source`.
-    pub trigger_source: String,
-}
-
-/// What a configuration means for one trigger.
-#[derive(Debug)]
-pub struct Compiled {
-    /// The workflows that run, without the jobs that filters remove.
-    pub plan: Plan,
-    /// The compiled configuration as text, with all jobs and their filters.
-    pub processed: String,
-    /// What should be looked at although it runs.
-    pub warnings: Vec<Diagnostic>,
-}
-
 /// Compiles one configuration.
 ///
 /// # Errors
 /// All errors of the file, in the order of their places.
 pub fn compile(input: &Input<'_>) -> Result<Compiled, Vec<Diagnostic>> {
     let sink = Sink::new(input.file, input.source);
-    let mut ctx = Ctx::new(sink, Values::new(&input.values));
+    let mut ctx = Ctx::new(sink, Values::new(&input.values), input.orbs);
+    ctx.may_be_empty = input.continuation;
     let compiled = run(&mut ctx, input);
     let failed = ctx.sink.has_errors();
     let (errors, warnings) = ctx.sink.finish();
     match compiled {
-        Some((plan, processed)) if !failed => Ok(Compiled { plan, processed, warnings }),
+        Some((plan, processed)) if !failed => {
+            Ok(Compiled { plan, processed, warnings, orbs: ctx.imports.used })
+        }
         _ => Err(errors),
     }
 }
 
 fn run(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Plan, String)> {
-    let root = yaml::read(&mut ctx.sink)?;
+    let root = yaml::read(&mut ctx.sink, 0)?;
     let Some(map) = root.as_map().cloned() else {
         ctx.wrong_type(&root, "the configuration", "a map");
         return None;
     };
     ctx.interpolation = version(ctx, &map)?;
-    top_level(ctx, &map);
+    let setup = top_level(ctx, &map, input.continuation);
     if ctx.interpolation {
-        ctx.pipeline_parameters(&map, input.parameters);
+        ctx.pipeline_parameters(&map, input.parameters, input.inherited_parameters);
     } else if let Some((name, _)) = input.parameters.iter().next() {
         let message = format!("Unexpected argument(s): {name}: version 2 has no parameters");
         ctx.sink.error(code::UNEXPECTED_ARGUMENT, Span::default(), message);
@@ -118,14 +94,21 @@ fn run(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Plan, String)> {
     if ctx.sink.has_errors() {
         return None;
     }
-    let processed = emit::emit(&workflows, input.source);
+    let processed = emit::emit(&workflows, &ctx.imports.used, input.source);
     if processed.len() > MAX_PROCESSED + input.source.len() {
         ctx.sink.error(code::SIZE_LIMIT, Span::default(), "A compiled config YAML must be at most 8MB");
         return None;
     }
     // A workflow in which no job passes its filters is not created.
-    let workflows = workflows.into_iter().map(|w| w.plan).filter(|plan| !plan.jobs.is_empty()).collect();
-    Some((Plan { workflows, setup: false }, processed))
+    let workflows: Vec<_> =
+        workflows.into_iter().map(|w| w.plan).filter(|plan| !plan.jobs.is_empty()).collect();
+    if setup && let [_, second, ..] = workflows.as_slice() {
+        let at = workflow_key(&map, &second.name);
+        let message = "only one workflow may run in a setup configuration: another one runs as well";
+        ctx.sink.error_hint(code::SETUP, at, message, "give all but one a `when` that excludes it");
+        return None;
+    }
+    Some((Plan { workflows, setup }, processed))
 }
 
 /// Whether the version interpolates (2.1); `None` for an unknown version.
@@ -155,15 +138,24 @@ fn version(ctx: &mut Ctx<'_>, map: &Map) -> Option<bool> {
     interpolates
 }
 
-fn top_level(ctx: &mut Ctx<'_>, map: &Map) {
+fn workflow_key(map: &Map, name: &str) -> Span {
+    let workflows = map.get("workflows").and_then(|e| e.value.as_map());
+    workflows.and_then(|w| w.get(name)).map_or(Span::default(), |e| e.key)
+}
+
+/// Whether it is a setup configuration.
+fn top_level(ctx: &mut Ctx<'_>, map: &Map, continuation: bool) -> bool {
+    let mut setup = false;
     for (key, entry) in map {
         let value = &entry.value.value;
         match key.as_ref() {
             "setup" if ctx.interpolation => match value {
                 Value::Bool(false) | Value::Null => {}
-                Value::Bool(true) => {
-                    ctx.sink.not_supported(entry.key, "a setup configuration (`setup: true`)")
+                Value::Bool(true) if continuation => {
+                    let message = "a pipeline cannot be continued with another setup configuration";
+                    ctx.sink.error(code::SETUP, entry.key, message);
                 }
+                Value::Bool(true) => setup = true,
                 _ => ctx.wrong_type(&entry.value, "`setup`", "a boolean"),
             },
             "job-groups" if ctx.interpolation => {
@@ -186,4 +178,5 @@ fn top_level(ctx: &mut Ctx<'_>, map: &Map) {
             }
         }
     }
+    setup
 }

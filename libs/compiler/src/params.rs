@@ -304,12 +304,21 @@ impl Ctx<'_> {
         self.sink.related("declared here", decl.span);
     }
 
-    /// The pipeline parameters: their declarations, bound to what the trigger gave.
-    pub fn pipeline_parameters(&mut self, root: &Map, given: &serde_json::Map<String, serde_json::Value>) {
+    /// The pipeline parameters: their declarations, bound to what the trigger gave. What is only inherited
+    /// counts where it is declared and not given.
+    pub fn pipeline_parameters(
+        &mut self,
+        root: &Map,
+        given: &serde_json::Map<String, serde_json::Value>,
+        inherited: &serde_json::Map<String, serde_json::Value>,
+    ) {
         let decls = self.declarations(root, Place::Pipeline);
         let at = root.get("parameters").map_or(Span::default(), |e| e.key);
         let mut args = Args::new();
-        for (name, value) in given {
+        let inherited = inherited
+            .iter()
+            .filter(|(name, _)| !given.contains_key(name.as_str()) && decls.contains_key(name.as_str()));
+        for (name, value) in given.iter().chain(inherited) {
             match decls.get(name.as_str()) {
                 None => {
                     let hint = suggest(name, decls.keys().map(AsRef::as_ref));

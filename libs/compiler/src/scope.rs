@@ -2,9 +2,12 @@
 
 use crate::context::{Ctx, MAX_CALLS};
 use crate::diagnostics::{Span, code, suggest};
+use crate::interpolate::Env;
 use crate::params::Place;
-use crate::yaml::{Map, Node, Value};
+use crate::resolve::MAX_ORB_DEPTH;
+use crate::yaml::{Entry, Map, Node, Value};
 use indexmap::IndexMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -43,6 +46,8 @@ pub(crate) struct Scope {
     /// `None`: an orb that cannot be loaded; the file is refused for it already.
     orbs: IndexMap<Arc<str>, Option<Arc<Scope>>>,
     pub is_orb: bool,
+    /// What messages call the orb; none for the project and for inline orbs.
+    pub label: Option<Arc<str>>,
 }
 
 impl fmt::Debug for Scope {
@@ -53,7 +58,7 @@ impl fmt::Debug for Scope {
 
 /// A found element.
 pub(crate) struct Found {
-    pub node: Node,
+    pub body: Arc<Map>,
     pub key: Span,
     pub scope: Arc<Scope>,
 }
@@ -103,6 +108,15 @@ impl Scope {
         }
     }
 
+    /// ` in the orb …`, where the elements are not the file's own.
+    pub fn in_orb(&self) -> String {
+        self.label.as_ref().map_or(String::new(), |label| format!(" in the orb `{label}`"))
+    }
+
+    pub fn has_jobs(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
     pub fn has(&self, kind: Kind, name: &str) -> bool {
         self.map(kind).contains_key(name)
     }
@@ -111,10 +125,30 @@ impl Scope {
 impl Ctx<'_> {
     /// The scope of the project (or of version 2, where only jobs exist).
     pub fn project_scope(&mut self, root: &Map) -> Arc<Scope> {
-        self.scope(root, false, 0)
+        let scope = self.scope(root, false, None, &BTreeMap::new(), 0);
+        self.check_shapes(&scope);
+        Arc::new(scope)
     }
 
-    fn scope(&mut self, root: &Map, is_orb: bool, depth: usize) -> Arc<Scope> {
+    /// The scope of an orb's source. It was checked when it was published; what a job uses of it is checked again.
+    pub fn orb_scope(
+        &mut self,
+        root: &Map,
+        label: Arc<str>,
+        pins: &BTreeMap<String, String>,
+        depth: usize,
+    ) -> Arc<Scope> {
+        Arc::new(self.scope(root, true, Some(label), pins, depth))
+    }
+
+    fn scope(
+        &mut self,
+        root: &Map,
+        is_orb: bool,
+        label: Option<Arc<str>>,
+        pins: &BTreeMap<String, String>,
+        depth: usize,
+    ) -> Scope {
         let jobs = self.section(root, "jobs");
         let (commands, executors) = if self.interpolation {
             (self.section(root, "commands"), self.section(root, "executors"))
@@ -123,34 +157,51 @@ impl Ctx<'_> {
         };
         let mut orbs = IndexMap::new();
         for (alias, entry) in self.interpolation.then(|| self.section(root, "orbs")).into_iter().flatten() {
-            let orb = match &entry.value.value {
-                Value::Map(_) if depth >= 5 => {
-                    self.sink.error(code::YAML_LIMIT, entry.key, "orbs are nested deeper than 5 levels");
-                    None
-                }
-                Value::Map(body) => {
-                    self.only_keys(body, ORB_KEYS, "an orb");
-                    Some(self.scope(body, true, depth + 1))
-                }
-                Value::Str(reference) => {
-                    let reference = reference.clone();
-                    self.sink
-                        .not_supported(entry.value.span, &format!("an orb of a registry (`{reference}`)"));
-                    None
-                }
-                _ => {
-                    self.wrong_type(&entry.value, &format!("the orb `{alias}`"), "a reference or a map");
-                    None
-                }
-            };
             if alias.contains('/') {
                 self.sink.error(code::INVALID_NAME, entry.key, "the name of an orb cannot hold a `/`");
             }
+            let orb = self.orb(&alias, &entry, is_orb, pins, depth);
             orbs.insert(alias, orb);
         }
-        let scope = Scope { jobs, commands, executors, orbs, is_orb };
-        self.check_shapes(&scope);
-        Arc::new(scope)
+        Scope { jobs, commands, executors, orbs, is_orb, label }
+    }
+
+    fn orb(
+        &mut self,
+        alias: &str,
+        entry: &Entry,
+        in_orb: bool,
+        pins: &BTreeMap<String, String>,
+        depth: usize,
+    ) -> Option<Arc<Scope>> {
+        match &entry.value.value {
+            Value::Map(_) if depth >= MAX_ORB_DEPTH => {
+                let message = format!("orbs are nested deeper than {MAX_ORB_DEPTH} levels");
+                self.sink.error(code::ORB_LIMIT, entry.key, message);
+                None
+            }
+            Value::Map(body) => {
+                self.only_keys(body, ORB_KEYS, "an orb");
+                let scope = self.scope(body, true, None, pins, depth + 1);
+                self.check_shapes(&scope);
+                Some(Arc::new(scope))
+            }
+            Value::Str(_) => {
+                let env = Env { pipeline_parameters: !in_orb, ..Env::default() };
+                let reference = self.interpolate(&entry.value, env);
+                match reference.as_str() {
+                    Some(text) => self.import(&text.clone(), entry.value.span, pins, depth),
+                    None => {
+                        self.wrong_type(&reference, &format!("the orb `{alias}`"), "a reference or a map");
+                        None
+                    }
+                }
+            }
+            _ => {
+                self.wrong_type(&entry.value, &format!("the orb `{alias}`"), "a reference or a map");
+                None
+            }
+        }
     }
 
     fn section(&mut self, root: &Map, name: &str) -> Map {
@@ -215,12 +266,12 @@ impl Ctx<'_> {
                         name = other.to_string();
                         continue;
                     }
+                    Value::Map(body) => {
+                        return Some(Found { body: body.clone(), key: entry.key, scope: scope.clone() });
+                    }
                     _ => {
-                        return Some(Found {
-                            node: entry.value.clone(),
-                            key: entry.key,
-                            scope: scope.clone(),
-                        });
+                        self.wrong_type(&entry.value, &format!("the {} `{name}`", kind.word()), "a map");
+                        return None;
                     }
                 }
             }

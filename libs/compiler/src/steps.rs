@@ -29,8 +29,7 @@ pub(crate) const BUILT_IN: &[&str] = &[
 
 /// A map of one key.
 pub(crate) fn single(key: &str, at: Span, value: Node) -> Node {
-    let span = Span { start: at.start, end: value.span.end.max(at.end) };
-    Node::map(span, Map::from_iter([(Arc::from(key), Entry { key: at, value })]))
+    Node::map(at.to(value.span), Map::from_iter([(Arc::from(key), Entry { key: at, value })]))
 }
 
 /// Booleans in the environment of a step are `1` and `0`; in all other environments `true` and `false`.
@@ -188,9 +187,9 @@ impl Ctx<'_> {
         out: &mut Vec<Node>,
     ) {
         let Some(found) = self.find(Kind::Command, name, scope, at) else { return };
-        let Some(definition) = found.node.as_map().cloned() else { return };
+        let definition = found.body.clone();
         // The place of the definition tells it from all others.
-        let call = (found.key.start, name.rsplit('/').next().unwrap_or(name).to_owned());
+        let call = found.key;
         if self.calls.contains(&call) {
             self.sink.error(code::RECURSIVE_CALL, at, format!("the command `{name}` calls itself"));
             return;
@@ -199,7 +198,7 @@ impl Ctx<'_> {
         let decls = self.declarations(&definition, Place::Command);
         let Some(args) = self.bind(&decls, &given, scope, &found.scope, at) else { return };
         let Some(steps) = definition.get("steps") else { return };
-        self.sink.trace.push((format!("Error calling command: '{name}'"), at));
+        self.sink.trace.push((format!("Error calling command: '{name}'{}", found.scope.in_orb()), at));
         self.calls.push(call);
         let env = Env { params: Some(&args), matrix: None, pipeline_parameters: !found.scope.is_orb };
         let steps = self.interpolate(&steps.value, env);

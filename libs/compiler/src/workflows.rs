@@ -93,6 +93,9 @@ impl Ctx<'_> {
     fn implicit(&mut self, root: &Map, project: &Arc<Scope>, values: &PipelineValues) -> Vec<Compiled> {
         let at = root.get("jobs").map_or(Span::default(), |e| e.key);
         if !project.has(Kind::Job, "build") {
+            if self.may_be_empty && !project.has_jobs() {
+                return Vec::new();
+            }
             self.sink.error_hint(
                 code::UNKNOWN_JOB,
                 at,
@@ -370,7 +373,7 @@ impl Ctx<'_> {
         invocation: &mut Invocation,
     ) -> Option<()> {
         let found = self.find(Kind::Job, reference, project, invocation.at)?;
-        let definition = found.node.as_map()?.clone();
+        let definition = found.body.clone();
         let decls = self.declarations(&definition, Place::Job);
         let mut given: Vec<(Arc<str>, Span, Node)> = Vec::new();
         for (name, value) in matrix.into_iter().flatten().filter(|(name, _)| name.as_ref() != "name") {

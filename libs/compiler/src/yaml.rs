@@ -144,13 +144,14 @@ impl Node {
     }
 }
 
-/// The tree of `source`; `None` when it cannot be read (the sink says why).
-pub(crate) fn read(sink: &mut Sink<'_>) -> Option<Node> {
-    let source = sink.source();
+/// The tree of a source; `None` when it cannot be read (the sink says why).
+pub(crate) fn read(sink: &mut Sink, file: u32) -> Option<Node> {
+    let text = sink.source(file);
+    let source: &str = &text;
     if source.len() > MAX_SOURCE {
         let message =
             format!("the configuration is {} bytes long; at most {MAX_SOURCE} are accepted", source.len());
-        sink.error(code::YAML_LIMIT, Span::default(), message);
+        sink.error(code::YAML_LIMIT, Span { file, ..Span::default() }, message);
         return None;
     }
     let options = granit_parser::options! { emit_comments: false };
@@ -158,16 +159,18 @@ pub(crate) fn read(sink: &mut Sink<'_>) -> Option<Node> {
         events: Parser::new_from_str_with_options(source, options),
         sink,
         source,
+        file,
         anchors: HashMap::new(),
         total: 0,
     };
     reader.document().ok()
 }
 
-struct Reader<'s, 'k, 'f> {
+struct Reader<'s, 'k> {
     events: Parser<'s, StrInput<'s>>,
-    sink: &'k mut Sink<'f>,
+    sink: &'k mut Sink,
     source: &'s str,
+    file: u32,
     anchors: HashMap<usize, Anchored>,
     total: usize,
 }
@@ -183,22 +186,28 @@ struct Failed;
 
 type Tagged<'e> = Option<Cow<'e, Tag>>;
 
-impl<'s> Reader<'s, '_, '_> {
+impl<'s> Reader<'s, '_> {
+    /// No source is longer than `MAX_SOURCE`.
+    fn span(&self, start: usize, end: usize) -> Span {
+        let short = |offset| u32::try_from(offset).unwrap_or(u32::MAX);
+        Span { file: self.file, start: short(start), end: short(end) }
+    }
+
     fn next(&mut self) -> Result<(Event<'s>, Span), Failed> {
         match self.events.next() {
             Some(Ok((event, span))) => {
                 let start = self.offset(&span.start);
                 let end = self.offset(&span.end).max(start);
-                Ok((event, Span { start, end }))
+                Ok((event, self.span(start, end)))
             }
             Some(Err(error)) => {
                 let start = self.offset(error.marker());
                 let end = self.source[start..].chars().next().map_or(start, |c| start + c.len_utf8());
                 let message = format!("Unable to parse YAML: {}", error.info());
-                self.sink.error(code::YAML_SYNTAX, Span { start, end }, message);
+                self.sink.error(code::YAML_SYNTAX, self.span(start, end), message);
                 Err(Failed)
             }
-            None => Ok((Event::StreamEnd, Span { start: self.source.len(), end: self.source.len() })),
+            None => Ok((Event::StreamEnd, self.span(self.source.len(), self.source.len()))),
         }
     }
 
@@ -228,7 +237,7 @@ impl<'s> Reader<'s, '_, '_> {
                 event => root = Some(self.node(event, span, 0)?.0),
             }
         }
-        Ok(root.unwrap_or(Node { span: Span::default(), value: Value::Null }))
+        Ok(root.unwrap_or(Node { span: self.span(0, 0), value: Value::Null }))
     }
 
     fn count(&mut self, nodes: usize, height: usize, span: Span) -> Result<(), Failed> {
@@ -281,19 +290,19 @@ impl<'s> Reader<'s, '_, '_> {
                 loop {
                     let (event, at) = self.next()?;
                     if matches!(event, Event::SequenceEnd) {
-                        end = end.max(at.end.min(self.source.len()));
+                        end = end.max(at.end);
                         break;
                     }
                     let (item, h) = self.node(event, at, depth + 1)?;
                     height = height.max(h);
                     items.push(item);
                 }
-                (Node::seq(Span { start: span.start, end }, items), height + 1, anchor)
+                (Node::seq(Span { end, ..span }, items), height + 1, anchor)
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.collection_tag(tag, "map", span)?;
                 let (map, height, end) = self.mapping(span, depth)?;
-                (Node::map(Span { start: span.start, end }, map), height + 1, anchor)
+                (Node::map(Span { end, ..span }, map), height + 1, anchor)
             }
             _ => {
                 self.sink.error(code::YAML_SYNTAX, span, "a value was expected here");
@@ -307,7 +316,7 @@ impl<'s> Reader<'s, '_, '_> {
         Ok((node, height))
     }
 
-    fn mapping(&mut self, span: Span, depth: usize) -> Result<(Map, usize, usize), Failed> {
+    fn mapping(&mut self, span: Span, depth: usize) -> Result<(Map, usize, u32), Failed> {
         enum Part {
             Pair(Arc<str>, Entry),
             Merge(Vec<Arc<Map>>),

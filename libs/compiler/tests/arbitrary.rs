@@ -4,9 +4,8 @@ use gantry_compiler::{Input, PipelineValues, compile};
 use proptest::prelude::*;
 
 fn feed(source: &str) {
-    let parameters = serde_json::Map::new();
     let values = PipelineValues { branch: Some("main".into()), ..PipelineValues::default() };
-    match compile(&Input { file: "config.yml", source, parameters: &parameters, values }) {
+    match compile(&Input { values, ..Input::new("config.yml", source) }) {
         Ok(compiled) => {
             for warning in compiled.warnings {
                 warning.render(source, false);

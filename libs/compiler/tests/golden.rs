@@ -23,8 +23,7 @@ fn values(source: &str) -> PipelineValues {
 }
 
 fn run(source: &str) -> Result<Compiled, Vec<Diagnostic>> {
-    let parameters = serde_json::Map::new();
-    compile(&Input { file: "config.yml", source, parameters: &parameters, values: values(source) })
+    compile(&Input { values: values(source), ..Input::new("config.yml", source) })
 }
 
 fn lines(out: &mut String, list: &[Diagnostic]) {
@@ -132,7 +131,7 @@ fn parameters_of_the_trigger() {
     let source = "version: 2.1\nparameters:\n  deploy: {type: boolean, default: false}\njobs:\n  build:\n    machine: true\n    steps: [checkout]\nworkflows:\n  w:\n    when: << pipeline.parameters.deploy >>\n    jobs: [build]\n";
     let compile_with = |json: serde_json::Value| {
         let parameters = json.as_object().expect("object").clone();
-        compile(&Input { file: "c.yml", source, parameters: &parameters, values: PipelineValues::default() })
+        compile(&Input { parameters: &parameters, ..Input::new("c.yml", source) })
     };
     assert!(compile_with(serde_json::json!({})).expect("good").plan.workflows.is_empty());
     assert_eq!(compile_with(serde_json::json!({"deploy": true})).expect("good").plan.workflows.len(), 1);

@@ -80,6 +80,7 @@ fn values(state: &State, id: &str, number: i64, new: &New) -> PipelineValues {
         revision: new.vcs.revision.clone(),
         base_revision: new.before.clone(),
         trigger_source: new.trigger.kind.clone(),
+        ..PipelineValues::default()
     }
 }
 
@@ -91,7 +92,7 @@ async fn run(
 ) -> anyhow::Result<Option<Found>> {
     let source: Arc<str> = source.into();
     let work = tokio::task::spawn_blocking(move || {
-        let input = Input { file: PATH, source: &source, parameters: &parameters, values };
+        let input = Input { parameters: &parameters, values, ..Input::new(PATH, &source) };
         compiler::compile(&input).map(|compiled| (compiled.plan, compiled.processed))
     });
     match timeout(LIMIT, work).await {
