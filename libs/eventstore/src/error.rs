@@ -50,6 +50,18 @@ pub enum Error {
     /// The schema cannot be brought to its newest form.
     #[error("the schema cannot be migrated")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The schema is older than this build needs, and this process may not change it.
+    #[error(
+        "the schema of {service} has version {found} and this build needs {wanted}; run `gantry admin migrate` first"
+    )]
+    OldSchema {
+        /// Whose schema.
+        service: String,
+        /// Its version; 0: there is none.
+        found: i64,
+        /// What is needed at least.
+        wanted: i64,
+    },
     /// A failpoint said so.
     #[error("failpoint {0}")]
     Failpoint(String),

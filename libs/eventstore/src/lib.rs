@@ -16,13 +16,16 @@
 mod error;
 mod failpoint;
 mod leader;
+mod schema;
 mod store;
 mod tail;
+pub mod trace;
 mod tx;
 
 pub use error::{Error, Result};
 pub use failpoint::failpoint;
 pub use leader::Leader;
+pub use schema::never_migrate;
 pub use store::{Key, NO_MIGRATIONS, Store, open_pool, open_pool_with, schema_of};
 pub use tail::{Page, Position, envelope_from_row, read_after};
 pub use tx::{Act, Tx, digest};

@@ -1,7 +1,7 @@
 //! A service's schema and the way to it.
 
 use crate::{
-    Error, Page, Position, Result, Tx,
+    Error, Page, Position, Result, Tx, schema,
     tail::{COLUMNS, envelope_from_row, read_after},
 };
 use contracts::Envelope;
@@ -110,11 +110,13 @@ impl Store {
         // A connection of its own: search_path must not leak into the pool.
         let mut conn = pool.acquire().await?.detach();
         let lock = lock_number(&[b"migrate", service.as_bytes()]);
-        conn.execute(AssertSqlSafe(format!(
-            "SELECT pg_advisory_lock({lock}); SET client_min_messages = warning; \
-             CREATE SCHEMA IF NOT EXISTS {schema}; SET search_path = {schema}"
-        )))
-        .await?;
+        if !schema::is_fixed() {
+            conn.execute(AssertSqlSafe(format!(
+                "SELECT pg_advisory_lock({lock}); SET client_min_messages = warning; \
+                 CREATE SCHEMA IF NOT EXISTS {schema}; SET search_path = {schema}"
+            )))
+            .await?;
+        }
         let step = |version, name: &'static str, sql: &'static str| {
             Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
         };
@@ -123,10 +125,21 @@ impl Store {
             step(2, "processes of a service", include_str!("instances.sql")),
         ]);
         common.dangerous_set_table_name("_common_migrations");
-        common.run(&mut conn).await?;
-        migrations.run(&mut conn).await?;
+        if schema::is_fixed() {
+            schema::check(&mut conn, service, &schema, "_common_migrations", &common).await?;
+            schema::check(&mut conn, service, &schema, "_sqlx_migrations", migrations).await?;
+        } else {
+            common.run(&mut conn).await?;
+            migrations.run(&mut conn).await?;
+        }
         conn.close().await?;
         Ok(Self(Arc::new(Inner { pool, service, schema, wake: watch::Sender::new(0) })))
+    }
+
+    /// A service's schema as it is, for an operator's look at it. Whoever appends through it wakes nobody.
+    pub fn attach(pool: PgPool, service: &'static str) -> Self {
+        let schema = schema_of(service);
+        Self(Arc::new(Inner { pool, service, schema, wake: watch::Sender::new(0) }))
     }
 
     /// The pool; it serves all services of the process.

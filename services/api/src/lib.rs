@@ -38,10 +38,12 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
 };
 
+pub use auth::token;
 pub use graphql::sdl;
 pub use state::Config;
 
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/api");
+/// The service's own tables.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/api");
 
 /// Largest body of a JSON request in bytes.
 const BODY: usize = 1 << 20;

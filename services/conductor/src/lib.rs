@@ -25,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 /// Name of the service and of its schema.
 pub const NAME: &str = "conductor";
 
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/conductor");
+/// The service's own tables.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/conductor");
 
 /// What the service needs.
 pub struct Deps {

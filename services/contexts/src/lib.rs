@@ -28,7 +28,8 @@ pub const NAME: &str = "contexts";
 /// Label under which a value is sealed while it rides in a request.
 pub const REQUEST_LABEL: &str = "request";
 
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/contexts");
+/// The service's own tables.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/contexts");
 
 /// What the service needs.
 pub struct Deps {

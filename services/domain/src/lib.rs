@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 /// Name of the service and of its schema.
 pub const NAME: &str = "domain";
 
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/domain");
+/// The service's own tables.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/domain");
 
 /// What the service needs.
 pub struct Deps {

@@ -30,7 +30,8 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/output-processor");
+/// The service's own tables.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/output-processor");
 
 /// What the service needs.
 pub struct Deps {

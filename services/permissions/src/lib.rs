@@ -27,7 +27,8 @@ pub const NAME: &str = "permissions";
 /// by some milliseconds, and a new user's first request must not lose that race.
 const NEWS: Duration = Duration::from_secs(2);
 
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/permissions");
+/// The service's own tables.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/permissions");
 
 /// What the service needs.
 pub struct Deps {

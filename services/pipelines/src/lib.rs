@@ -24,7 +24,8 @@ use vcs::Git;
 /// Name of the service and of its schema.
 pub const NAME: &str = "pipelines";
 
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/pipelines");
+/// The service's own tables.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/pipelines");
 
 /// What the service needs.
 pub struct Deps {

@@ -28,7 +28,8 @@ use store::Unprojected;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/projector");
+/// The service's own tables.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/projector");
 
 /// Services whose events the views are made of.
 const SOURCES: &[&str] = &["domain", "pipelines", "conductor", "dispatcher", "output-processor"];
