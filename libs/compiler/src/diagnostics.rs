@@ -260,6 +260,11 @@ impl Sink {
         self.file(span).slice(span)
     }
 
+    /// 1-based line of a place.
+    pub fn line(&self, span: Span) -> usize {
+        self.file(span).place(span.start as usize).0
+    }
+
     pub fn error(&mut self, code: &'static str, span: Span, message: impl Into<String>) {
         self.add(Severity::Error, code, span, message.into(), None);
     }

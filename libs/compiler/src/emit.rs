@@ -158,7 +158,7 @@ fn write_value(out: &mut String, node: &Node, level: usize, in_list: bool) {
 }
 
 /// Whether a literal block holds the text exactly.
-fn is_block(text: &str) -> bool {
+pub(crate) fn is_block(text: &str) -> bool {
     text.trim_end_matches('\n').contains('\n')
         && !text.starts_with([' ', '\n'])
         && !text.ends_with("\n\n")
@@ -168,7 +168,7 @@ fn is_block(text: &str) -> bool {
         && text.lines().all(|line| line.is_empty() || !line.trim().is_empty())
 }
 
-fn write_text(out: &mut String, text: &str) {
+pub(crate) fn write_text(out: &mut String, text: &str) {
     let plain = text.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/' | '.' | '$'))
         && !text.ends_with([' ', ':'])
         && text.chars().all(|c| c.is_ascii_alphanumeric() || " _-./:+=@$^*()".contains(c))

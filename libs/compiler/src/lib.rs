@@ -21,24 +21,31 @@
 
 mod context;
 mod diagnostics;
+pub mod diff;
 mod emit;
 mod expression;
 mod filters;
+pub mod format;
+pub mod graph;
 mod input;
 mod interpolate;
 mod jobs;
 mod logic;
 mod lower;
 mod orbs;
+pub mod pack;
 mod params;
 mod pattern;
 mod resolve;
+pub mod sarif;
 mod scalars;
 mod scope;
+pub mod simulate;
 mod steps;
 mod values;
 mod workflows;
 mod yaml;
+mod yaml_text;
 
 pub use diagnostics::{Diagnostic, Related, Severity, SourceText, code};
 pub use input::{Compiled, Input, PipelineValues};
