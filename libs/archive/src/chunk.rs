@@ -1,0 +1,81 @@
+//! Chunks: cut by content, named by SHA-256, compressed one by one.
+
+use aws_lc_rs::digest;
+use fastcdc::v2020::FastCDC;
+use std::io;
+
+const MIN_CHUNK: usize = 512 << 10;
+const AVERAGE_CHUNK: usize = 2 << 20;
+/// Largest chunk in bytes, before compression.
+pub const MAX_CHUNK: usize = 8 << 20;
+/// What `tar | zstd` of people uses.
+const LEVEL: i32 = 3;
+
+/// Gathers a stream and cuts it into chunks.
+#[derive(Debug)]
+pub struct Cutter {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl Default for Cutter {
+    fn default() -> Self {
+        // Room for what is moved to the front seldom.
+        Self { buffer: Vec::with_capacity(2 * MAX_CHUNK), start: 0 }
+    }
+}
+
+impl Cutter {
+    /// Takes in more of the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 && self.buffer.len() + bytes.len() > self.buffer.capacity() {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next chunk, once enough has come to know where it ends; after the `end` of the stream what is left.
+    pub fn cut(&mut self, end: bool) -> Option<Vec<u8>> {
+        let rest = &self.buffer[self.start..];
+        if rest.is_empty() || (rest.len() < MAX_CHUNK && !end) {
+            return None;
+        }
+        let cutter = FastCDC::new(rest, MIN_CHUNK, AVERAGE_CHUNK, MAX_CHUNK);
+        let (_, length) = cutter.cut(0, rest.len());
+        let chunk = rest[..length.clamp(1, rest.len())].to_vec();
+        self.start += chunk.len();
+        Some(chunk)
+    }
+}
+
+/// SHA-256 of bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    sum
+}
+
+/// A chunk as it is stored.
+///
+/// # Errors
+/// Memory ran out in the compressor.
+pub fn compress(chunk: &[u8]) -> io::Result<Vec<u8>> {
+    zstd::bulk::compress(chunk, LEVEL)
+}
+
+/// A stored chunk, which must have exactly `size` bytes.
+///
+/// # Errors
+/// It is damaged, has another size, or `size` is beyond [`MAX_CHUNK`].
+pub fn decompress(stored: &[u8], size: usize) -> io::Result<Vec<u8>> {
+    if size > MAX_CHUNK {
+        return Err(io::Error::other(format!("a chunk of {size} bytes: {MAX_CHUNK} is the limit")));
+    }
+    let chunk = zstd::bulk::decompress(stored, size)?;
+    if chunk.len() == size {
+        Ok(chunk)
+    } else {
+        Err(io::Error::other(format!("a chunk has {} bytes instead of {size}", chunk.len())))
+    }
+}
