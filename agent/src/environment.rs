@@ -1,37 +1,16 @@
 //! What steps find in their environment (execution §11).
 
 use agent_api::{Secrets, TaskSpec};
-use executors::Identity;
+use executors::Facts;
 use std::{
     collections::BTreeMap,
-    fs, io,
-    os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
 };
 
-/// Variables of the agent's own environment that steps see too; everything else is the server's business. By
-/// the mark of its placement a sweep finds what a dead agent left.
-const INHERITED: [&str; 14] = [
-    "LANG",
-    "LANGUAGE",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "GANTRY_PLACEMENT",
-];
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The folders of a task, below the folder that is its own.
+/// The folders of a task, as its steps see them.
 pub(crate) struct Places {
-    outside: PathBuf,
     pub(crate) home: PathBuf,
     pub(crate) bin: PathBuf,
     pub(crate) data: PathBuf,
@@ -41,74 +20,24 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Makes the folders and puts the agent among the programs.
-    pub(crate) fn make(
-        outside: &Path,
-        inside: &Path,
-        program: &Path,
-        owner: Option<Identity>,
-        own_copy: bool,
-        spec: &TaskSpec,
-    ) -> io::Result<Self> {
-        fs::set_permissions(outside, fs::Permissions::from_mode(0o755))?;
-        let own = |path: &Path, mode: u32| -> io::Result<()> {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-            match owner {
-                Some(id) => chown(path, Some(id.uid), Some(id.gid)),
-                None => Ok(()),
-            }
-        };
-        for (name, mode) in [("home", 0o700), ("data", 0o700)] {
-            let path = outside.join(name);
-            fs::create_dir_all(&path)?;
-            own(&path, mode)?;
+    pub(crate) fn of(facts: &Facts, spec: &TaskSpec) -> Self {
+        Self {
+            home: facts.home.clone(),
+            bin: facts.bin.clone(),
+            data: facts.data.clone(),
+            bash_env: facts.data.join(format!(".bash_env-{}-{}-build", spec.job_id, spec.index)),
+            work: expand(&spec.definition.working_directory, &facts.home, &facts.home),
         }
-        let bin = outside.join("bin");
-        fs::create_dir_all(&bin)?;
-        let agent = bin.join("gantry-runner");
-        if !agent.exists() {
-            // A link costs nothing. It is not for a task that has the owner's rights over the file and none
-            // over the original, and across file systems it cannot be.
-            if own_copy || fs::hard_link(program, &agent).is_err() {
-                fs::copy(program, &agent)?;
-            }
-            fs::set_permissions(&agent, fs::Permissions::from_mode(0o755))?;
-            for name in ["circleci", "circleci-agent", "gantry-agent"] {
-                symlink("gantry-runner", bin.join(name))?;
-            }
-        }
-        let job = spec.job_id.to_string();
-        let name = format!(".bash_env-{job}-{}-build", spec.index);
-        let file = outside.join("data").join(&name);
-        fs::write(&file, "")?;
-        own(&file, 0o600)?;
-        let home = inside.join("home");
-        let work = expand(&spec.definition.working_directory, &home, &home);
-        Ok(Self {
-            outside: outside.to_owned(),
-            bin: inside.join("bin"),
-            data: inside.join("data"),
-            bash_env: inside.join("data").join(name),
-            home,
-            work,
-        })
     }
 
-    /// Whether a step asked that no further one runs.
-    pub(crate) fn is_halted(&self) -> bool {
-        self.outside.join("data/halt").exists()
+    /// Where a step says that no further one runs.
+    pub(crate) fn halt(&self) -> PathBuf {
+        self.data.join("halt")
     }
 
-    /// Writes a script that the steps may read; answers where they find it.
-    pub(crate) fn script(&self, number: u32, text: &str) -> io::Result<PathBuf> {
-        let folder = self.outside.join("scripts");
-        fs::create_dir_all(&folder)?;
-        let name = format!("step-{number}");
-        let path = folder.join(&name);
-        fs::write(&path, text)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        let inside = self.bin.parent().unwrap_or(Path::new("/"));
-        Ok(inside.join("scripts").join(name))
+    /// Where a script of a step is that cannot be an argument.
+    pub(crate) fn script(&self, number: u32) -> PathBuf {
+        self.data.join(format!("scripts/step-{number}"))
     }
 }
 
@@ -133,7 +62,7 @@ impl Environment {
         spec: &TaskSpec,
         secrets: &Secrets,
         places: &Places,
-        owner: Option<Identity>,
+        facts: &Facts,
     ) -> Result<Self, String> {
         let definition = &spec.definition;
         let all = definition.environment.iter().chain(definition.steps.iter().flat_map(|step| match step {
@@ -148,20 +77,13 @@ impl Environment {
                 return Err(format!("the value of {name} contains a NUL byte"));
             }
         }
-        let mut variables = BTreeMap::new();
-        for name in INHERITED {
-            if let Ok(value) = std::env::var(name) {
-                variables.insert(name.to_owned(), value);
-            }
-        }
-        let path = std::env::var("PATH").unwrap_or_else(|_| DEFAULT_PATH.to_owned());
-        let uid = owner.map_or_else(|| nix::unistd::getuid().as_raw(), |id| id.uid);
-        let user = user_name(uid);
+        let mut variables = facts.environment.clone();
+        let path = variables.get("PATH").cloned().unwrap_or_else(|| DEFAULT_PATH.to_owned());
         let mut set = |name: &str, value: String| drop(variables.insert(name.to_owned(), value));
         set("PATH", format!("{}:{path}", places.bin.display()));
         set("HOME", places.home.display().to_string());
-        set("USER", user.clone());
-        set("LOGNAME", user);
+        set("USER", facts.user.clone());
+        set("LOGNAME", facts.user.clone());
         set("TERM", "xterm".into());
         for (name, value) in &secrets.variables {
             set(name, value.clone());
@@ -252,17 +174,4 @@ fn show(built_in: &BTreeMap<String, String>, job: &[(String, String)], secrets: 
         text.push_str("\nThe redacted variables listed above will be masked in run step output.\n");
     }
     text
-}
-
-/// Read from the file itself: a static program cannot ask a directory service.
-fn user_name(uid: u32) -> String {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    passwd
-        .lines()
-        .find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-        })
-        .unwrap_or_else(|| uid.to_string())
 }

@@ -7,7 +7,7 @@ use crate::{
     output::{Output, Stream},
 };
 use agent_api::{StepReport, TaskSpec};
-use executors::{Command, Sandbox, Signal};
+use executors::{Command, Io, Signal};
 use ids::StepId;
 use model::{
     plan::{RunStep, Step, When},
@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    io::AsyncReadExt,
     sync::{mpsc, oneshot},
     task::JoinSet,
     time::Instant,
@@ -99,7 +100,7 @@ pub(crate) struct Result {
 /// What the steps of a task share.
 pub(crate) struct Runner {
     pub(crate) control: Arc<Control>,
-    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) sandbox: Arc<dyn executors::Environment>,
     pub(crate) spec: TaskSpec,
     pub(crate) output: Output,
     pub(crate) reports: Reports,
@@ -114,7 +115,7 @@ pub(crate) struct Runner {
 impl Runner {
     pub(crate) fn new(
         control: Arc<Control>,
-        sandbox: Arc<Sandbox>,
+        sandbox: Arc<dyn executors::Environment>,
         spec: TaskSpec,
         output: Output,
         places: Places,
@@ -160,7 +161,7 @@ impl Runner {
         let mut failed = false;
         let mut reason = None;
         for (number, step) in (FIRST_NUMBER..).zip(&self.spec.definition.steps) {
-            if self.control.stopped().is_some() || self.places.is_halted() {
+            if self.control.stopped().is_some() || self.is_halted().await {
                 break;
             }
             let runs = match step.when() {
@@ -198,6 +199,12 @@ impl Runner {
             None => (JobStatus::Success, None),
         };
         Result { status, reason }
+    }
+
+    /// Whether a step asked that no further one runs.
+    async fn is_halted(&self) -> bool {
+        // An environment that is gone tells so at the next step.
+        self.sandbox.exists(&self.places.halt()).await.unwrap_or(false)
     }
 
     /// Ends everything that still runs, and waits until nothing of it is left.
@@ -278,7 +285,9 @@ impl Runner {
     async fn run_step(&self, number: u32, run: &RunStep, stream: &mut Stream) -> io::Result<Outcome> {
         let mut argv: Vec<String> = self.shell(run).split_whitespace().map(str::to_owned).collect();
         if run.command.len() > MAX_ARGUMENT || !takes_script_as_argument(&argv) {
-            argv.push(self.places.script(number, &run.command)?.display().to_string());
+            let path = self.places.script(number);
+            self.sandbox.write(&path, &run.command, 0o755).await.map_err(io::Error::other)?;
+            argv.push(path.display().to_string());
         } else {
             argv.push("-c".into());
             argv.push(run.command.clone());
@@ -289,7 +298,8 @@ impl Runner {
             None => work.clone(),
         };
         let make_dir = dir == *work;
-        let command = Command { argv, env: self.environment.with(&run.environment), dir, make_dir };
+        let env = self.environment.with(&run.environment);
+        let command = Command { argv, env, dir, make_dir, io: Io::Terminal };
         let limit = (!run.background).then(|| Duration::from_secs(run.no_output_timeout_secs));
         let ended = self.process(command, limit, stream).await?;
         self.judge(ended, run.background, stream)
@@ -345,7 +355,7 @@ impl Runner {
             stream.learn(&checkout::secrets(&source))?;
             let env = self.environment.with(&checkout::variables(&self.spec, &source));
             let argv = ["/bin/sh", "-c", checkout::SCRIPT].map(str::to_owned).to_vec();
-            let command = Command { argv, env, dir: dir.clone(), make_dir: true };
+            let command = Command { argv, env, dir: dir.clone(), make_dir: true, io: Io::Terminal };
             let ended = self.process(command, Some(Duration::from_secs(600)), stream).await?;
             if !matches!(ended, Ended::Exit(checkout::UNREACHABLE)) || attempt >= checkout::TRIES {
                 return self.judge(ended, false, stream);
@@ -372,7 +382,7 @@ impl Runner {
             Err(executors::Error::Lost) => return Ok(Ended::Lost),
             Err(e) => return Ok(Ended::NotStarted(e.to_string())),
         };
-        let executors::Process { id, terminal, mut exit } = started;
+        let executors::Process { id, mut output, mut exit, .. } = started;
         tracing::debug!(id, "a program runs");
         let budget = Arc::clone(&self.output.budget);
         let mut buffer = vec![0u8; 64 * 1024];
@@ -390,7 +400,7 @@ impl Runner {
                 }
             };
             tokio::select! {
-                read = async { budget.room().await; terminal.read(&mut buffer).await }, if open => match read {
+                read = async { budget.room().await; output.read(&mut buffer).await }, if open => match read {
                     Ok(0) | Err(_) => open = false,
                     Ok(n) => {
                         stream.write(&buffer[..n])?;
@@ -433,7 +443,7 @@ impl Runner {
         while open {
             let read = async {
                 budget.room().await;
-                terminal.read(&mut buffer).await
+                output.read(&mut buffer).await
             };
             tokio::select! {
                 read = read => match read {
@@ -447,7 +457,7 @@ impl Runner {
         if open {
             // What it left running may go on writing, to nobody.
             lock(&self.leftovers)
-                .spawn(async move { while terminal.read(&mut buffer).await.is_ok_and(|n| n > 0) {} });
+                .spawn(async move { while output.read(&mut buffer).await.is_ok_and(|n| n > 0) {} });
         }
         if matches!(ended, Ended::NoOutput) {
             let limit = go_duration(limit.unwrap_or_default());

@@ -11,7 +11,7 @@ use crate::{
 };
 use agent_api::{Claim, FinalReport, LAUNCH_FILE, LaunchFile, Lease, SealedSecrets, Secrets};
 use anyhow::Context;
-use executors::{Identity, Isolation, Options, Sandbox};
+use executors::{Environment as _, Identity, Isolation, Options, Sandbox};
 use hyper::Method;
 use ids::{ClaimId, InstanceId};
 use model::status::JobStatus;
@@ -40,7 +40,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
         Err(e) => {
             if let Ok(sandbox) = &sandbox {
                 sandbox.end().await;
-                sandbox.remove_files();
+                sandbox.remove().await;
             }
             return Err(e);
         }
@@ -62,7 +62,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
         if !lease.permit {
             return Err("the claim carries no start permit".to_owned());
         }
-        execute(dir, &launch, &lease, &control, &key, Arc::clone(sandbox)).await
+        execute(dir, &lease, &control, &key, Arc::<Sandbox>::clone(sandbox)).await
     };
     let ran = ran.await;
     let report = match ran {
@@ -71,7 +71,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
     };
     if let Ok(sandbox) = &sandbox {
         sandbox.end().await;
-        sandbox.remove_files();
+        sandbox.remove().await;
     }
     deliver(dir, &control, report).await
 }
@@ -164,25 +164,20 @@ async fn claim(client: &Client, launch: &LaunchFile, key: &TaskKey) -> anyhow::R
 /// Runs the steps; the error is a reason for `infrastructure_fail`.
 async fn execute(
     dir: &Path,
-    launch: &LaunchFile,
     lease: &Lease,
     control: &Arc<Control>,
     key: &TaskKey,
-    sandbox: Arc<Sandbox>,
+    sandbox: Arc<dyn executors::Environment>,
 ) -> Result<FinalReport, String> {
     let spec = &lease.spec;
-    let owner = identity(launch);
     let secrets = if spec.has_secrets { fetch_secrets(control, key).await? } else { Secrets::default() };
-    let places = Places::make(
-        sandbox.outside(),
-        sandbox.inside(),
-        &program().map_err(|e| e.to_string())?,
-        owner,
-        launch.isolation == "namespace",
-        spec,
-    )
-    .map_err(|e| format!("the folders of the task cannot be made: {e}"))?;
-    let environment = Environment::build(spec, &secrets, &places, owner)?;
+    let facts = sandbox.facts().clone();
+    let places = Places::of(&facts, spec);
+    let environment = Environment::build(spec, &secrets, &places, &facts)?;
+    sandbox
+        .write(&places.bash_env, "", 0o600)
+        .await
+        .map_err(|e| format!("the files of the task cannot be made: {e}"))?;
     let values: Vec<&str> = secrets.variables.iter().map(|(_, value)| value.as_str()).collect();
     let masked = masking::Secrets::new(&values);
     drop(values);
@@ -195,15 +190,10 @@ async fn execute(
         places,
         environment,
     ));
-    let isolation = match (owner, sandbox.has_namespaces()) {
-        (Some(id), true) => format!("user {} in namespaces of its own", id.uid),
-        (Some(id), false) => format!("user {}", id.uid),
-        (None, true) => "namespaces of its own".into(),
-        (None, false) => "none".into(),
-    };
     let spin_up = format!(
-        "gantry-runner version {}\nHost executor; isolation: {isolation}\nHome folder {}\n",
+        "gantry-runner version {}\nHost executor; isolation: {}\nHome folder {}\n",
         env!("CARGO_PKG_VERSION"),
+        facts.isolation,
         runner.places.home.display(),
     );
     let shown = runner.show(0, "Spin up environment", &spin_up);

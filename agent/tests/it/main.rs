@@ -1,5 +1,6 @@
 //! The real agent against a suite in this process.
 
+mod contract;
 mod suite;
 
 use agent_api::{JobUser, Source};

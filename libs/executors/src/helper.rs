@@ -1,6 +1,9 @@
 //! The helper processes: single-threaded, without a runtime, and never the agent itself.
 
-use crate::wire::{Event, Exec, Mode, Request, Setup, Spawn};
+use crate::{
+    guest,
+    wire::{Ends, Event, Exec, Mode, Request, Setup, Spawn},
+};
 use nix::{
     mount::{MsFlags, mount},
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -39,6 +42,7 @@ pub fn main() -> Option<i32> {
         INIT => init as fn(&str, Vec<String>) -> io::Result<i32>,
         FIRST => first,
         EXEC => exec,
+        guest::GUEST => guest::run,
         _ => return None,
     };
     let setup = args.next().unwrap_or_default();
@@ -171,6 +175,10 @@ fn first(json: &str, _rest: Vec<String>) -> io::Result<i32> {
                             signal_session(*pid, signal);
                         }
                     }
+                    // The agent reaches files of this machine by itself.
+                    Ok(Request::Write { id, .. } | Request::Exists { id, .. }) => {
+                        say(&Event::Failed { id, message: "not in this environment".into() });
+                    }
                     Err(e) => eprintln!("{e}"),
                 }
             }
@@ -194,34 +202,64 @@ fn start(spawn: Spawn, running: &mut HashMap<Pid, u64>) {
 }
 
 fn try_start(spawn: Spawn) -> io::Result<Pid> {
-    // Not as controlling terminal: what a step leaves running would be hung up with its shell.
-    let tty =
-        fs::File::options().read(true).write(true).custom_flags(nix::libc::O_NOCTTY).open(&spawn.tty)?;
-    let setup = serde_json::to_string(&spawn.exec)?;
+    let io = match &spawn.io {
+        Ends::Tty { path, input } => {
+            // Not as controlling terminal: what a step leaves running would be hung up with its shell.
+            let tty =
+                fs::File::options().read(true).write(true).custom_flags(nix::libc::O_NOCTTY).open(path)?;
+            let stdin = if *input { tty.try_clone()?.into() } else { Stdio::null() };
+            [stdin, tty.try_clone()?.into(), tty.into()]
+        }
+        Ends::Fifos { input, output, errors } => {
+            let write = |path: &Path| fs::File::options().write(true).open(path);
+            [fs::File::open(input)?.into(), write(output)?.into(), write(errors)?.into()]
+        }
+        Ends::FramedTty { .. } | Ends::FramedPipes => {
+            return Err(io::Error::other("this helper has no frames"));
+        }
+    };
+    launch(&spawn.exec, &spawn.argv, &spawn.env, io)
+}
+
+/// Starts a command through the last helper. It is reaped with all others.
+pub(crate) fn launch(
+    exec: &Exec,
+    argv: &[String],
+    env: &[(String, String)],
+    [stdin, stdout, stderr]: [Stdio; 3],
+) -> io::Result<Pid> {
+    let setup = serde_json::to_string(exec)?;
     let child = Command::new(SELF)
         .arg(EXEC)
         .arg(setup)
-        .args(&spawn.argv)
+        .args(argv)
         .env_clear()
-        .envs(spawn.env)
-        .stdin(Stdio::null())
-        .stdout(tty.try_clone()?)
-        .stderr(tty)
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr)
         .spawn()?;
-    // Reaped with all others.
     Ok(Pid::from_raw(child.id() as i32))
 }
 
 fn reap(running: &mut HashMap<Pid, u64>) {
+    for (id, code) in ended(running) {
+        say(&Event::Exited { id, code });
+    }
+}
+
+/// Reaps whatever has ended; answers the commands among it.
+pub(crate) fn ended(running: &mut HashMap<Pid, u64>) -> Vec<(u64, i32)> {
+    let mut all = Vec::new();
     loop {
         let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, code)) => (pid, code),
             Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
-            Ok(WaitStatus::StillAlive) | Err(_) => return,
+            Ok(WaitStatus::StillAlive) | Err(_) => return all,
             Ok(_) => continue,
         };
         if let Some(id) = running.remove(&pid) {
-            say(&Event::Exited { id, code });
+            all.push((id, code));
         }
     }
 }
@@ -242,7 +280,7 @@ fn processes() -> Vec<(Pid, Pid, Pid)> {
         .collect()
 }
 
-fn signal_session(leader: Pid, signal: Signal) {
+pub(crate) fn signal_session(leader: Pid, signal: Signal) {
     let _ = killpg(leader, signal);
     let _ = kill(leader, signal);
     for (pid, _, session) in processes() {

@@ -1,15 +1,17 @@
 //! The host executor: steps run on this machine.
 
+mod files;
+mod pipes;
+
 use crate::{
-    helper,
+    Command, Environment, Error, Facts, Io, Process, Signal, helper,
     terminal::Terminal,
-    wire::{Event, Exec, Ids, Mode, Request, Setup, Spawn},
+    wire::{Ends, Event, Exec, Ids, Mode, Request, Setup, Spawn},
 };
-use nix::sys::signal::Signal;
+use pipes::Pipes;
 use std::{
     collections::HashMap,
-    fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    io,
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
@@ -22,23 +24,6 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout},
     sync::oneshot,
 };
-
-/// Why a step or its environment could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The machine does not allow the isolation that was asked for.
-    #[error("this machine does not allow the isolation that is configured: {0}")]
-    Isolation(String),
-    /// The program could not be started.
-    #[error("{0}")]
-    Start(String),
-    /// The processes of the task were ended from outside.
-    #[error("the processes of the task are gone")]
-    Lost,
-    /// The operating system refused something.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
 
 /// Whom steps run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,29 +65,6 @@ pub struct Options {
     pub cgroup: Option<PathBuf>,
 }
 
-/// A command to run.
-#[derive(Clone, Debug)]
-pub struct Command {
-    /// Program and arguments.
-    pub argv: Vec<String>,
-    /// The whole environment.
-    pub env: Vec<(String, String)>,
-    /// Working directory, as the task sees it.
-    pub dir: PathBuf,
-    /// Whether the directory is made when it is missing.
-    pub make_dir: bool,
-}
-
-/// A started command.
-pub struct Process {
-    /// For [`Sandbox::signal`].
-    pub id: u64,
-    /// Its output.
-    pub terminal: Terminal,
-    /// Exit code of the command itself, 128 + n for a signal. Descendants may go on.
-    pub exit: oneshot::Receiver<i32>,
-}
-
 #[derive(Default)]
 struct Waiting {
     started: Option<oneshot::Sender<Result<(), String>>>,
@@ -117,6 +79,8 @@ pub struct Sandbox {
     next: AtomicU64,
     mode: Mode,
     identity: Option<Ids>,
+    owner: Option<Identity>,
+    facts: Facts,
     outside: PathBuf,
     inside: PathBuf,
 }
@@ -151,7 +115,7 @@ impl Sandbox {
     async fn attempt(options: &Options, mode: Mode) -> Result<Self, Error> {
         let bound = mode != Mode::Tree;
         let place = if bound { &options.place } else { &options.own_place };
-        make_place(place)?;
+        files::make_place(place)?;
         let setup = Setup {
             mode,
             bind: bound.then(|| (options.work.clone(), place.clone())),
@@ -179,10 +143,30 @@ impl Sandbox {
         let waiting: Arc<Mutex<HashMap<u64, Waiting>>> = Arc::default();
         tokio::spawn(listen(events, Arc::clone(&waiting)));
         let identity = match options.isolation {
-            Isolation::User(id) => Some(Ids { uid: id.uid, gid: id.gid, groups: groups_of(id) }),
+            Isolation::User(id) => Some(Ids { uid: id.uid, gid: id.gid, groups: files::groups_of(id) }),
             _ => None,
         };
         let outside = if bound { options.work.clone() } else { place.clone() };
+        let owner = match options.isolation {
+            Isolation::User(id) => Some(id),
+            _ => None,
+        };
+        let own_copy = options.isolation == Isolation::Namespace;
+        files::furnish(&outside, &options.program, owner, own_copy)?;
+        let uid = owner.map_or_else(|| nix::unistd::getuid().as_raw(), |id| id.uid);
+        let facts = Facts {
+            home: place.join("home"),
+            bin: place.join("bin"),
+            data: place.join("data"),
+            user: files::user_name(uid),
+            environment: files::environment(),
+            isolation: match (owner, bound) {
+                (Some(id), true) => format!("user {} in namespaces of its own", id.uid),
+                (Some(id), false) => format!("user {}", id.uid),
+                (None, true) => "namespaces of its own".into(),
+                (None, false) => "none".into(),
+            },
+        };
         Ok(Self {
             helper: tokio::sync::Mutex::new(helper),
             requests: tokio::sync::Mutex::new(Some(requests)),
@@ -190,71 +174,16 @@ impl Sandbox {
             next: AtomicU64::new(1),
             mode,
             identity,
+            owner,
+            facts,
             outside,
             inside: place.clone(),
         })
     }
 
-    /// Where the task sees its folder.
-    pub fn inside(&self) -> &Path {
-        &self.inside
-    }
-
-    /// Where that folder is for this process.
-    pub fn outside(&self) -> &Path {
-        &self.outside
-    }
-
-    /// Whether every process of the task ends with the sandbox by the kernel's doing.
-    pub fn has_namespaces(&self) -> bool {
-        self.mode != Mode::Tree
-    }
-
-    /// Starts a command on a terminal of its own.
-    pub async fn spawn(&self, command: Command) -> Result<Process, Error> {
-        let owner = self.identity.as_ref().map(|ids| (ids.uid, ids.gid));
-        let (terminal, slave) = Terminal::open(owner)?;
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (started_tx, started) = oneshot::channel();
-        let (exited_tx, exit) = oneshot::channel();
-        self.lock().insert(id, Waiting { started: Some(started_tx), exited: Some(exited_tx) });
-        let inner = (self.mode == Mode::UserNamespaces)
-            .then(|| (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
-        let request = Request::Spawn(Spawn {
-            id,
-            argv: command.argv,
-            env: command.env,
-            tty: slave.path.clone(),
-            exec: Exec {
-                identity: self.identity.clone(),
-                inner,
-                dir: command.dir,
-                make_dir: command.make_dir,
-            },
-        });
-        self.request(&request).await?;
-        match started.await {
-            Ok(Ok(())) => Ok(Process { id, terminal, exit }),
-            Ok(Err(message)) => Err(Error::Start(message)),
-            Err(_) => Err(Error::Lost),
-        }
-    }
-
-    /// Sends a signal to every process of a command's session.
-    pub async fn signal(&self, id: u64, signal: Signal) {
-        // If the helper is gone, so is the command.
-        let _ = self.request(&Request::Signal { id, signal: signal as i32 }).await;
-    }
-
-    /// Ends every process of the task and waits until that is done.
-    pub async fn end(&self) {
-        *self.requests.lock().await = None;
-        let _ = self.helper.lock().await.wait().await;
-    }
-
-    /// Removes the task's files.
-    pub fn remove_files(&self) {
-        remove_all(&self.outside);
+    /// Where a path of the task's own folder is for this process.
+    fn of_agent(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.inside).map_or_else(|_| path.to_owned(), |rest| self.outside.join(rest))
     }
 
     async fn request(&self, request: &Request) -> Result<(), Error> {
@@ -267,6 +196,74 @@ impl Sandbox {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Waiting>> {
         self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl Environment for Sandbox {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    async fn spawn(&self, command: Command) -> Result<Process, Error> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut terminal = None;
+        let mut pipes = None;
+        let io = match command.io {
+            Io::Terminal | Io::Interactive => {
+                let owner = self.identity.as_ref().map(|ids| (ids.uid, ids.gid));
+                let (ours, theirs) = terminal.insert(Terminal::open(owner)?);
+                let _ = ours;
+                Ends::Tty { path: theirs.path.clone(), input: command.io == Io::Interactive }
+            }
+            Io::Pipes => {
+                let folder = Path::new("io").join(id.to_string());
+                pipes.insert(Pipes::open(&self.outside.join(&folder))?).ends(&self.inside.join(&folder))
+            }
+        };
+        let (started_tx, started) = oneshot::channel();
+        let (exited_tx, exit) = oneshot::channel();
+        self.lock().insert(id, Waiting { started: Some(started_tx), exited: Some(exited_tx) });
+        let inner = (self.mode == Mode::UserNamespaces)
+            .then(|| (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
+        let exec =
+            Exec { identity: self.identity.clone(), inner, dir: command.dir, make_dir: command.make_dir };
+        let spawn = Spawn { id, argv: command.argv, env: command.env, io, exec };
+        self.request(&Request::Spawn(spawn)).await?;
+        match started.await {
+            Ok(Ok(())) => {}
+            Ok(Err(message)) => return Err(Error::Start(message)),
+            Err(_) => return Err(Error::Lost),
+        }
+        Ok(match (terminal, pipes) {
+            (Some((terminal, _theirs)), _) => {
+                Process { id, output: Box::new(terminal), errors: None, input: None, exit }
+            }
+            (None, Some(pipes)) => pipes.process(id, exit),
+            (None, None) => return Err(Error::Lost),
+        })
+    }
+
+    async fn signal(&self, id: u64, signal: Signal) {
+        // If the helper is gone, so is the command.
+        let _ = self.request(&Request::Signal { id, signal: signal as i32 }).await;
+    }
+
+    async fn write(&self, path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+        Ok(files::write(&self.of_agent(path), text, mode, self.owner)?)
+    }
+
+    async fn exists(&self, path: &Path) -> Result<bool, Error> {
+        Ok(self.of_agent(path).exists())
+    }
+
+    async fn end(&self) {
+        *self.requests.lock().await = None;
+        let _ = self.helper.lock().await.wait().await;
+    }
+
+    async fn remove(&self) {
+        files::remove_all(&self.outside);
     }
 }
 
@@ -294,68 +291,9 @@ async fn listen(mut events: Lines<BufReader<ChildStdout>>, waiting: Arc<Mutex<Ha
                     let _ = tx.send(code);
                 }
             }
-            Event::Ready | Event::Unable { .. } => {}
+            Event::Ready | Event::Guest(_) | Event::Done { .. } | Event::Unable { .. } => {}
         }
     }
     // Whoever still waits learns that the helper is gone.
     lock().clear();
-}
-
-/// Makes the folder, or takes over our own from before; never one of somebody else in a folder for all.
-fn make_place(place: &Path) -> io::Result<()> {
-    match fs::create_dir(place) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            let found = fs::symlink_metadata(place)?;
-            if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() {
-                return Err(e);
-            }
-        }
-        Err(e) => return Err(e),
-    }
-    // It also counts as used: what cleans up old temporary files would take the mount away from under a task.
-    fs::set_permissions(place, fs::Permissions::from_mode(0o755))
-}
-
-/// Removes a tree, also where a tool (a module cache, say) took the right to write from its own folders.
-fn remove_all(root: &Path) {
-    if fs::remove_dir_all(root).is_ok() {
-        return;
-    }
-    let mut folders = vec![root.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let _ = fs::set_permissions(&folder, fs::Permissions::from_mode(0o700));
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        folders
-            .extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
-    }
-    if let Err(e) = fs::remove_dir_all(root)
-        && e.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %root.display(), error = %e, "files of the task are left");
-    }
-}
-
-/// The groups of a user, read from the files themselves: a static program cannot load the modules that would
-/// ask a directory service.
-fn groups_of(id: Identity) -> Vec<u32> {
-    let mut groups = vec![id.gid];
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(id.uid)).then_some(name)
-    });
-    if let Some(name) = name {
-        for line in fs::read_to_string("/etc/group").unwrap_or_default().lines() {
-            let mut fields = line.split(':').skip(2);
-            if let (Some(gid), Some(members)) = (fields.next().and_then(|g| g.parse().ok()), fields.next())
-                && members.split(',').any(|m| m == name)
-                && !groups.contains(&gid)
-            {
-                groups.push(gid);
-            }
-        }
-    }
-    groups
 }

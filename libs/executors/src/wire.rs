@@ -1,8 +1,10 @@
-//! What agent and helper say to each other: one JSON document a line, over the helper's standard input and
-//! output. The environment with its secrets goes this way, because arguments can be read by other processes.
+//! What agent and helper say to each other. On the machine: one JSON document a line, over the helper's standard
+//! input and output. In a container the same documents travel in frames between the bytes of the commands
+//! ([`crate::frames`]). The environment with its secrets goes this way, because arguments can be read by other
+//! processes.
 
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Mode {
@@ -31,6 +33,18 @@ pub(crate) enum Request {
         id: u64,
         signal: i32,
     },
+    /// Only in a container: elsewhere the agent reaches the files itself.
+    Write {
+        id: u64,
+        path: PathBuf,
+        text: String,
+        mode: u32,
+    },
+    /// Likewise.
+    Exists {
+        id: u64,
+        path: PathBuf,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,8 +52,21 @@ pub(crate) struct Spawn {
     pub(crate) id: u64,
     pub(crate) argv: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
-    pub(crate) tty: PathBuf,
+    pub(crate) io: Ends,
     pub(crate) exec: Exec,
+}
+
+/// Where the ends of a command's input and output are.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Ends {
+    /// A terminal that the agent has opened.
+    Tty { path: PathBuf, input: bool },
+    /// Named pipes that the agent has opened.
+    Fifos { input: PathBuf, output: PathBuf, errors: PathBuf },
+    /// A terminal of the helper's, whose bytes travel in frames.
+    FramedTty { input: bool },
+    /// Pipes of the helper's, whose bytes travel in frames.
+    FramedPipes,
 }
 
 /// What the last helper does to itself before it becomes the step.
@@ -62,8 +89,35 @@ pub(crate) struct Ids {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
     Ready,
-    Unable { message: String },
-    Spawned { id: u64 },
-    Failed { id: u64, message: String },
-    Exited { id: u64, code: i32 },
+    /// The helper of a container stands, and this is what it found there.
+    Guest(Guest),
+    Unable {
+        message: String,
+    },
+    Spawned {
+        id: u64,
+    },
+    Failed {
+        id: u64,
+        message: String,
+    },
+    Exited {
+        id: u64,
+        code: i32,
+    },
+    /// A file was written, or looked for.
+    Done {
+        id: u64,
+        found: bool,
+    },
+}
+
+/// What a container's first process sees.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Guest {
+    pub(crate) uid: u32,
+    pub(crate) user: String,
+    pub(crate) home: PathBuf,
+    pub(crate) data: PathBuf,
+    pub(crate) environment: BTreeMap<String, String>,
 }

@@ -1,0 +1,60 @@
+//! The contract of environments, held by the agent's own program as helper.
+
+use executors::{Environment, Isolation, Options, Sandbox};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+fn options(scratch: &Path, isolation: Isolation) -> Options {
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let short = PathBuf::from(format!("/tmp/gantry-contract-{}-{number}", std::process::id()));
+    let work = scratch.join(format!("work-{number}"));
+    std::fs::create_dir_all(&work).unwrap();
+    Options {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_gantry-runner")),
+        isolation,
+        work,
+        place: short.clone(),
+        own_place: short,
+        hide: Vec::new(),
+        cgroup: None,
+    }
+}
+
+async fn holds(isolation: Isolation) {
+    let scratch = tempfile::tempdir().unwrap();
+    let place = std::sync::Mutex::new(None);
+    executors::contract::suite(&|| {
+        let options = options(scratch.path(), isolation);
+        *place.lock().unwrap() = Some(options.place.clone());
+        Box::pin(async move {
+            let sandbox = Sandbox::start(options).await.expect("a sandbox");
+            Arc::new(sandbox) as Arc<dyn Environment>
+        })
+    })
+    .await;
+    let place = place.into_inner().unwrap().expect("a place");
+    let left = std::fs::read_dir(&place).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "{} is not empty", place.display());
+    let _ = std::fs::remove_dir(place);
+}
+
+#[tokio::test]
+async fn a_sandbox_of_the_machine_holds_the_contract() {
+    holds(Isolation::None).await;
+}
+
+#[tokio::test]
+async fn a_sandbox_of_another_user_holds_the_contract() {
+    if nix::unistd::geteuid().is_root() {
+        holds(Isolation::User(executors::Identity { uid: 65534, gid: 65534 })).await;
+    } else {
+        eprintln!("NOT TESTED: only root can run commands as another user");
+    }
+}
