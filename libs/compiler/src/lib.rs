@@ -19,10 +19,13 @@
 //! that [`Diagnostic::render`] shows the right lines; `related` holds the calls that led there, innermost first,
 //! each with its own file and text.
 
+mod builtin;
 mod context;
+mod data;
 mod diagnostics;
 pub mod diff;
 mod emit;
+mod executors;
 mod expression;
 mod filters;
 pub mod format;
@@ -43,10 +46,12 @@ mod scope;
 pub mod simulate;
 mod steps;
 mod values;
+mod variables;
 mod workflows;
 mod yaml;
 mod yaml_text;
 
+pub use data::data;
 pub use diagnostics::{Diagnostic, Related, Severity, SourceText, code};
 pub use input::{Compiled, Input, PipelineValues};
 pub use orbs::{BadOrbRef, NoOrbs, OrbError, OrbRef, OrbSource, OrbText, OrbVersion, Published, UsedOrb};
@@ -89,7 +94,7 @@ fn run(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Plan, String)> {
         return None;
     };
     ctx.interpolation = version(ctx, &map)?;
-    let setup = top_level(ctx, &map, input.continuation);
+    ctx.setup = top_level(ctx, &map, input.continuation);
     if ctx.interpolation {
         ctx.pipeline_parameters(&map, input.parameters, input.inherited_parameters);
     } else if let Some((name, _)) = input.parameters.iter().next() {
@@ -109,13 +114,13 @@ fn run(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Plan, String)> {
     // A workflow in which no job passes its filters is not created.
     let workflows: Vec<_> =
         workflows.into_iter().map(|w| w.plan).filter(|plan| !plan.jobs.is_empty()).collect();
-    if setup && let [_, second, ..] = workflows.as_slice() {
+    if ctx.setup && let [_, second, ..] = workflows.as_slice() {
         let at = workflow_key(&map, &second.name);
         let message = "only one workflow may run in a setup configuration: another one runs as well";
         ctx.sink.error_hint(code::SETUP, at, message, "give all but one a `when` that excludes it");
         return None;
     }
-    Some((Plan { workflows, setup }, processed))
+    Some((Plan { workflows, setup: ctx.setup }, processed))
 }
 
 /// Whether the version interpolates (2.1); `None` for an unknown version.
