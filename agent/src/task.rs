@@ -1,7 +1,7 @@
 //! One task from claim to acknowledged report.
 
 use crate::{
-    client::{Call, Client},
+    client::{Call, Client, Failure},
     control::{Control, Gone, Stop, backoff, boottime_ms, decode, encode},
     environment::{Environment, Places},
     output::Output,
@@ -9,7 +9,7 @@ use crate::{
     state::{self, Held, Kept},
     steps::Runner,
 };
-use agent_api::{Claim, FinalReport, LAUNCH_FILE, LaunchFile, Lease, SealedSecrets, Secrets};
+use agent_api::{Claim, FinalReport, LAUNCH_FILE, LaunchFile, Lease, SealedSecrets, Secrets, TaskSpec};
 use anyhow::Context;
 use executors::{Environment as _, Identity, Isolation, Options, Sandbox};
 use hyper::Method;
@@ -170,7 +170,13 @@ async fn execute(
     sandbox: Arc<dyn executors::Environment>,
 ) -> Result<FinalReport, String> {
     let spec = &lease.spec;
-    let secrets = if spec.has_secrets { fetch_secrets(control, key).await? } else { Secrets::default() };
+    let secrets = match fetch_secrets(control, key, spec).await {
+        Ok(secrets) => secrets,
+        Err(Unfetched::Denied(reason)) => {
+            return Ok(FinalReport { status: JobStatus::Unauthorized, reason: Some(reason) });
+        }
+        Err(Unfetched::Away(reason)) => return Err(reason),
+    };
     let facts = sandbox.facts().clone();
     let places = Places::of(&facts, spec);
     let environment = Environment::build(spec, &secrets, &places, &facts)?;
@@ -231,10 +237,26 @@ async fn keep_report(dir: &Path, report: &FinalReport) {
     }
 }
 
-async fn fetch_secrets(control: &Control, key: &TaskKey) -> Result<Secrets, String> {
-    let sealed: SealedSecrets =
-        control.get("secrets").await.map_err(|e| format!("the secrets are not available: {e}"))?;
-    key.open(control.task, &sealed).map_err(|e| e.to_string())
+/// Why there are no secrets.
+enum Unfetched {
+    /// A context does not exist, or whoever started the job may not use it (execution §27).
+    Denied(String),
+    Away(String),
+}
+
+async fn fetch_secrets(control: &Control, key: &TaskKey, spec: &TaskSpec) -> Result<Secrets, Unfetched> {
+    if !spec.has_secrets {
+        return Ok(Secrets::default());
+    }
+    let sealed: SealedSecrets = control.get("secrets").await.map_err(|gone| match gone {
+        Gone::Refused(Failure::Problem { problem, .. })
+            if matches!(problem.code.as_str(), "context_not_found" | "context_unauthorized") =>
+        {
+            Unfetched::Denied(problem.message)
+        }
+        other => Unfetched::Away(format!("the secrets are not available: {other}")),
+    })?;
+    key.open(control.task, &sealed).map_err(|e| Unfetched::Away(e.to_string()))
 }
 
 /// Tells the suite how it ended, until it has understood.
