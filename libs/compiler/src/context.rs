@@ -27,6 +27,8 @@ pub(crate) struct Ctx<'a> {
     pub calls: Vec<Span>,
     /// Nested calls and lists of steps at the present place.
     pub depth: usize,
+    /// Whether it is a setup configuration.
+    pub setup: bool,
     /// Whether the file has `workflows`.
     pub has_workflows: bool,
     /// Whether a file without jobs is good: it ends a pipeline that a setup configuration began.
@@ -47,6 +49,7 @@ impl<'a> Ctx<'a> {
             interpolation: true,
             calls: Vec::new(),
             depth: 0,
+            setup: false,
             has_workflows: false,
             may_be_empty: false,
             work: 0,

@@ -20,6 +20,7 @@
 //! each with its own file and text.
 
 mod builtin;
+pub mod check;
 mod context;
 mod data;
 mod diagnostics;
@@ -114,7 +115,9 @@ fn run(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Plan, String)> {
     // A workflow in which no job passes its filters is not created.
     let workflows: Vec<_> =
         workflows.into_iter().map(|w| w.plan).filter(|plan| !plan.jobs.is_empty()).collect();
-    if ctx.setup && let [_, second, ..] = workflows.as_slice() {
+    if ctx.setup
+        && let [_, second, ..] = workflows.as_slice()
+    {
         let at = workflow_key(&map, &second.name);
         let message = "only one workflow may run in a setup configuration: another one runs as well";
         ctx.sink.error_hint(code::SETUP, at, message, "give all but one a `when` that excludes it");

@@ -117,7 +117,7 @@ impl Ctx<'_> {
         match (name, body) {
             ("when" | "unless", Some(body)) => return self.conditional(name == "when", at, body, scope, out),
             ("steps", Some(body)) => return self.expand_steps(body, scope, out),
-            ("run", Some(body)) => return self.run_step(at, body, out),
+            ("run", Some(body)) => return self.run_step(name, at, body, out),
             ("when" | "unless" | "steps" | "run", None) => {
                 self.sink.error(code::STEP_SHAPE, at, format!("`{name}` needs a value"));
                 return;
@@ -127,6 +127,7 @@ impl Ctx<'_> {
         if !scope.has(Kind::Command, name) && BUILT_IN.contains(&name) {
             match body {
                 None => out.push(Node::str(at, name)),
+                Some(body) if name == "deploy" => self.run_step(name, at, body, out),
                 Some(body) if body.is_null() => out.push(Node::str(at, name)),
                 Some(body) => out.push(single(name, at, body.clone())),
             }
@@ -141,15 +142,17 @@ impl Ctx<'_> {
         self.command(name, at, body, scope, out);
     }
 
-    fn run_step(&mut self, at: Span, body: &Node, out: &mut Vec<Node>) {
+    /// `run` and `deploy`.
+    fn run_step(&mut self, name: &str, at: Span, body: &Node, out: &mut Vec<Node>) {
         match &body.value {
-            Value::Str(_) => out.push(single("run", at, single("command", body.span, body.clone()))),
-            Value::Map(map) => out.push(single("run", at, Node::map(body.span, with_digits(map)))),
+            Value::Str(_) => out.push(single(name, at, single("command", body.span, body.clone()))),
+            Value::Map(map) => out.push(single(name, at, Node::map(body.span, with_digits(map)))),
             Value::Null if self.sink.reported_within(body.span) => {}
             Value::Null => {
-                self.sink.error(code::MISSING_KEY, at, "required key [command] not found in the step `run`")
+                let message = format!("required key [command] not found in the step `{name}`");
+                self.sink.error(code::MISSING_KEY, at, message);
             }
-            _ => self.wrong_type(body, "`run`", "a text or a map"),
+            _ => self.wrong_type(body, &format!("`{name}`"), "a text or a map"),
         }
     }
 
