@@ -40,12 +40,22 @@ pub fn binary() -> PathBuf {
 impl Suite {
     /// Starts the suite and waits for its ready line. Talk goes to `up.log` beside the data folder.
     pub async fn up(data: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::up_with(data, arguments, &[]).await
+    }
+
+    /// The same with more environment.
+    pub async fn up_with(
+        data: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let log = fs::OpenOptions::new().create(true).append(true).open(data.with_extension("log"))?;
         let mut child = Command::new(binary())
             .args(["up", "--json", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(arguments)
             .env("GANTRY_EXECUTORS_DOCKER", "host")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -71,6 +81,20 @@ impl Suite {
             child,
             http: reqwest::Client::new(),
         })
+    }
+
+    /// A request below the base address, with the token.
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.anonymous(method, path).header("Circle-Token", &self.token)
+    }
+
+    /// A request below the base address, without a token.
+    ///
+    /// # Panics
+    /// The method is none.
+    pub fn anonymous(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method of HTTP");
+        self.http.request(method, format!("{}{path}", self.url))
     }
 
     /// GET below the base address.
@@ -122,6 +146,18 @@ impl Suite {
         files: &Path,
         reference: &str,
     ) -> anyhow::Result<String> {
+        self.push_as(work, project, files, reference, "Build it").await
+    }
+
+    /// The same with a commit message.
+    pub async fn push_as(
+        &self,
+        work: &Path,
+        project: &str,
+        files: &Path,
+        reference: &str,
+        message: &str,
+    ) -> anyhow::Result<String> {
         let repository = work.join(project);
         if !repository.join(".git").exists() {
             fs::create_dir_all(&repository)?;
@@ -129,7 +165,7 @@ impl Suite {
         }
         copy_tree(files, &repository)?;
         git(&repository, &["add", "-A"]).await?;
-        git(&repository, &["commit", "-q", "--allow-empty", "-m", "Build it"]).await?;
+        git(&repository, &["commit", "-q", "--allow-empty", "-m", message]).await?;
         let remote = format!(
             "{}/git/local/{project}.git",
             self.url.replacen("://", &format!("://x:{}@", self.token), 1)
@@ -179,6 +215,7 @@ where
     F: Future<Output = anyhow::Result<Option<T>>>,
 {
     let begun = Instant::now();
+    let mut pause = Duration::from_millis(30);
     loop {
         let last = ask().await;
         if let Ok(Some(found)) = last {
@@ -188,7 +225,8 @@ where
             let error = last.err().map(|error| format!(" ({error:#})")).unwrap_or_default();
             bail!("{what}: not within {limit:?}{error}");
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 5 / 4).min(Duration::from_millis(400));
     }
 }
 
