@@ -1,0 +1,135 @@
+//! `expected.yml`: what a scenario does beside its push, and how it must end.
+
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expected {
+    /// Ids of `e2e/rules.yml` that the scenario guards.
+    #[allow(dead_code, reason = "read by the page that maps rules to scenarios")]
+    pub rules: Vec<String>,
+    /// Pushed ref.
+    #[serde(default = "main_branch")]
+    pub push: String,
+    /// Message of the pushed commit.
+    #[serde(default = "message")]
+    pub message: String,
+    /// Secrets of the project, set before the build.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, String>,
+    /// Contexts with their values, made before the build.
+    #[serde(default)]
+    pub contexts: BTreeMap<String, BTreeMap<String, String>>,
+    /// Body of a trigger by the API after the push: its pipeline is the one that is judged.
+    #[serde(default)]
+    pub trigger: Option<Value>,
+    /// Pipeline errors: each is a part of a message.
+    #[serde(default)]
+    pub errors: Vec<String>,
+    /// No pipeline at all.
+    #[serde(default)]
+    pub skipped: bool,
+    /// Commands once the pipeline stands, one after another: `approve JOB`, `cancel-job JOB`, `cancel WORKFLOW`,
+    /// `rerun WORKFLOW`, `rerun-failed WORKFLOW`, and the waits `job JOB is STATUS`, `workflow NAME is STATUS` and
+    /// `output JOB STEP: TEXT`.
+    #[serde(default)]
+    pub actions: Vec<String>,
+    /// Workflows by name; the second one of a name is `NAME#2`.
+    #[serde(default)]
+    pub workflows: BTreeMap<String, Workflow>,
+    /// Pairs: the first job ended before the second started.
+    #[serde(default)]
+    pub order: Vec<(String, String)>,
+    /// Requests to the API once everything has ended, one after another.
+    #[serde(default)]
+    pub requests: Vec<Request>,
+}
+
+fn main_branch() -> String {
+    "refs/heads/main".to_owned()
+}
+
+fn message() -> String {
+    "Build it".to_owned()
+}
+
+/// A workflow's end.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workflow {
+    pub status: String,
+    pub jobs: BTreeMap<String, Job>,
+}
+
+/// A job's end.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    pub status: String,
+    /// Names of all steps in order, those that did not run left out.
+    #[serde(default)]
+    pub sequence: Vec<String>,
+    /// Step name → its status; `absent`: it did not run.
+    #[serde(default)]
+    pub steps: BTreeMap<String, String>,
+    /// Step name → exit code.
+    #[serde(default)]
+    pub exit: BTreeMap<String, i64>,
+    /// Step name → the whole output; `NAME#1` is that of parallel index 1.
+    #[serde(default)]
+    pub output: BTreeMap<String, String>,
+    /// Step name → parts of the output.
+    #[serde(default)]
+    pub contains: BTreeMap<String, Vec<String>>,
+    /// Step name → what the output must not hold.
+    #[serde(default)]
+    pub lacks: BTreeMap<String, Vec<String>>,
+}
+
+/// One request. In all texts `@slug@`, `@pipeline@`, `@workflow:NAME@`, `@job:NAME@`, `@number:NAME@`,
+/// `@step:JOB/STEP@`, `@org@`, `@project@`, `@token@`, `@url@` and what was kept before are replaced.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    #[serde(default)]
+    pub get: Option<String>,
+    #[serde(default)]
+    pub post: Option<String>,
+    #[serde(default)]
+    pub put: Option<String>,
+    #[serde(default)]
+    pub delete: Option<String>,
+    /// JSON body.
+    #[serde(default)]
+    pub body: Option<Value>,
+    /// A GraphQL document: sent as the body's `query`.
+    #[serde(default)]
+    pub graphql: Option<String>,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Without a token.
+    #[serde(default)]
+    pub anonymous: bool,
+    /// Status of the answer.
+    #[serde(default = "ok")]
+    pub status: u16,
+    /// A part of the answer: members may be missing here, but not there.
+    #[serde(default)]
+    pub holds: Option<Value>,
+    /// Parts of the answer's text.
+    #[serde(default)]
+    pub text: Vec<String>,
+    /// What the answer's text must not hold.
+    #[serde(default)]
+    pub lacks: Vec<String>,
+    /// Name → JSON pointer of what later requests use.
+    #[serde(default)]
+    pub keep: BTreeMap<String, String>,
+}
+
+fn ok() -> u16 {
+    200
+}
