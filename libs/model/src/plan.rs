@@ -103,6 +103,11 @@ pub enum Executor {
         /// Image name, if one was given.
         image: Option<String>,
     },
+    /// A machine with macOS.
+    Macos {
+        /// Version of Xcode, as written.
+        xcode: String,
+    },
     /// Containers that share one network; the first is the primary one, in which the steps run. Never empty.
     Docker {
         /// In file order.

@@ -8,8 +8,13 @@ use model::{plan::Executor, status::JobStatus};
 /// Status and reason of a job whose tasks have all ended: the gravest of its tasks'.
 pub fn job_outcome(tasks: Vec<(JobStatus, Option<String>)>) -> (JobStatus, Option<String>) {
     // The first of this list that any task has.
-    const GRAVEST_FIRST: [JobStatus; 4] =
-        [JobStatus::Canceled, JobStatus::Failed, JobStatus::Timedout, JobStatus::InfrastructureFail];
+    const GRAVEST_FIRST: [JobStatus; 5] = [
+        JobStatus::Canceled,
+        JobStatus::Unauthorized,
+        JobStatus::Failed,
+        JobStatus::Timedout,
+        JobStatus::InfrastructureFail,
+    ];
     GRAVEST_FIRST
         .into_iter()
         .find_map(|status| tasks.iter().find(|(task, _)| *task == status).cloned())
@@ -47,7 +52,9 @@ pub fn on_expiry(cancel_requested: bool, permit_given: bool, requeues: u32, max_
 /// Why a job cannot run here, if it cannot.
 pub fn impossible(ready: &JobReady, docker: Docker) -> Option<String> {
     match (&ready.definition.executor, docker) {
-        (Executor::Machine { .. }, _) | (Executor::Docker { .. }, Docker::Host) => None,
+        (Executor::Machine { .. } | Executor::Macos { .. }, _) | (Executor::Docker { .. }, Docker::Host) => {
+            None
+        }
         (Executor::Docker { containers }, Docker::Refuse) => Some(format!(
             "the job asks for the container image {} and no container engine answers here; start one, or set \
              `[executors] docker = \"host\"` to run such jobs on the machine itself",

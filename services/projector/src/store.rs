@@ -4,11 +4,11 @@
 use contracts::{
     Envelope,
     conductor::{
-        CancelRequested, JobEnded, JobOnHold, JobReady, JobRunning, WorkflowCreated, WorkflowFinished,
-        WorkflowStatusChanged,
+        CancelRequested, JobEnded, JobNode, JobOnHold, JobReady, JobRunning, JobsAdded, TurnWanted,
+        WorkflowCreated, WorkflowFinished, WorkflowStatusChanged,
     },
     dispatcher::{TaskFinished, TaskQueued, TaskStarted},
-    domain::ProjectCreated,
+    domain::{Project, ProjectCreated},
     output::StepReported,
     pipelines::PipelineCreated,
 };
@@ -114,11 +114,48 @@ pub async fn workflow_created(db: &mut PgConnection, event: &Envelope) -> Done {
     .bind(version)
     .execute(&mut *db)
     .await?;
-    // One statement for all jobs: a workflow may have a thousand.
-    let mut ids = Vec::with_capacity(body.jobs.len());
+    let place =
+        Place { workflow: body.workflow_id, pipeline: body.pipeline_id, project: &body.project, from: 0 };
+    insert_jobs(db, event, &place, &body.jobs).await
+}
+
+pub async fn jobs_added(db: &mut PgConnection, event: &Envelope) -> Done {
+    let body = event.body_as::<JobsAdded>()?;
+    let place = Place {
+        workflow: body.workflow_id,
+        pipeline: body.pipeline_id,
+        project: &body.project,
+        from: body.from,
+    };
+    insert_jobs(db, event, &place, &body.jobs).await?;
+    for more in &body.edges {
+        sqlx::query(
+            "UPDATE projector.jobs SET requires = requires || $2, version = $3 WHERE id = $1 AND version < $3",
+        )
+        .bind(more.job_id.uuid())
+        .bind(serde_json::to_value(&more.requires)?)
+        .bind(event.aggregate.version)
+        .execute(&mut *db)
+        .await?;
+    }
+    workflow_seen(db, event).await
+}
+
+/// Where jobs belong.
+struct Place<'a> {
+    workflow: WorkflowId,
+    pipeline: PipelineId,
+    project: &'a Project,
+    /// Place in the file of the first of them.
+    from: u32,
+}
+
+/// One statement for all jobs: a workflow may have thousands.
+async fn insert_jobs(db: &mut PgConnection, event: &Envelope, place: &Place<'_>, jobs: &[JobNode]) -> Done {
+    let mut ids = Vec::with_capacity(jobs.len());
     let (mut names, mut kinds, mut states, mut edges, mut ended) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for job in &body.jobs {
+    for job in jobs {
         ids.push(job.job_id.uuid());
         names.push(job.name.clone());
         kinds.push(job.kind.clone());
@@ -129,15 +166,15 @@ pub async fn workflow_created(db: &mut PgConnection, event: &Envelope) -> Done {
     sqlx::query(
         "INSERT INTO projector.jobs (id, workflow_id, pipeline_id, project_id, org_id, position, name, kind,
             status, requires, created_at, stopped_at, version)
-         SELECT j.id, $1, $2, $3, $4, (j.ordinal - 1)::int, j.name, j.kind, j.status, j.requires, $11, j.ended, $12
+         SELECT j.id, $1, $2, $3, $4, ($13 + j.ordinal - 1)::int, j.name, j.kind, j.status, j.requires, $11, j.ended, $12
          FROM unnest($5::uuid[], $6::text[], $7::text[], $8::text[], $9::jsonb[], $10::timestamptz[])
             WITH ORDINALITY AS j (id, name, kind, status, requires, ended, ordinal)
          ON CONFLICT (id) DO NOTHING",
     )
-    .bind(body.workflow_id.uuid())
-    .bind(body.pipeline_id.uuid())
-    .bind(body.project.id.uuid())
-    .bind(body.project.org_id.uuid())
+    .bind(place.workflow.uuid())
+    .bind(place.pipeline.uuid())
+    .bind(place.project.id.uuid())
+    .bind(place.project.org_id.uuid())
     .bind(ids)
     .bind(names)
     .bind(kinds)
@@ -145,16 +182,33 @@ pub async fn workflow_created(db: &mut PgConnection, event: &Envelope) -> Done {
     .bind(edges)
     .bind(ended)
     .bind(event.occurred_at)
-    .bind(version)
+    .bind(event.aggregate.version)
+    .bind(i64::from(place.from))
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// A job that has everything but its turn in a serial group is queued for people.
+pub async fn turn_wanted(db: &mut PgConnection, event: &Envelope) -> Done {
+    let body = event.body_as::<TurnWanted>()?;
+    sqlx::query(
+        "UPDATE projector.jobs SET status = 'queued', queued_at = coalesce(queued_at, $2), version = $3
+         WHERE id = $1 AND version <= $3 AND stopped_at IS NULL",
+    )
+    .bind(body.job_id.uuid())
+    .bind(event.occurred_at)
+    .bind(event.aggregate.version)
+    .execute(&mut *db)
+    .await?;
+    workflow_seen(db, event).await
 }
 
 pub async fn job_ready(db: &mut PgConnection, event: &Envelope) -> Done {
     let body = event.body_as::<JobReady>()?;
     let executor = match &body.definition.executor {
         Executor::Machine { .. } => "machine",
+        Executor::Macos { .. } => "macos",
         Executor::Docker { .. } => "docker",
     };
     sqlx::query(
