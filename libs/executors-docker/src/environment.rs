@@ -1,0 +1,86 @@
+//! The port's adapter: commands run in the primary container.
+
+use crate::{Engine, sweep::sweep};
+use bollard::query_parameters::InspectContainerOptions;
+use executors::{Command, Environment, Error, Facts, Process, Remote, Signal};
+use std::path::Path;
+use tokio::sync::watch;
+
+/// The containers of a task.
+pub struct Docker {
+    pub(crate) engine: Engine,
+    pub(crate) placement: String,
+    pub(crate) remote: Remote,
+    pub(crate) facts: Facts,
+    /// Id of the primary container.
+    pub(crate) primary: String,
+    pub(crate) memory_bytes: Option<i64>,
+    /// Why the environment failed by itself.
+    pub(crate) failed: watch::Receiver<Option<String>>,
+}
+
+impl Docker {
+    async fn clear(&self) {
+        self.remote.close();
+        if let Err(error) = sweep(&self.engine, &self.placement).await {
+            tracing::error!(%error, placement = self.placement, "containers of the task are left to the sweep");
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Environment for Docker {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    async fn spawn(&self, command: Command) -> Result<Process, Error> {
+        self.remote.spawn(command).await
+    }
+
+    async fn signal(&self, id: u64, signal: Signal) {
+        self.remote.signal(id, signal);
+    }
+
+    async fn write(&self, path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+        self.remote.write(path, text, mode).await
+    }
+
+    async fn exists(&self, path: &Path) -> Result<bool, Error> {
+        self.remote.exists(path).await
+    }
+
+    async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        let why = failed.wait_for(Option::is_some).await.map(|why| why.clone().unwrap_or_default());
+        match why {
+            Ok(why) => why,
+            // Nothing watches: nothing can fail.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    async fn explain(&self, exit_code: i32) -> Option<String> {
+        if exit_code != 137 {
+            return None;
+        }
+        let found =
+            self.engine.api.inspect_container(&self.primary, None::<InspectContainerOptions>).await.ok()?;
+        let killed = found.state?.oom_killed?;
+        let limit =
+            self.memory_bytes.map_or_else(|| "its memory".into(), |bytes| format!("{} MiB", bytes >> 20));
+        killed.then(|| {
+            format!(
+                "oom_killed: the container needed more than {limit}; give the job a larger resource class"
+            )
+        })
+    }
+
+    async fn end(&self) {
+        self.clear().await;
+    }
+
+    async fn remove(&self) {
+        self.clear().await;
+    }
+}

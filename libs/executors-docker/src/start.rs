@@ -1,0 +1,232 @@
+//! Preparing the containers of a task (execution §22).
+
+use crate::{
+    Docker, Engine, Error, PROGRAMS, Service, carrier, create,
+    engine::{describe, limits_that_do_not_hold, status},
+    images::{self, Image},
+    network, service,
+};
+use bollard::{
+    container::LogOutput,
+    models::{ContainerCreateBody, SystemInfo},
+    query_parameters::AttachContainerOptionsBuilder,
+};
+use bytes::Bytes;
+use executors::{Command, Environment as _, Facts, Io, Remote};
+use futures::{StreamExt, future::try_join_all};
+use model::plan::Container;
+use std::{io, path::PathBuf, pin::Pin, time::Instant};
+use tokio::{
+    io::AsyncReadExt,
+    sync::{mpsc, watch},
+};
+use tokio_util::io::StreamReader;
+
+/// What a task's containers may use, each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Thousandths of a processor.
+    pub cpu_millis: Option<u32>,
+    /// Bytes of memory.
+    pub memory_bytes: Option<i64>,
+}
+
+/// What is to be prepared.
+#[derive(Clone)]
+pub struct Order {
+    /// Name of the placement, by which a sweep finds everything.
+    pub placement: String,
+    /// The task's id, for people who look at the engine.
+    pub task: String,
+    /// In file order; the first is the primary one. Credentials are filled in.
+    pub containers: Vec<Container>,
+    /// Limits.
+    pub resources: Resources,
+    /// The agent's program. Static: images have their own libraries or none.
+    pub program: PathBuf,
+}
+
+/// Takes lines of the spin-up step as they come.
+#[derive(Clone)]
+pub struct Log(mpsc::UnboundedSender<String>);
+
+impl Log {
+    /// A log, and where its texts arrive. Each ends with a line feed.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<String>) {
+        let (texts, arriving) = mpsc::unbounded_channel();
+        (Self(texts), arriving)
+    }
+
+    /// Adds to the log.
+    pub fn say(&self, text: impl Into<String>) {
+        // Nobody reads: the task is over.
+        let _ = self.0.send(text.into());
+    }
+}
+
+/// Pulls the images and starts the containers. After an error, or when the future is dropped before its end, what
+/// was made is left to [`crate::sweep()`].
+///
+/// # Errors
+/// What the engine or a registry refused, in words for the author of the job.
+pub async fn start(engine: &Engine, order: &Order, log: &Log) -> Result<(Docker, Vec<Service>), Error> {
+    if order.containers.is_empty() {
+        return Err(Error::Job("a docker job names at least one image".into()));
+    }
+    let pulls = try_join_all(order.containers.iter().map(|container| images::get(engine, container, log)));
+    let (info, images, ()) = tokio::try_join!(engine.info(), pulls, network::ensure(engine))?;
+    log.say(describe(&info));
+    for limit in limits_that_do_not_hold(&info) {
+        log.say(format!("Warning: this engine does not hold limits of {limit}\n"));
+    }
+    let order = &fit(order, &info, log);
+    log.say(limits(&order.resources, order.containers.len()));
+    let began = Instant::now();
+    let primary = create_primary(engine, order, &images[0]).await?;
+    let running = start_primary(engine, &primary, log);
+    let others = order.containers.iter().zip(&images).skip(1);
+    let services =
+        try_join_all(others.map(|(container, image)| prepare(engine, order, container, image, &primary)));
+    let ((remote, facts), services) = tokio::try_join!(running, services)?;
+    // The namespace of the primary container exists only now.
+    let services = try_join_all(services.into_iter().map(|(id, service)| async move {
+        engine.api.start_container(&id, None).await?;
+        Ok::<_, Error>(service)
+    }))
+    .await?;
+    log.say(format!("Time to start containers: {} ms\n", began.elapsed().as_millis()));
+    let (failing, failed) = watch::channel(None);
+    let docker = Docker {
+        engine: engine.clone(),
+        placement: order.placement.clone(),
+        remote,
+        facts,
+        primary,
+        memory_bytes: order.resources.memory_bytes,
+        failed,
+    };
+    if let Some(argv) = create::own_process(&order.containers[0], &images[0]) {
+        let dir = images[0].config.working_dir.as_deref().filter(|dir| !dir.is_empty()).unwrap_or("/");
+        watch_own_process(&docker, argv, dir.into(), failing, log).await?;
+    }
+    Ok((docker, services))
+}
+
+/// Engines refuse limits above what the machine has.
+fn fit(order: &Order, info: &SystemInfo, log: &Log) -> Order {
+    let mut order = order.clone();
+    let there = info.ncpu.and_then(|count| u32::try_from(count).ok()?.checked_mul(1000));
+    if let (Some(asked), Some(there)) = (order.resources.cpu_millis, there)
+        && asked > there
+    {
+        let (asked, has) = (f64::from(asked) / 1000.0, there / 1000);
+        log.say(format!("Warning: the resource class has {asked} vCPU and this machine only {has}\n"));
+        order.resources.cpu_millis = Some(there);
+    }
+    order
+}
+
+fn limits(resources: &Resources, containers: usize) -> String {
+    let cpu = resources.cpu_millis.map(|millis| format!("{} vCPU", f64::from(millis) / 1000.0));
+    let memory = resources.memory_bytes.map(|bytes| format!("{} MiB of memory", bytes >> 20));
+    let all: Vec<String> = cpu.into_iter().chain(memory).collect();
+    match (all.is_empty(), containers) {
+        (true, _) => "No limits of processors and memory are configured\n".into(),
+        (false, 1) => format!("Limits: {}\n", all.join(", ")),
+        (false, _) => format!("Limits: {}, for each container and not for all together\n", all.join(", ")),
+    }
+}
+
+async fn create_primary(engine: &Engine, order: &Order, image: &Image) -> Result<String, Error> {
+    let name = carrier::name(&order.program)?;
+    let body = create::primary(order, &engine.config, image, &name);
+    match create(engine, body.clone()).await {
+        Ok(id) => return Ok(id),
+        // The programs of this build are not there yet.
+        Err(error) if status(&error) == Some(404) => {}
+        Err(error) => return Err(error.into()),
+    }
+    carrier::ensure(engine, &order.program).await?;
+    Ok(create(engine, body).await?)
+}
+
+async fn create(engine: &Engine, body: ContainerCreateBody) -> Result<String, bollard::errors::Error> {
+    Ok(engine.api.create_container(None, body).await?.id)
+}
+
+/// Starts the primary container and speaks to its first process.
+async fn start_primary(engine: &Engine, id: &str, log: &Log) -> Result<(Remote, Facts), Error> {
+    let options =
+        AttachContainerOptionsBuilder::new().stream(true).stdin(true).stdout(true).stderr(true).build();
+    let attached = engine.api.attach_container(id, Some(options)).await?;
+    if let Err(error) = engine.api.start_container(id, None).await {
+        let text = Error::from(error).to_string();
+        let text = text.trim_start_matches("Error response from daemon: ");
+        // An image without the libraries that the program was linked with.
+        let hint = if text.contains("no such file or directory") {
+            "; the agent must be a static program (scripts/up builds such a one)"
+        } else {
+            ""
+        };
+        return Err(Error::Refused(format!("{text}{hint}")));
+    }
+    let said = log.clone();
+    let bytes = attached.output.filter_map(move |item| {
+        let bytes: Option<io::Result<Bytes>> = match item {
+            Ok(LogOutput::StdOut { message }) => Some(Ok(message)),
+            Ok(other) => {
+                said.say(String::from_utf8_lossy(&other.into_bytes()).into_owned());
+                None
+            }
+            Err(error) => Some(Err(io::Error::other(error))),
+        };
+        std::future::ready(bytes)
+    });
+    let bytes: Pin<Box<dyn futures::Stream<Item = _> + Send>> = Box::pin(bytes);
+    let (remote, facts) = Remote::open(StreamReader::new(bytes), attached.input).await.map_err(|_| {
+        Error::Job("the primary container ended before the agent's program in it could say anything".into())
+    })?;
+    let isolation = "a container of its own".to_owned();
+    Ok((remote, Facts { bin: PROGRAMS.into(), isolation, ..facts }))
+}
+
+async fn prepare(
+    engine: &Engine,
+    order: &Order,
+    container: &Container,
+    image: &Image,
+    primary: &str,
+) -> Result<(String, Service), Error> {
+    let body = create::service(order, &engine.config, container, image, primary);
+    let id = create(engine, body).await?;
+    let name = container.name.clone().unwrap_or_else(|| container.image.clone());
+    let service = service::listen(engine, &id, name).await?;
+    Ok((id, service))
+}
+
+/// Runs the process that the primary container is to have; if it ends, so does the job (execution §22).
+async fn watch_own_process(
+    docker: &Docker,
+    argv: Vec<String>,
+    dir: PathBuf,
+    failing: watch::Sender<Option<String>>,
+    log: &Log,
+) -> Result<(), Error> {
+    let mut env: Vec<(String, String)> = docker.facts.environment.clone().into_iter().collect();
+    env.push(("HOME".into(), docker.facts.home.display().to_string()));
+    let line = argv.join(" ");
+    let command = Command { argv, env, dir, make_dir: false, io: Io::Interactive };
+    let mut process = docker.spawn(command).await.map_err(|e| Error::Job(e.to_string()))?;
+    let log = log.clone();
+    tokio::spawn(async move {
+        let mut buffer = vec![0u8; 16 * 1024];
+        while let Ok(n @ 1..) = process.output.read(&mut buffer).await {
+            log.say(String::from_utf8_lossy(&buffer[..n]).into_owned());
+        }
+        if let Ok(code) = process.exit.await {
+            let why = format!("the process of the primary container (`{line}`) ended with exit code {code}");
+            failing.send_replace(Some(why));
+        }
+    });
+    Ok(())
+}
