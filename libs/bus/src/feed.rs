@@ -10,7 +10,7 @@ use contracts::Envelope;
 use eventstore::Position;
 use futures::{StreamExt, future::BoxFuture, stream::SelectAll};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 use tokio::{
@@ -59,6 +59,7 @@ impl Runner {
     ) -> Result<(), LaneError> {
         let Some(mut members) = self.bus.members(&self.store) else { return Ok(()) };
         let mut operated = self.bus.woken(&ops_channel(self.group.name(), self.source));
+        let taken: BTreeSet<i32> = lanes.keys().copied().collect();
         let mut open: BTreeMap<i32, Unacknowledged> =
             lanes.keys().map(|lane| (*lane, Unacknowledged::default())).collect();
         loop {
@@ -74,7 +75,9 @@ impl Runner {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
-                    () = members.changed() => return Err(LaneError::Overtaken),
+                    () = members.moved(self.group.name(), self.source, self.lanes, &taken) => {
+                        return Err(LaneError::Overtaken);
+                    }
                     _ = operated.changed() => return Err(LaneError::Overtaken),
                     delivery = deliveries.next(), if !deliveries.is_empty() => match delivery {
                         Some((lane, Ok(delivery))) => {

@@ -5,7 +5,7 @@
 
 use crate::{Fault, Group};
 use contracts::Envelope;
-use eventstore::{Error, Position, Store, Tx, failpoint};
+use eventstore::{Error, Position, Store, Tx, failpoint, trace};
 use futures::FutureExt;
 use sqlx::AssertSqlSafe;
 use std::{
@@ -293,8 +293,10 @@ impl Lane {
             Origin::Parked(_) => self.position,
         };
         self.advance(&mut tx, to).await?;
-        let handled =
-            AssertUnwindSafe(timeout(HANDLER_LIMIT, group.handle(&mut tx, batch))).catch_unwind().await;
+        // Groups that take batches say themselves which message an event follows from.
+        let trace = if let [message] = batch { trace::after(message) } else { None };
+        let work = trace::within(trace, group.handle(&mut tx, batch));
+        let handled = AssertUnwindSafe(timeout(HANDLER_LIMIT, work)).catch_unwind().await;
         match handled {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(fault))) => return Ok(Err(fault)),

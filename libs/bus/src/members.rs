@@ -66,10 +66,16 @@ impl Members {
         (0..lanes).filter(|lane| owner(&all, group, source, *lane) == Some(self.me)).collect()
     }
 
-    /// Returns when a process came or went.
-    pub(crate) async fn changed(&mut self) {
-        if self.all.changed().await.is_err() {
-            std::future::pending::<()>().await;
+    /// Returns when the lanes of this process are no longer `taken`.
+    pub(crate) async fn moved(&mut self, group: &str, source: &str, lanes: i32, taken: &BTreeSet<i32>) {
+        loop {
+            self.all.mark_unchanged();
+            if self.lanes(group, source, lanes) != *taken {
+                return;
+            }
+            if self.all.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

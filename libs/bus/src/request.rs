@@ -98,6 +98,7 @@ impl Bus {
                 + chrono::TimeDelta::from_std(opts.deadline).unwrap_or(chrono::TimeDelta::MAX / 4),
             actor: actor.clone(),
             idempotency_key: opts.idempotency_key,
+            trace: eventstore::trace::current().map(|trace| trace.to_string()),
             body,
         };
         let result = self.exchange(A::SERVICE, &request, until).await;
@@ -159,7 +160,8 @@ impl Slot {
                 return Err(RequestError::Deadline { service: service.to_owned() });
             };
             let request: Request = serde_json::from_slice(&encoded).map_err(failed(service))?;
-            slot.responder.respond(request).await
+            let trace = request.trace.as_deref().and_then(|trace| trace.parse().ok());
+            eventstore::trace::within(trace, slot.responder.respond(request)).await
         };
         // A task of its own: an asker that goes away does not stop a command half-way, and a panic stays there.
         let answer = match timeout_at(until, tokio::spawn(work)).await {

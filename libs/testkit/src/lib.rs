@@ -4,6 +4,10 @@
 //! temporary directory) and gives each caller a fresh database. A watcher ends the server and removes its folder
 //! when the test process is gone, however it went.
 
+mod servers;
+
+pub use servers::{rabbitmq, redis};
+
 use anyhow::{Context, Result, bail, ensure};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool, postgres::PgConnectOptions};
 use std::{

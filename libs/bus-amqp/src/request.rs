@@ -1,0 +1,185 @@
+//! Requests and answers. The request lies in the service's queue until somebody takes it or its deadline passes;
+//! the answer comes back by direct reply-to, without a queue of its own.
+
+use crate::{link::Link, signature::SigningKey, topology::request_queue, unavailable};
+use bus::broker::{Answer, BrokerError};
+use futures::StreamExt;
+use lapin::{
+    BasicProperties, Channel, Confirmation,
+    message::Delivery,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+        QueueDeclareOptions,
+    },
+    types::FieldTable,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::{sync::oneshot, time::Instant};
+
+/// The broker's name for "the answer comes to the channel that asked".
+const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+/// Requests that one process holds at a time; others are left to its rivals.
+const PREFETCH: u16 = 64;
+
+type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<Delivery>>>>;
+
+/// A channel on which requests go out and answers come in.
+pub(crate) struct Caller {
+    channel: Channel,
+    waiting: Waiting,
+}
+
+impl Caller {
+    pub(crate) async fn open(link: &Link) -> Result<Self, BrokerError> {
+        let channel = link.channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(unavailable)?;
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let mut answers = channel
+            .basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default())
+            .await
+            .map_err(unavailable)?;
+        let waiting = Waiting::default();
+        let hand_out = Arc::clone(&waiting);
+        tokio::spawn(async move {
+            while let Some(Ok(answer)) = answers.next().await {
+                let id = answer.properties.correlation_id().as_ref().map(ToString::to_string);
+                if let Some(asker) = id.and_then(|id| lock(&hand_out).remove(&id)) {
+                    // It may have gone: its deadline has passed.
+                    let _ = asker.send(answer);
+                }
+            }
+            // The channel broke: those who wait learn it now.
+            lock(&hand_out).clear();
+        });
+        Ok(Self { channel, waiting })
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+
+    pub(crate) async fn ask(
+        &self,
+        key: &SigningKey,
+        service: &str,
+        request: Vec<u8>,
+        until: Instant,
+    ) -> Result<Vec<u8>, BrokerError> {
+        let left = until.saturating_duration_since(Instant::now()).as_millis();
+        if left == 0 {
+            return Err(BrokerError::Deadline);
+        }
+        let id = ids::MessageId::new().to_string();
+        let (asker, answer) = oneshot::channel();
+        lock(&self.waiting).insert(id.clone(), asker);
+        let _forget = Forget { waiting: &self.waiting, id: &id };
+        let queue = request_queue(service);
+        let mut headers = FieldTable::default();
+        key.sign(&queue, &request, &mut headers);
+        let properties = BasicProperties::default()
+            .with_correlation_id(id.as_str().into())
+            .with_reply_to(REPLY_TO.into())
+            // Past the deadline the broker itself throws it away.
+            .with_expiration(left.to_string().into())
+            .with_headers(headers);
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let sent = self
+            .channel
+            .basic_publish("".into(), queue.as_str().into(), options, &request, properties)
+            .await
+            .map_err(unavailable)?;
+        match sent.await.map_err(unavailable)? {
+            Confirmation::Ack(None) => {}
+            // The queue exists while somebody answers.
+            Confirmation::Ack(Some(_)) | Confirmation::Nack(_) => return Err(BrokerError::NoResponder),
+            Confirmation::NotRequested => return Err(unavailable("it does not confirm")),
+        }
+        let answer = answer.await.map_err(|_| unavailable("the connection broke before the answer"))?;
+        key.check(&id, &answer.data, &answer.properties)?;
+        Ok(answer.data)
+    }
+}
+
+/// Takes an asker out when it stops waiting, however that comes about.
+struct Forget<'a> {
+    waiting: &'a Waiting,
+    id: &'a str,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(self.waiting).remove(self.id);
+    }
+}
+
+fn lock(waiting: &Waiting) -> MutexGuard<'_, HashMap<String, oneshot::Sender<Delivery>>> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers the requests to a service until the connection breaks.
+pub(crate) async fn serve(
+    link: &Link,
+    key: &SigningKey,
+    service: &str,
+    answer: Answer,
+) -> Result<(), BrokerError> {
+    let channel = link.channel().await?;
+    let queue = request_queue(service);
+    // Gone with its last consumer, so that a request to nobody is returned at once.
+    let options = QueueDeclareOptions { auto_delete: true, ..QueueDeclareOptions::default() };
+    channel
+        .queue_declare(queue.as_str().into(), options, FieldTable::default())
+        .await
+        .map_err(unavailable)?;
+    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(unavailable)?;
+    let mut requests = channel
+        .basic_consume(
+            queue.as_str().into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .map_err(unavailable)?;
+    while let Some(request) = requests.next().await {
+        let request = request.map_err(unavailable)?;
+        let (channel, key, queue, answer) =
+            (channel.clone(), key.clone(), queue.clone(), Arc::clone(&answer));
+        tokio::spawn(async move {
+            if let Err(error) = reply(&channel, &key, &queue, request, answer).await {
+                tracing::warn!(queue, %error, "a request was not answered");
+            }
+        });
+    }
+    Err(unavailable("the consumer of requests was canceled"))
+}
+
+async fn reply(
+    channel: &Channel,
+    key: &SigningKey,
+    queue: &str,
+    request: Delivery,
+    answer: Answer,
+) -> Result<(), BrokerError> {
+    // Taken at once: a request that kills this process must not kill the next one too. The asker repeats it by
+    // its command id.
+    request.acker.ack(BasicAckOptions::default()).await.map_err(unavailable)?;
+    key.check(queue, &request.data, &request.properties)?;
+    let (Some(reply_to), Some(id)) =
+        (request.properties.reply_to().clone(), request.properties.correlation_id().clone())
+    else {
+        return Err(unavailable("a request does not say where its answer goes"));
+    };
+    let answer = answer(request.data).await;
+    let mut headers = FieldTable::default();
+    key.sign(id.as_str(), &answer, &mut headers);
+    let properties = BasicProperties::default().with_correlation_id(id).with_headers(headers);
+    channel
+        .basic_publish("".into(), reply_to, BasicPublishOptions::default(), &answer, properties)
+        .await
+        .map_err(unavailable)?;
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! The adapter against the bus contract and a real RabbitMQ, and what is special about a network.
+
+mod support;
+
+use bus::{Bus, Responder, contract};
+use contracts::{Actor, Refusal, Request, RequestError, request::Ask};
+use gantry_bus_amqp::{Amqp, SigningKey};
+use serde::{Deserialize, Serialize};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use support::{Counting, Cut, Ear, adapter, heard, tell, teller_and_listener};
+use testkit::until;
+use tokio_util::sync::CancellationToken;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_keep_the_contract_within_a_process() {
+    let Some(url) = testkit::rabbitmq().await else { return };
+    contract::requests(&Bus::networked(testkit::postgres().await.pool, adapter(&url))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_keep_the_contract() {
+    let Some(url) = testkit::rabbitmq().await else { return };
+    let pool = testkit::postgres().await.pool;
+    contract::groups(&Bus::networked(pool.clone(), adapter(&url)), &pool).await;
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Double(u32);
+impl Ask for Double {
+    const SERVICE: &'static str = "doubler";
+    const NAME: &'static str = "number.double";
+    type Reply = u32;
+}
+
+struct Doubler;
+#[async_trait::async_trait]
+impl Responder for Doubler {
+    async fn respond(&self, req: Request) -> Result<serde_json::Value, RequestError> {
+        bus::route::<Double, _, _>(&req, |ask, _| async move {
+            ask.0.checked_mul(2).ok_or_else(|| Refusal::new("invalid", "too large").into())
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_reaches_another_process_and_its_refusal_comes_back() {
+    let Some(url) = testkit::rabbitmq().await else { return };
+    let pool = testkit::postgres().await.pool;
+    let (asker, owner) =
+        (Bus::networked(pool.clone(), adapter(&url)), Bus::networked(pool.clone(), adapter(&url)));
+    let me = Actor::service("test");
+    assert_eq!(
+        asker.ask(&me, &Double(1)).await,
+        Err(RequestError::NoResponder { service: "doubler".into() }),
+        "nobody answers yet, and that is known at once"
+    );
+    owner.respond("doubler", Arc::new(Doubler));
+    until("it is answered", LIMIT, async || asker.ask(&me, &Double(21)).await == Ok(42)).await;
+    let many = futures::future::join_all((0..200).map(|n| {
+        let (asker, me) = (asker.clone(), me.clone());
+        async move { asker.ask(&me, &Double(n)).await }
+    }));
+    for (n, answer) in (0..).zip(many.await) {
+        assert_eq!(answer, Ok(n * 2), "each asker gets its own answer");
+    }
+    assert_eq!(
+        asker.ask(&me, &Double(u32::MAX)).await,
+        Err(RequestError::Refused(Refusal::new("invalid", "too large")))
+    );
+    let stranger = Bus::networked(pool, Arc::new(Amqp::new(&url, SigningKey::new(b"another key"))));
+    assert!(stranger.ask(&me, &Double(1)).await.is_err(), "a request without our signature is not executed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_come_through_the_queues() {
+    let Some(url) = testkit::rabbitmq().await else { return };
+    let (teller, listener) = teller_and_listener().await;
+    let counting = Arc::new(Counting::new(adapter(&url)));
+    let bus = Bus::networked(teller.pool().clone(), Arc::clone(&counting) as Arc<dyn bus::Broker>);
+    bus.register_source(&teller);
+    let stop = CancellationToken::new();
+    let run = bus.consume(&listener, &["teller"], Ear::new("listener.queued", "one"), stop.clone());
+    until("its queues are there", LIMIT, async || counting.queues.load(Ordering::SeqCst) == 4).await;
+    let tales: Vec<_> = (0..40).map(|_| ids::MessageId::new().uuid()).collect();
+    for round in 0..5 {
+        for tale in &tales {
+            tell(&teller, *tale, round).await;
+        }
+    }
+    until("all is heard", LIMIT, async || heard(&listener, "listener.queued").await.len() == 200).await;
+    let delivered = counting.delivered.load(Ordering::SeqCst);
+    assert!(delivered >= 150, "{delivered} of 200 events came through the broker");
+    stop.cancel();
+    run.await.expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_doubled_when_the_network_is_cut() {
+    let Some(url) = testkit::rabbitmq().await else { return };
+    let (teller, listener) = teller_and_listener().await;
+    let cut = Cut::before(&url).await;
+    let bus = Bus::networked(teller.pool().clone(), adapter(&cut.url));
+    bus.register_source(&teller);
+    let stop = CancellationToken::new();
+    let run = bus.consume(&listener, &["teller"], Ear::new("listener.cut", "one"), stop.clone());
+    let tales: Vec<_> = (0..10).map(|_| ids::MessageId::new().uuid()).collect();
+    for round in 0..30 {
+        for tale in &tales {
+            tell(&teller, *tale, round).await;
+        }
+        if round % 10 == 5 {
+            cut.cut().await;
+        }
+    }
+    until("all is heard", LIMIT, async || heard(&listener, "listener.cut").await.len() >= 300).await;
+    let mut all = heard(&listener, "listener.cut").await;
+    for tale in &tales {
+        let rounds: Vec<i32> =
+            all.iter().filter(|(_, id, _)| id == tale).map(|(_, _, round)| *round).collect();
+        assert_eq!(rounds, (0..30).collect::<Vec<_>>(), "each once, in order");
+    }
+    all.dedup();
+    assert_eq!(all.len(), 300);
+    stop.cancel();
+    run.await.expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_share_the_work_and_one_takes_over_from_another() {
+    let Some(url) = testkit::rabbitmq().await else { return };
+    let (teller, listener) = teller_and_listener().await;
+    let source = Bus::networked(teller.pool().clone(), adapter(&url));
+    source.register_source(&teller);
+    let buses: Vec<Bus> = (0..2).map(|_| Bus::networked(listener.pool().clone(), adapter(&url))).collect();
+    let stops: Vec<CancellationToken> = (0..2).map(|_| CancellationToken::new()).collect();
+    let mut runs = Vec::new();
+    // Eight groups of four lanes: that both get none of them is as good as impossible.
+    const GROUPS: [&str; 8] = [
+        "listener.a",
+        "listener.b",
+        "listener.c",
+        "listener.d",
+        "listener.e",
+        "listener.f",
+        "listener.g",
+        "listener.h",
+    ];
+    for (name, (bus, stop)) in ["one", "two"].into_iter().zip(buses.iter().zip(&stops)) {
+        for group in GROUPS {
+            runs.push(bus.consume(&listener, &["teller"], Ear::new(group, name), stop.clone()));
+        }
+    }
+    let by = async |name: &str| {
+        let mut count = 0;
+        for group in GROUPS {
+            count += heard(&listener, group).await.iter().filter(|(by, ..)| by == name).count();
+        }
+        count
+    };
+    let told = std::sync::atomic::AtomicUsize::new(0);
+    until("both do some of it", LIMIT, async || {
+        tell(&teller, ids::MessageId::new().uuid(), 0).await;
+        told.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        by("one").await > 20 && by("two").await > 20
+    })
+    .await;
+    // One process goes, without a word.
+    stops[1].cancel();
+    drop(runs.split_off(GROUPS.len()));
+    drop(buses);
+    for _ in 0..40 {
+        tell(&teller, ids::MessageId::new().uuid(), 1).await;
+        told.fetch_add(1, Ordering::SeqCst);
+    }
+    let told = told.into_inner();
+    for group in GROUPS {
+        until(group, LIMIT, async || heard(&listener, group).await.len() >= told).await;
+        assert_eq!(heard(&listener, group).await.len(), told, "{group}: each once");
+    }
+    stops[0].cancel();
+    for run in runs {
+        run.await.expect("it ends");
+    }
+}

@@ -1,0 +1,187 @@
+//! A teller, a listener, and a network that can be cut.
+
+use async_trait::async_trait;
+use bus::{
+    Broker, Fault, Group,
+    broker::{Answer, BrokerError, Deliveries, LaneQueue, Outgoing},
+};
+use contracts::{Actor, Envelope, Event, NewEvent};
+use eventstore::{Key, NO_MIGRATIONS, Store, Tx};
+use futures::StreamExt;
+use gantry_bus_amqp::{Amqp, SigningKey};
+use serde::{Deserialize, Serialize};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use uuid::Uuid;
+
+pub fn adapter(url: &str) -> Arc<Amqp> {
+    Arc::new(Amqp::new(url, SigningKey::new(b"a key of this test")))
+}
+
+/// Two services of a fresh database.
+pub async fn teller_and_listener() -> (Store, Store) {
+    let pool = testkit::postgres().await.pool;
+    // Queues are named after groups: a fresh log must not meet another test's messages, so groups differ.
+    let teller = Store::open(pool.clone(), "teller", &NO_MIGRATIONS).await.expect("opens");
+    let listener = Store::open(pool.clone(), "listener", &NO_MIGRATIONS).await.expect("opens");
+    sqlx::query("CREATE TABLE listener.heard (n bigint GENERATED ALWAYS AS IDENTITY, who text, by text, tale uuid, round int)")
+        .execute(&pool)
+        .await
+        .expect("makes the table");
+    (teller, listener)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Told {
+    round: i32,
+}
+impl Event for Told {
+    const TYPE: &'static str = "tale.told";
+    const SCHEMA: u32 = 1;
+}
+
+pub async fn tell(store: &Store, tale: Uuid, round: i32) {
+    let mut tx = store.begin(&[Key::new("tale", tale)]).await.expect("begins");
+    tx.append(&[NewEvent::new("tale", tale, Actor::service("teller"), &Told { round })])
+        .await
+        .expect("appends");
+    tx.commit().await.expect("commits");
+}
+
+/// Who handled what: (process, tale, round) in the order of effects.
+pub async fn heard(listener: &Store, group: &str) -> Vec<(String, Uuid, i32)> {
+    sqlx::query_as("SELECT by, tale, round FROM listener.heard WHERE who = $1 ORDER BY n")
+        .bind(group)
+        .fetch_all(listener.pool())
+        .await
+        .expect("reads")
+}
+
+/// Writes down what it hears.
+pub struct Ear {
+    name: &'static str,
+    process: &'static str,
+}
+
+impl Ear {
+    pub fn new(name: &'static str, process: &'static str) -> Arc<dyn Group> {
+        Arc::new(Self { name, process })
+    }
+}
+
+#[async_trait]
+impl Group for Ear {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        kind == Told::TYPE
+    }
+
+    fn locks(&self, _: &Envelope) -> Vec<Key> {
+        Vec::new()
+    }
+
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        for msg in batch {
+            let told: Told = msg.body_as()?;
+            sqlx::query("INSERT INTO listener.heard (who, by, tale, round) VALUES ($1, $2, $3, $4)")
+                .bind(self.name)
+                .bind(self.process)
+                .bind(msg.aggregate.id)
+                .bind(told.round)
+                .execute(tx.conn())
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts what goes through the broker.
+#[derive(Debug)]
+pub struct Counting {
+    inner: Arc<Amqp>,
+    pub queues: AtomicUsize,
+    pub delivered: Arc<AtomicUsize>,
+}
+
+impl Counting {
+    pub fn new(inner: Arc<Amqp>) -> Self {
+        Self { inner, queues: AtomicUsize::new(0), delivered: Arc::default() }
+    }
+}
+
+#[async_trait]
+impl Broker for Counting {
+    async fn request(
+        &self,
+        service: &str,
+        request: Vec<u8>,
+        until: tokio::time::Instant,
+    ) -> Result<Vec<u8>, BrokerError> {
+        self.inner.request(service, request, until).await
+    }
+
+    async fn serve(&self, service: &str, answer: Answer) -> Result<(), BrokerError> {
+        self.inner.serve(service, answer).await
+    }
+
+    async fn publish(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
+        self.inner.publish(messages).await
+    }
+
+    async fn receive(&self, queue: &LaneQueue) -> Result<Deliveries, BrokerError> {
+        let deliveries = self.inner.receive(queue).await?;
+        self.queues.fetch_add(1, Ordering::SeqCst);
+        let delivered = Arc::clone(&self.delivered);
+        Ok(deliveries
+            .inspect(move |_| {
+                delivered.fetch_add(1, Ordering::SeqCst);
+            })
+            .boxed())
+    }
+}
+
+/// A way to the broker that can be cut.
+pub struct Cut {
+    pub url: String,
+    generation: watch::Sender<u32>,
+}
+
+impl Cut {
+    pub async fn before(url: &str) -> Self {
+        let (head, rest) = url.split_once("@127.0.0.1:").expect("a URL of the test kit");
+        let (port, tail) = rest.split_once('/').expect("a virtual host");
+        let target: u16 = port.parse().expect("a port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let here = listener.local_addr().expect("an address").port();
+        let generation = watch::Sender::new(0);
+        let cuts = generation.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut cut = cuts.subscribe();
+                tokio::spawn(async move {
+                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", target)).await else { return };
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { url: format!("{head}@127.0.0.1:{here}/{tail}"), generation }
+    }
+
+    /// Ends every connection.
+    pub async fn cut(&self) {
+        self.generation.send_modify(|n| *n += 1);
+    }
+}
