@@ -1,95 +1,76 @@
-//! `gantry config`: checks a configuration offline.
+//! `gantry config`: everything that can be said about a configuration without a server.
+
+mod diff;
+mod event;
+mod format;
+mod graph;
+mod orbs;
+mod pack;
+mod process;
+mod simulate;
+mod source;
+mod validate;
+mod watch;
 
 use crate::{Exit, Failure, Global};
 use clap::Subcommand;
-use compiler::{Compiled, Diagnostic, Input, PipelineValues};
-use serde_json::{Value, json};
-use std::{fs, io::IsTerminal, path::PathBuf};
+use compiler::Diagnostic;
+use std::io::IsTerminal;
 
 /// `gantry config …`
 #[derive(Subcommand, Debug)]
 pub enum Config {
-    /// Check files; exits 0 or 7
-    Validate {
-        /// Files; default `.circleci/config.yml`
-        #[arg(default_value = ".circleci/config.yml")]
-        files: Vec<PathBuf>,
-        /// Folder of orbs; accepted for scripts, orbs from a registry are not supported yet
-        #[arg(long)]
-        orb_dir: Option<PathBuf>,
-    },
+    /// Check files or folders; exits 0 or 7
+    #[command(after_help = validate::HELP)]
+    Validate(validate::Arguments),
     /// Print the compiled form
-    Process {
-        /// File; default `.circleci/config.yml`
-        #[arg(default_value = ".circleci/config.yml")]
-        file: PathBuf,
-    },
-}
-
-fn compile(source: &str, shown: &str) -> Result<Compiled, Vec<Diagnostic>> {
-    compiler::compile(&Input {
-        values: PipelineValues { branch: Some("main".to_owned()), ..PipelineValues::default() },
-        ..Input::new(shown, source)
-    })
+    #[command(after_help = process::HELP)]
+    Process(process::Arguments),
+    /// Lay a file out: two blanks a level, lists below their key; comments stay
+    #[command(after_help = format::HELP)]
+    Format(format::Arguments),
+    /// Say which jobs an event would start, and why not the others
+    #[command(after_help = simulate::HELP)]
+    Simulate(simulate::Arguments),
+    /// Draw the workflows
+    #[command(after_help = graph::HELP)]
+    Graph(graph::Arguments),
+    /// Compare what two configurations mean; exits 1 when they differ
+    #[command(after_help = diff::HELP)]
+    Diff(diff::Arguments),
+    /// Make one file of a folder of YAML files
+    #[command(after_help = pack::HELP)]
+    Pack(pack::Arguments),
 }
 
 impl Config {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
         match self {
-            Self::Validate { files, orb_dir: _ } => validate(global, &files),
-            Self::Process { file } => {
-                let source = read(&file)?;
-                let shown = file.display().to_string();
-                match compile(&source, &shown) {
-                    Ok(compiled) => {
-                        print!("{}", compiled.processed);
-                        Ok(Exit::Success)
-                    }
-                    Err(diagnostics) => {
-                        show(&diagnostics, &source);
-                        Ok(Exit::Invalid)
-                    }
-                }
-            }
+            Self::Validate(arguments) => arguments.run(global),
+            Self::Process(arguments) => arguments.run(global),
+            Self::Format(arguments) => arguments.run(global),
+            Self::Simulate(arguments) => arguments.run(global),
+            Self::Graph(arguments) => arguments.run(global),
+            Self::Diff(arguments) => arguments.run(global),
+            Self::Pack(arguments) => arguments.run(),
         }
     }
 }
 
-fn validate(global: &Global, files: &[PathBuf]) -> Result<Exit, Failure> {
-    let mut all = Vec::new();
-    let mut valid = true;
-    for file in files {
-        let source = read(file)?;
-        let shown = file.display().to_string();
-        let found = match compile(&source, &shown) {
-            Ok(compiled) => compiled.warnings,
-            Err(diagnostics) => {
-                valid = false;
-                diagnostics
-            }
-        };
-        if global.json {
-            all.extend(found.iter().filter_map(|diagnostic| serde_json::to_value(diagnostic).ok()));
-        } else {
-            show(&found, &source);
-        }
-    }
-    if global.json {
-        println!("{}", json!({ "valid": valid, "diagnostics": Value::Array(all) }));
-    } else if valid {
-        eprintln!("Config is valid.");
-    }
-    Ok(if valid { Exit::Success } else { Exit::Invalid })
-}
-
-fn show(diagnostics: &[Diagnostic], source: &str) {
+/// Prints findings with their lines, for people.
+fn show(findings: &[Diagnostic], source: &str) {
     let color = std::io::stderr().is_terminal();
-    for diagnostic in diagnostics {
-        anstream::eprintln!("{}\n", diagnostic.render(source, color));
+    for finding in findings {
+        anstream::eprintln!("{}\n", finding.render(source, color));
     }
 }
 
-fn read(file: &PathBuf) -> Result<String, Failure> {
-    fs::read_to_string(file)
-        .map_err(|error| Failure::new(Exit::NotFound, format!("{} cannot be read: {error}", file.display())))
+/// Prints the findings of a file that does not compile, as data or for people.
+fn refuse(global: &Global, findings: &[Diagnostic], source: &str) -> Exit {
+    if global.json {
+        println!("{}", serde_json::json!({ "valid": false, "diagnostics": findings }));
+    } else {
+        show(findings, source);
+    }
+    Exit::Invalid
 }

@@ -83,6 +83,23 @@ pub fn mermaid(plan: &Plan) -> String {
     out
 }
 
+/// The workflows as data: jobs with their edges.
+pub fn json(plan: &Plan) -> serde_json::Value {
+    let job = |job: &JobPlan| {
+        let requires: Vec<_> = job
+            .requires
+            .iter()
+            .map(|edge| serde_json::json!({ "job": edge.job, "statuses": edge.accepts }))
+            .collect();
+        serde_json::json!({ "name": job.name, "type": mark(job).unwrap_or("build"), "requires": requires })
+    };
+    let workflow = |workflow: &WorkflowPlan| {
+        let jobs: Vec<_> = workflow.jobs.iter().map(job).collect();
+        serde_json::json!({ "name": workflow.name, "jobs": jobs })
+    };
+    serde_json::json!({ "workflows": plan.workflows.iter().map(workflow).collect::<Vec<_>>() })
+}
+
 fn mark(job: &JobPlan) -> Option<&'static str> {
     match job.kind {
         JobKind::Approval => Some("approval"),

@@ -117,6 +117,11 @@ impl Scope {
         !self.jobs.is_empty()
     }
 
+    /// Whether it defines nothing.
+    fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.commands.is_empty() && self.executors.is_empty()
+    }
+
     pub fn has(&self, kind: Kind, name: &str) -> bool {
         self.map(kind).contains_key(name)
     }
@@ -281,9 +286,17 @@ impl Ctx<'_> {
                         let rest = rest.to_owned();
                         scope = orb.clone();
                         if !scope.map(kind).contains_key(rest.as_str()) {
-                            let hint = suggest(&rest, scope.map(kind).keys().map(AsRef::as_ref));
-                            let message =
+                            let mut message =
                                 format!("Cannot find a definition for {} named {name}", kind.word());
+                            if scope.is_empty() {
+                                // The test of an orb gets its orb while the pipeline runs (`orb-tools`).
+                                message.push_str(&format!(": the orb `{alias}` is empty here"));
+                                let hint =
+                                    format!("import it: `{alias}: namespace/{alias}@1.2.3` below `orbs:`");
+                                self.sink.error_hint(code::UNKNOWN_ORB, at, message, hint);
+                                return None;
+                            }
+                            let hint = suggest(&rest, scope.map(kind).keys().map(AsRef::as_ref));
                             self.sink.add(crate::Severity::Error, kind.code(), at, message, hint);
                             return None;
                         }

@@ -1,6 +1,7 @@
 //! What a folder holds: names and versions, without reading a source.
 
-use crate::tree;
+use crate::tree::{self, TreeError};
+use compiler::pack::PackError;
 use compiler::{OrbError, OrbVersion, Published};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -33,9 +34,13 @@ impl Place {
             Self::File(path) => {
                 fs::read_to_string(path).map(Arc::from).map_err(|error| unavailable(error.to_string()))
             }
-            Self::Tree(path) => {
-                tree::pack_folder(path).map(Arc::from).map_err(|error| unavailable(error.to_string()))
-            }
+            Self::Tree(path) => tree::pack_folder(path).map(Arc::from).map_err(|error| match error {
+                // A tree without its scripts (a submodule that was not fetched) is no source.
+                TreeError::Pack(missing @ PackError::MissingInclude { .. }) => {
+                    OrbError::NotFound(Some(format!("{shown} is not complete: {missing}")))
+                }
+                error => unavailable(error.to_string()),
+            }),
         }
     }
 }

@@ -16,7 +16,7 @@ mod lock;
 mod tree;
 
 pub use lock::{Lock, LockError, LockedOrbs};
-pub use tree::{pack_folder, read_folder};
+pub use tree::{TreeError, pack_folder, read_folder};
 
 use catalog::{Catalog, Place};
 use compiler::{OrbError, OrbRef, OrbSource, OrbText, OrbVersion};

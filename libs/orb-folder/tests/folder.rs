@@ -74,7 +74,7 @@ fn an_include_cannot_leave_its_folder() {
     put(dir.path(), "secret", "s3cret");
     put(dir.path(), "orbs/a__tool-orb/abc/src/@orb.yml", "description: <<include(../../../../secret)>>\n");
     let folder = OrbFolder::open(&dir.path().join("orbs")).expect("opens");
-    let Err(OrbError::Unavailable(reason)) = fetch(&folder, "a/tool@volatile") else { panic!("read") };
+    let Err(OrbError::NotFound(Some(reason))) = fetch(&folder, "a/tool@volatile") else { panic!("read") };
     assert!(reason.contains("@orb.yml:1: the included file"), "{reason}");
 }
 
