@@ -68,5 +68,8 @@ pub fn replace(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&draft, path).with_context(|| format!("{} cannot be replaced", path.display()))
+    failpoints::failpoint_blocking("instance.rename.before")?;
+    fs::rename(&draft, path).with_context(|| format!("{} cannot be replaced", path.display()))?;
+    failpoints::failpoint_blocking("instance.rename.after")?;
+    Ok(())
 }

@@ -178,6 +178,7 @@ impl FsBlobs {
         let place = self.place(key);
         let folder = place.parent().unwrap_or(&self.0.objects).to_owned();
         tokio::fs::create_dir_all(&folder).await?;
+        failpoints::failpoint("blobs.publish.before").await.map_err(io::Error::from)?;
         match tokio::fs::hard_link(draft, &place).await {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -191,6 +192,7 @@ impl FsBlobs {
             }
             Err(error) => return Err(error.into()),
         }
+        failpoints::failpoint("blobs.publish.after").await.map_err(io::Error::from)?;
         File::open(&folder).await?.sync_all().await?;
         File::open(&self.0.objects).await?.sync_all().await?;
         Ok(Put::Stored(meta))

@@ -258,7 +258,10 @@ fn private_options() -> fs::OpenOptions {
 fn write_private(path: &Path, body: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
     private_options().write(true).truncate(true).open(&draft)?.write_all(body)?;
-    fs::rename(&draft, path)
+    failpoints::failpoint_blocking("compute.launch.before")?;
+    fs::rename(&draft, path)?;
+    failpoints::failpoint_blocking("compute.launch.after")?;
+    Ok(())
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {

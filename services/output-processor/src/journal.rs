@@ -299,12 +299,14 @@ impl Journal {
         }
         let folder = self.folder.clone();
         let synced = tokio::task::spawn_blocking(move || {
+            failpoints::failpoint_blocking("output-processor.journal.before")?;
             for segment in &segments {
                 segment.file.sync_data()?;
             }
             if new_file {
                 File::open(folder)?.sync_all()?;
             }
+            failpoints::failpoint_blocking("output-processor.journal.after")?;
             io::Result::Ok(())
         });
         let result = synced.await.unwrap_or_else(|error| Err(io::Error::other(error)));
