@@ -13,9 +13,12 @@
 //! | `POST /v1/tasks/{task}/steps` [`StepReport`] → `{}` | output-processor |
 //! | `PUT /v1/tasks/{task}/streams/{step}/chunks?offset=N` → [`ChunkAck`] | output-processor |
 //! | `POST /v1/tasks/{task}/streams/{step}/seal` [`Seal`] → `{}` | output-processor |
+//! | `…/stores/…` and `GET /v1/tasks/{task}/timings`: [`stores`] | output-processor, test-results |
 //!
 //! Errors are `{"code", "message"}` ([`Problem`]): 409 `stale_lease` (stop at once), `offset_gap`, `log_conflict`,
 //! `stream_sealed`, `seal_mismatch`; 422 `checksum_mismatch`; 429 and 503 are retried.
+
+pub mod stores;
 
 use ids::{ClaimId, InstanceId, JobId, OrgId, PipelineId, ProjectId, StepId, TaskId, Timestamp, WorkflowId};
 use model::plan::JobDefinition;

@@ -88,6 +88,17 @@ impl FsBlobs {
         }
     }
 
+    fn download_input(key: &Key, name: &str, expires: i64) -> String {
+        format!("GET\n{key}\n{name}\n\n{expires}")
+    }
+
+    /// Whether `signature` allows to save it under this name (base64) at this moment.
+    pub(crate) fn allows_download(&self, key: &Key, name: &str, expires: i64, signature: &str) -> bool {
+        let Ok(mac) = B64.decode(signature) else { return false };
+        let input = Self::download_input(key, name, expires);
+        hmac::verify(&self.0.key, input.as_bytes(), &mac).is_ok() && Utc::now().timestamp() < expires
+    }
+
     /// Whether `signature` allows this at this moment.
     pub(crate) fn allows(&self, key: &Key, method: Method, expires: i64, signature: &str) -> bool {
         let Ok(mac) = B64.decode(signature) else { return false };
@@ -236,6 +247,14 @@ impl Blobs for FsBlobs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn sign_download(&self, key: &Key, expires: DateTime<Utc>, name: &str) -> String {
+        let expires = expires.timestamp();
+        let name = B64.encode(name);
+        let mac = hmac::sign(&self.0.key, Self::download_input(key, &name, expires).as_bytes());
+        let signature = B64.encode(mac.as_ref());
+        format!("/blobs/{key}?name={name}&expires={expires}&signature={signature}")
     }
 
     fn sign(&self, key: &Key, method: Method, expires: DateTime<Utc>) -> String {

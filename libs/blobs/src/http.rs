@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing,
 };
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::{io, ops::Range};
@@ -17,6 +18,7 @@ use std::{io, ops::Range};
 struct Signed {
     size: Option<u64>,
     sha256: Option<String>,
+    name: Option<String>,
     expires: i64,
     signature: String,
 }
@@ -84,6 +86,21 @@ fn range(headers: &HeaderMap, size: u64) -> Option<Range<u64>> {
     if first >= size { Some(size + 1..size + 1) } else { (first < end).then_some(first..end) }
 }
 
+/// Always to be saved, whatever it is (security §9.3); under a name if one was signed (RFC 6266).
+fn disposition(name: Option<&str>) -> String {
+    let name = name.and_then(|name| String::from_utf8(URL_SAFE_NO_PAD.decode(name).ok()?).ok());
+    let Some(name) = name else { return "attachment".to_owned() };
+    let mut encoded = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    format!("attachment; filename*=UTF-8''{encoded}")
+}
+
 async fn get(
     State(blobs): State<FsBlobs>,
     Path(key): Path<String>,
@@ -92,7 +109,11 @@ async fn get(
 ) -> Result<Response, Error> {
     use crate::Blobs;
     let key = Key::new(key)?;
-    if !blobs.allows(&key, Method::Get, signed.expires, &signed.signature) {
+    let allowed = match &signed.name {
+        Some(name) => blobs.allows_download(&key, name, signed.expires, &signed.signature),
+        None => blobs.allows(&key, Method::Get, signed.expires, &signed.signature),
+    };
+    if !allowed {
         return Ok(refused());
     }
     let meta = blobs.head(&key).await?.ok_or_else(|| Error::Missing(key.clone()))?;
@@ -101,7 +122,8 @@ async fn get(
     let blob = blobs.get(&key, wanted).await?;
     let response = Response::builder()
         .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::CONTENT_DISPOSITION, "attachment")
+        .header(header::CONTENT_DISPOSITION, disposition(signed.name.as_deref()))
+        .header(header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'")
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
         .header(header::ACCEPT_RANGES, "bytes")
         .header(header::ETAG, format!("\"{}\"", hex::encode(meta.sha256)))
@@ -200,6 +222,17 @@ mod tests {
         assert_eq!(send(&blobs, "GET", &url, Some("bytes=3-"), b"").await, (206, b"lo".to_vec()));
         assert_eq!(send(&blobs, "GET", &url, Some("bytes=-2"), b"").await, (206, b"lo".to_vec()));
         assert_eq!(send(&blobs, "GET", &url, Some("bytes=5-"), b"").await.0, 416);
+
+        let url = blobs.sign_download(&key, later, "ü \"x\".html");
+        let request = Request::builder().uri(&url).body(HttpBody::empty()).unwrap();
+        let response = blobs.router().oneshot(request).await.unwrap();
+        assert_eq!(
+            response.headers()[header::CONTENT_DISPOSITION],
+            "attachment; filename*=UTF-8''%C3%BC%20%22x%22.html"
+        );
+        assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+        assert_eq!(send(&blobs, "GET", &url.replacen("name=", "name=A", 1), None, b"").await.0, 403);
+        assert_eq!(send(&blobs, "GET", &url.replacen("name=", "other=", 1), None, b"").await.0, 403);
     }
 
     #[tokio::test]

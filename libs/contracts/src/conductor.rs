@@ -202,3 +202,20 @@ pub struct RerunWorkflow {
     pub from_failed: bool,
 }
 ask!(RerunWorkflow, "conductor", "workflow.rerun", WorkflowState);
+
+/// The jobs upstream of a job, all the way up: whose workspace layers it sees, and in which order (execution §16).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobAncestry {
+    /// Which job.
+    pub job_id: JobId,
+}
+ask!(JobAncestry, "conductor", "job.ancestry", Vec<Ancestor>);
+
+/// A job upstream of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// Its name.
+    pub name: String,
+    /// Names of the jobs that it requires itself.
+    pub requires: Vec<String>,
+}

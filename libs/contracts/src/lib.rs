@@ -14,6 +14,8 @@ pub mod domain;
 pub mod output;
 pub mod permissions;
 pub mod pipelines;
+pub mod stores;
+pub mod test_results;
 
 pub use envelope::{Actor, Aggregate, Envelope, Event, NewEvent};
 pub use request::{Refusal, Request, RequestError};

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bus::{Responder, route};
 use contracts::{
     Refusal, Request, RequestError,
-    conductor::{ApproveJob, CancelJob, CancelWorkflow, RerunWorkflow, WorkflowState},
+    conductor::{ApproveJob, CancelJob, CancelWorkflow, JobAncestry, RerunWorkflow, WorkflowState},
     dispatcher::RevokeJobs,
     permissions::CheckPermission,
     request::Ask,
@@ -51,6 +51,9 @@ impl Responder for State {
             RerunWorkflow::NAME => {
                 route::<RerunWorkflow, _, _>(req, |ask, req| async move { Ok(self.rerun(req, ask).await?) })
                     .await
+            }
+            JobAncestry::NAME => {
+                route::<JobAncestry, _, _>(req, |ask, _| async move { Ok(self.ancestry(ask).await?) }).await
             }
             _ => Err(bus::unknown(req)),
         }

@@ -3,6 +3,7 @@
 //! Consumes pipelines and what the dispatcher says of jobs; answers the requests of [`contracts::conductor`].
 //! What may happen is decided in [`model::workflow`]; here are its rows, its messages and its timers.
 
+mod ancestry;
 mod commands;
 mod consume;
 mod create;

@@ -1,6 +1,6 @@
 //! Requests of other services, and what the dispatcher says of tasks.
 
-use crate::{http::bounded, hub::Hub, scribe, store};
+use crate::{http::bounded, hub::Hub, scribe, store, stores};
 use async_trait::async_trait;
 use bus::{Fault, Group, Responder, failed, route, unknown};
 use chrono::Utc;
@@ -9,6 +9,7 @@ use contracts::{
     dispatcher::{CloseEpoch, TaskFinished, TaskQueued},
     output::{GetStep, GetSteps, ReadLog, StepRecord},
     request::Ask,
+    stores::{ListArtifacts, OpenArtifact},
 };
 use eventstore::{Key, Tx};
 use serde_json::Value;
@@ -58,6 +59,12 @@ impl Responder for Answers {
                     scribe::close(hub, ask.task_id, ask.epoch).await.map_err(failed(SERVICE))
                 })
                 .await
+            }
+            ListArtifacts::NAME => {
+                route::<ListArtifacts, _, _>(&req, |ask, _| stores::list_artifacts(hub, ask)).await
+            }
+            OpenArtifact::NAME => {
+                route::<OpenArtifact, _, _>(&req, |ask, _| stores::open_artifact(hub, ask)).await
             }
             _ => Err(unknown(&req)),
         }

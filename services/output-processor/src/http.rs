@@ -32,20 +32,21 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route(steps, routing::post(post_step))
         .route(chunks, routing::put(put_chunk))
         .route(seal, routing::post(post_seal))
+        .merge(crate::stores::router())
         .layer(DefaultBodyLimit::max(MAX_CHUNK))
         .with_state(hub)
 }
 
 /// An error answer.
-struct Refused(StatusCode, Problem);
+pub(crate) struct Refused(StatusCode, Problem);
 
 impl Refused {
-    fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         Self(status, Problem { code: code.to_owned(), message: message.into(), next_offset: None })
     }
 
     /// Something of ours is away: the agent tries again. The details are for our log.
-    fn unavailable(error: &dyn std::fmt::Display) -> Self {
+    pub(crate) fn unavailable(error: &dyn std::fmt::Display) -> Self {
         tracing::warn!(%error, "output cannot be taken now");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", "output cannot be stored now")
     }
@@ -81,7 +82,7 @@ impl From<sqlx::Error> for Refused {
 }
 
 /// Who calls: the holder of a fence token for this task.
-fn lease(hub: &Hub, headers: &HeaderMap, task: TaskId) -> Result<Lease, Refused> {
+pub(crate) fn lease(hub: &Hub, headers: &HeaderMap, task: TaskId) -> Result<Lease, Refused> {
     let refused = |code: &str, message: &str| Refused::new(StatusCode::UNAUTHORIZED, code, message);
     let token = headers
         .get(header::AUTHORIZATION)
@@ -103,7 +104,11 @@ fn lease(hub: &Hub, headers: &HeaderMap, task: TaskId) -> Result<Lease, Refused>
 }
 
 /// Applies a rule to the task; once more when the task left memory at that moment.
-async fn on_task<T>(hub: &Hub, id: TaskId, rule: impl Fn(&Task) -> Result<T, Deny>) -> Result<T, Refused> {
+pub(crate) async fn on_task<T>(
+    hub: &Hub,
+    id: TaskId,
+    rule: impl Fn(&Task) -> Result<T, Deny>,
+) -> Result<T, Refused> {
     let mut task = hub.task(id).await?;
     let mut result = rule(&task);
     if matches!(result, Err(Deny::Gone)) {
@@ -192,7 +197,7 @@ async fn body(request: Request) -> Result<Bytes, Refused> {
     })
 }
 
-async fn json<T: for<'a> Deserialize<'a>>(request: Request) -> Result<T, Refused> {
+pub(crate) async fn json<T: for<'a> Deserialize<'a>>(request: Request) -> Result<T, Refused> {
     serde_json::from_slice(&body(request).await?).map_err(|error| {
         Refused::new(StatusCode::BAD_REQUEST, "invalid", format!("the body cannot be read: {error}"))
     })

@@ -9,6 +9,7 @@ use crate::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use blobs::{Blobs, Key};
+use bus::Bus;
 use bytes::Bytes;
 use contracts::output::{LogWindow, StepPlace, StepRecord};
 use eventstore::Store;
@@ -70,6 +71,7 @@ pub(crate) struct Hub {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) keys: Keys,
+    pub(crate) bus: Bus,
     pub(crate) blobs: Arc<dyn Blobs>,
     pub(crate) live: Arc<dyn Live>,
     pub(crate) records: Arc<dyn Records>,
@@ -89,6 +91,7 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) keys: Keys,
+    pub(crate) bus: Bus,
     pub(crate) blobs: Arc<dyn Blobs>,
     pub(crate) live: Arc<dyn Live>,
     pub(crate) records: Arc<dyn Records>,
@@ -144,11 +147,12 @@ impl Hub {
             std::io::Result::Ok((journal, index))
         });
         let (journal, index) = opened.await??;
-        let Parts { config, store, keys, blobs, live, records } = parts;
+        let Parts { config, store, keys, bus, blobs, live, records } = parts;
         let hub = Self {
             config,
             store,
             keys,
+            bus,
             blobs,
             live,
             records,

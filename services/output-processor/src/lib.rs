@@ -1,5 +1,7 @@
 //! Owner of streams and run records: takes output and step reports from agents, shows them live, keeps them.
 //!
+//! [`stores`] keeps what agents upload: caches, workspace layers, artifacts and test reports.
+//!
 //! An agent's bytes go to the journal ([`journal`]) under the rules of one place ([`task`]); the background moves
 //! sealed streams to the blob store and completes the record of a task when its epoch is closed ([`keeper`]).
 
@@ -12,9 +14,10 @@ mod journal;
 mod keeper;
 mod scribe;
 mod store;
+mod stores;
 mod task;
 
-pub use config::Config;
+pub use config::{Config, Stores};
 
 use anyhow::Context;
 use axum::Router;
@@ -76,7 +79,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
     let store = Store::open(pool, "output-processor", &MIGRATOR).await.context("opening the store")?;
     bus.register_source(&store);
     let (work, todo) = mpsc::unbounded_channel();
-    let parts = hub::Parts { config, store: store.clone(), keys, blobs, live, records };
+    let parts = hub::Parts { config, store: store.clone(), keys, bus: bus.clone(), blobs, live, records };
     let hub = hub::Hub::open(parts, &journal_dir, work)
         .await
         .with_context(|| format!("opening the journal in {}", journal_dir.display()))?;
@@ -93,6 +96,8 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         tokio::spawn(scribe::run(Arc::clone(&hub), Arc::clone(&writing), stop.clone())),
         tokio::spawn(keeper::run(Arc::clone(&hub), writing, todo, stop.clone())),
         tokio::spawn(keeper::sweep_loop(Arc::clone(&hub), stop.clone())),
+        tokio::spawn(stores::sweep_loop(Arc::clone(&hub), stop.clone())),
+        bus.consume(&store, &["conductor"], Arc::new(stores::Jobs), stop.clone()),
         bus.consume(&store, &["dispatcher"], Arc::new(answers::Tasks(Arc::clone(&hub))), stop),
     ];
     bus.respond("output-processor", Arc::new(answers::Answers(Arc::clone(&hub))));
@@ -111,6 +116,15 @@ impl Service {
     /// A store is away; the next sweep goes on.
     pub async fn sweep(&self, now: Timestamp) -> anyhow::Result<usize> {
         keeper::sweep(&self.hub, now).await
+    }
+
+    /// Removes stored files that are due at `now`: marks them at first, and removes their bytes a day later. How
+    /// many went. Runs by itself every `logs.sweep_seconds`.
+    ///
+    /// # Errors
+    /// A store is away; the next sweep goes on.
+    pub async fn sweep_stores(&self, now: Timestamp) -> anyhow::Result<usize> {
+        stores::sweep(&self.hub, now).await
     }
 
     /// Waits until the background work has ended, after `stop`; the last appends are on disk then.

@@ -153,6 +153,8 @@ pub(crate) async fn close(hub: &Hub, task_id: TaskId, epoch: i64) -> anyhow::Res
         } else {
             hub.let_go(&task).await;
         }
+        // What was in time is committed before the close is answered; nothing of the epoch comes after.
+        drop(task.commits.write().await);
         return Ok(hub.journal.durable(ticket).await?);
     }
 }

@@ -1,4 +1,4 @@
-//! The only SQL of this service.
+//! SQL of tasks; that of what agents upload is in [`crate::stores`].
 
 use contracts::dispatcher::TaskQueued;
 use ids::TaskId;

@@ -45,6 +45,8 @@ pub(crate) enum Deny {
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) id: TaskId,
+    /// Read while something of the task is committed elsewhere; a close waits until that is done.
+    pub(crate) commits: std::sync::Arc<tokio::sync::RwLock<()>>,
     state: Mutex<TaskState>,
 }
 
@@ -315,12 +317,17 @@ pub(crate) enum ChunkVerdict {
 
 impl Task {
     pub(crate) fn new(id: TaskId) -> Self {
-        Self { id, state: Mutex::default() }
+        Self { id, commits: std::sync::Arc::default(), state: Mutex::default() }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, TaskState> {
         // Every rule appends first and changes the state last: a panic leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a lease may still write.
+    pub(crate) fn check(&self, lease: &Lease) -> Result<(), Deny> {
+        self.lock().admit(lease)
     }
 
     /// A chunk of output (reliability §8.1).
