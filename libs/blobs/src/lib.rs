@@ -190,6 +190,9 @@ pub trait Blobs: Send + Sync + fmt::Debug {
 
     /// A URL (or a path of our own listener) that allows one operation until `expires`.
     fn sign(&self, key: &Key, method: Method, expires: DateTime<Utc>) -> String;
+
+    /// A URL for people to read a blob, which is saved under `name`. Never shown as a page: what it holds is not ours.
+    fn sign_download(&self, key: &Key, expires: DateTime<Utc>, name: &str) -> String;
 }
 
 /// A body of one piece.
