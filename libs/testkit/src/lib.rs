@@ -8,6 +8,8 @@ mod servers;
 
 pub use servers::{rabbitmq, redis};
 
+pub mod docker;
+
 use anyhow::{Context, Result, bail, ensure};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool, postgres::PgConnectOptions};
 use std::{

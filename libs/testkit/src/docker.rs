@@ -1,0 +1,167 @@
+//! A container engine for tests: the distribution's `dockerd`, one per test process, with images made of this
+//! machine's own programs (no registry is needed).
+
+use anyhow::{Context, Result, ensure};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, fs::symlink, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+/// The image that tests use: busybox, the C library (for programs that are linked with it), and the user `circleci`
+/// (3434). It has neither entrypoint nor labels.
+pub const IMAGE: &str = "gantry-fixture:1";
+
+/// An engine that runs.
+pub struct Engine {
+    /// Its socket.
+    pub socket: PathBuf,
+    _watcher: Child,
+}
+
+static ENGINE: OnceLock<Result<Engine, String>> = OnceLock::new();
+
+/// This process's own engine, with [`IMAGE`] in it. `None`, said loudly, where none can be: without root, or without
+/// `dockerd` and a static `busybox` (Debian: docker.io, busybox-static).
+///
+/// # Panics
+/// The engine is there and does not start: such a test cannot tell anything.
+pub fn engine() -> Option<&'static Engine> {
+    if !nix::unistd::geteuid().is_root() || on_path("dockerd").is_none() || on_path("busybox").is_none() {
+        eprintln!("NOT TESTED: containers need root, dockerd and busybox-static");
+        return None;
+    }
+    match ENGINE.get_or_init(|| start().map_err(|error| format!("{error:#}"))) {
+        Ok(engine) => Some(engine),
+        Err(error) => panic!("no container engine for this test: {error}"),
+    }
+}
+
+impl Engine {
+    /// Makes another image of the same files, with instructions such as `ENTRYPOINT ["/bin/x"]`.
+    ///
+    /// # Panics
+    /// The engine refuses.
+    pub fn image(&self, name: &str, changes: &[&str]) {
+        image(&self.socket, name, changes).expect("the image is made");
+    }
+
+    /// Runs a command of the engine's own client, and returns what it prints.
+    ///
+    /// # Panics
+    /// The client is missing or fails.
+    pub fn client(&self, args: &[&str]) -> String {
+        client(&self.socket, args).expect("docker")
+    }
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+fn start() -> Result<Engine> {
+    let dir = tempfile::Builder::new().prefix("gtk-docker-").tempdir_in("/tmp")?.keep();
+    let socket = dir.join("docker.sock");
+    // No default bridge: several engines of one machine would share it.
+    let script = "trap '' INT TERM HUP; \
+        dockerd --data-root \"$DIR/data\" --exec-root \"$DIR/exec\" --pidfile \"$DIR/pid\" -H \"unix://$DIR/docker.sock\" \
+            --bridge=none >\"$DIR/log\" 2>&1 </dev/null & engine=$!; \
+        cat >/dev/null; \
+        ids=$(docker -H \"unix://$DIR/docker.sock\" ps -aq 2>/dev/null); \
+        [ -z \"$ids\" ] || docker -H \"unix://$DIR/docker.sock\" rm -fv $ids >/dev/null 2>&1; \
+        docker -H \"unix://$DIR/docker.sock\" network prune -f >/dev/null 2>&1; \
+        kill -TERM $engine 2>/dev/null; wait $engine; rm -rf \"$DIR\"";
+    let watcher = Command::new("sh")
+        .args(["-c", script])
+        .env("DIR", &dir)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()?;
+    wait_for(&socket, &dir)?;
+    image(&socket, IMAGE, &[])?;
+    Ok(Engine { socket, _watcher: watcher })
+}
+
+#[expect(clippy::disallowed_methods, reason = "waits on a condition with a limit, outside of any runtime")]
+fn wait_for(socket: &Path, dir: &Path) -> Result<()> {
+    let started = Instant::now();
+    while client(socket, &["version"]).is_err() {
+        if started.elapsed() > Duration::from_secs(60) {
+            anyhow::bail!(
+                "dockerd did not start: {}",
+                fs::read_to_string(dir.join("log")).unwrap_or_default()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn client(socket: &Path, args: &[&str]) -> Result<String> {
+    let output = Command::new("docker")
+        .arg("-H")
+        .arg(format!("unix://{}", socket.display()))
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .context("docker cannot be run")?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    ensure!(output.status.success(), "docker {args:?}: {}", text(&output.stderr));
+    Ok(text(&output.stdout))
+}
+
+/// Makes an image out of this machine's programs and libraries.
+fn image(socket: &Path, name: &str, changes: &[&str]) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let root = dir.path();
+    for folder in ["bin", "etc", "root", "tmp", "home/circleci", "lib64"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
+    std::os::unix::fs::chown(root.join("home/circleci"), Some(3434), Some(3434))?;
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\ncircleci:x:3434:3434::/home/circleci:/bin/sh\n",
+    )?;
+    fs::write(root.join("etc/group"), "root:x:0:\ncircleci:x:3434:\n")?;
+    let busybox = on_path("busybox").context("busybox is missing")?;
+    fs::copy(&busybox, root.join("bin/busybox"))?;
+    let listed = Command::new(&busybox).arg("--list").output()?;
+    for applet in String::from_utf8_lossy(&listed.stdout).lines().filter(|applet| *applet != "busybox") {
+        symlink("busybox", root.join("bin").join(applet))?;
+    }
+    for library in libraries()? {
+        let place = root.join(library.strip_prefix("/").unwrap_or(&library));
+        fs::create_dir_all(place.parent().context("a library without a folder")?)?;
+        fs::copy(&library, place)?;
+    }
+    let archive = dir.path().with_extension("tar");
+    let made = Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg(".").status()?;
+    ensure!(made.success(), "tar failed");
+    let mut args = vec!["import"];
+    for change in changes.iter().chain(&["ENV PATH=/bin"]) {
+        args.extend(["-c", change]);
+    }
+    let file = archive.display().to_string();
+    args.extend([file.as_str(), name]);
+    let imported = client(socket, &args);
+    fs::remove_file(&archive)?;
+    imported.map(|_| ())
+}
+
+/// What this program is linked with: the same as what the agent of the tests is.
+fn libraries() -> Result<Vec<PathBuf>> {
+    let listed = Command::new("ldd").arg(std::env::current_exe()?).output()?;
+    let text = String::from_utf8_lossy(&listed.stdout);
+    Ok(text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+}
