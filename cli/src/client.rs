@@ -5,6 +5,21 @@ use eventsource_stream::{Event, Eventsource};
 use futures::{Stream, StreamExt};
 use reqwest::{Method, Response};
 use serde_json::Value;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// A server that does not even accept a connection within this is not there.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Text as a part of a query or path.
+pub fn encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
 
 /// Speaks to one server with one token.
 #[derive(Clone)]
@@ -12,6 +27,7 @@ pub struct Client {
     http: reqwest::Client,
     server: String,
     token: String,
+    certificate: Option<PathBuf>,
 }
 
 impl Client {
@@ -20,12 +36,23 @@ impl Client {
     /// # Errors
     /// No server or no token is known.
     pub fn connect(global: &crate::Global) -> Result<Self, Failure> {
-        let Place { server, token } = Place::find(global)?;
-        let http = reqwest::Client::builder()
+        let Place { server, token, certificate } = Place::find(global)?;
+        let mut builder = reqwest::Client::builder()
             .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| Failure::new(Exit::Connection, error.to_string()))?;
-        Ok(Self { http, server, token })
+            .connect_timeout(CONNECT);
+        if let Some(file) = &certificate {
+            let unusable = |error: &dyn std::fmt::Display| {
+                Failure::new(
+                    Exit::Connection,
+                    format!("the certificate {} cannot be used: {error}", file.display()),
+                )
+            };
+            let text = std::fs::read(file).map_err(|error| unusable(&error))?;
+            let found = reqwest::Certificate::from_pem_bundle(&text).map_err(|error| unusable(&error))?;
+            builder = builder.tls_certs_merge(found);
+        }
+        let http = builder.build().map_err(|error| Failure::new(Exit::Connection, error.to_string()))?;
+        Ok(Self { http, server, token, certificate })
     }
 
     /// Base address of the server.
@@ -36,6 +63,11 @@ impl Client {
     /// The token, for a git remote.
     pub fn token(&self) -> &str {
         &self.token
+    }
+
+    /// Certificate that git must trust too, if any.
+    pub fn certificate(&self) -> Option<&Path> {
+        self.certificate.as_deref()
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response, Failure> {
@@ -59,8 +91,21 @@ impl Client {
         Err(Failure::new(Exit::of_http(status), message))
     }
 
+    /// The causes say what the error itself does not: refused, unknown name, certificate not trusted.
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        Failure::new(Exit::Connection, format!("{} cannot be reached: {error}", self.server))
+        let mut text = format!("{} cannot be reached", self.server);
+        let mut cause = std::error::Error::source(error);
+        let mut last = error.to_string();
+        while let Some(error) = cause {
+            last = error.to_string();
+            cause = error.source();
+        }
+        text.push_str(": ");
+        text.push_str(&last);
+        if last.contains("certificate") || last.contains("UnknownIssuer") {
+            text.push_str("; name its certificate with --ca-file, or GANTRY_CA_FILE");
+        }
+        Failure::new(Exit::Connection, text)
     }
 
     /// GET a JSON document.

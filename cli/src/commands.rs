@@ -11,6 +11,8 @@ mod verbs;
 mod watch;
 mod why;
 
+pub use token::Token;
+
 use crate::{Exit, Failure, Global};
 use clap::Subcommand;
 use serde_json::Value;
@@ -49,6 +51,7 @@ pub enum Command {
         failed: bool,
     },
     /// Say why a job waits, or why it failed
+    #[command(after_help = "Examples:\n  gantry why 7\n  gantry why 7 --json --project git/local/app")]
     Why {
         /// Job number
         job: i64,
@@ -73,8 +76,11 @@ pub enum Command {
     Context(context::Context),
     /// API tokens
     #[command(subcommand)]
-    Token(token::Token),
+    Token(Token),
     /// Cancel a workflow, or with --job one job
+    #[command(
+        after_help = "Examples:\n  gantry cancel 0198c2f4-1111-7000-8000-000000000001\n  gantry cancel --job 0198c2f4-1111-7000-8000-000000000001"
+    )]
     Cancel {
         /// Id of the workflow, or of the job with --job
         id: String,
@@ -83,6 +89,9 @@ pub enum Command {
         job: bool,
     },
     /// Approve what waits in a workflow
+    #[command(
+        after_help = "Examples:\n  gantry approve 0198c2f4-1111-7000-8000-000000000001\n  gantry approve 0198c2f4-1111-7000-8000-000000000001 hold"
+    )]
     Approve {
         /// Id of the workflow
         workflow: String,
@@ -90,6 +99,9 @@ pub enum Command {
         job: Option<String>,
     },
     /// Run a workflow again
+    #[command(
+        after_help = "Examples:\n  gantry rerun 0198c2f4-1111-7000-8000-000000000001\n  gantry rerun 0198c2f4-1111-7000-8000-000000000001 --failed"
+    )]
     Rerun {
         /// Id of the workflow
         workflow: String,
@@ -101,6 +113,7 @@ pub enum Command {
     #[command(subcommand)]
     Config(config::Config),
     /// Make a sample project, push it and watch it
+    #[command(after_help = "Examples:\n  gantry try\n  gantry try --dir sample")]
     Try {
         /// Folder for the sample's repository; default: a temporary one
         #[arg(long)]
@@ -131,6 +144,15 @@ impl Command {
             Self::Config(command) => command.run(global),
             Self::Try { dir } => try_it::run(global, dir).await,
         }
+    }
+}
+
+/// Reports a change: one JSON document, or a sentence in the past tense.
+fn done(global: &Global, answer: &Value, sentence: &str) {
+    if global.json {
+        println!("{answer}");
+    } else {
+        eprintln!("{sentence}");
     }
 }
 

@@ -8,8 +8,8 @@ mod commands;
 mod exit;
 mod place;
 
-pub use client::Client;
-pub use commands::Command;
+pub use client::{Client, encode};
+pub use commands::{Command, Token};
 pub use exit::{Exit, Failure};
 
 use clap::Args;
@@ -26,6 +26,9 @@ pub struct Global {
     /// Data folder of an instance on this machine, to take address and token from
     #[arg(long, global = true, value_name = "DIR")]
     pub data: Option<std::path::PathBuf>,
+    /// Certificate to trust besides the usual authorities, PEM
+    #[arg(long, global = true, env = "GANTRY_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<std::path::PathBuf>,
     /// Project, for example git/local/app; default: the git remote of this folder
     #[arg(long, global = true, env = "GANTRY_PROJECT")]
     pub project: Option<String>,

@@ -14,6 +14,8 @@ pub struct Place {
     pub server: String,
     /// API token.
     pub token: String,
+    /// Certificate to trust besides the usual authorities, PEM.
+    pub certificate: Option<PathBuf>,
 }
 
 impl Place {
@@ -21,8 +23,16 @@ impl Place {
     pub fn find(global: &Global) -> Result<Self, Failure> {
         let data = global.data.clone().unwrap_or_else(|| PathBuf::from("gantry-data"));
         let server = match &global.server {
-            Some(server) => server.trim_end_matches('/').to_owned(),
-            None => instance_url(&data).ok_or_else(|| {
+            Some(server) if server.starts_with("http://") || server.starts_with("https://") => {
+                server.trim_end_matches('/').to_owned()
+            }
+            Some(server) => {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("{server} is no address of a server; write it as http://host:port or https://host"),
+                ));
+            }
+            None => from_instance(&data, "url").ok_or_else(|| {
                 Failure::new(
                     Exit::Connection,
                     format!(
@@ -38,14 +48,18 @@ impl Place {
                 |_| Failure::new(Exit::NotSignedIn, "no token given; set GANTRY_TOKEN or use --token"),
             )?,
         };
-        Ok(Self { server, token })
+        let certificate = global.ca_file.clone().or_else(|| match &global.server {
+            None => from_instance(&data, "certificate").map(PathBuf::from),
+            Some(_) => None,
+        });
+        Ok(Self { server, token, certificate })
     }
 }
 
-fn instance_url(data: &Path) -> Option<String> {
+fn from_instance(data: &Path, key: &str) -> Option<String> {
     let text = fs::read(data.join("instance.json")).ok()?;
     let json: Value = serde_json::from_slice(&text).ok()?;
-    Some(json.get("url")?.as_str()?.to_owned())
+    Some(json.get(key)?.as_str()?.to_owned())
 }
 
 /// The project slug: `--project`, else the first git remote of this folder that looks like one of ours.

@@ -1,73 +1,358 @@
 //! `gantry admin`: looks after an instance.
+//!
+//! What needs a running suite is asked of it over HTTP, on this machine or elsewhere, with an administrator's
+//! token. What must also work without one (`verify`, `migrate`) opens the database itself.
 
-mod verify;
-
-use crate::{instance::Instance, layout::Layout};
-use anyhow::Context;
-use clap::Subcommand;
-use sqlx::{
-    AssertSqlSafe, PgPool, Row,
-    postgres::{PgConnectOptions, PgPoolOptions},
+use crate::{
+    config::{DatabaseKind, Loaded},
+    instance::{self, Instance},
+    layout::Layout,
+    migrate,
+    operator::verify::{self, Report},
+    postgres::Postgres,
 };
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use cli::{Client, Exit, Failure};
+use serde_json::{Value, json};
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
+use tokio_util::sync::CancellationToken;
 
 /// `gantry admin …`
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Refold the events of a running instance and compare them with its state rows and blobs; exit 0 means clean
+    /// Refold the events, compare them with state rows and blobs; exit 0 means clean
+    #[command(
+        after_help = "Examples:\n  gantry admin verify --data gantry-data     an instance of this machine, running or not\n  gantry admin verify --server https://ci.example.com --json\n\nExits 0 when clean, 1 when something differs."
+    )]
     Verify,
-    /// List messages that a service gave up on
-    DeadLetter,
+    /// Check the promises that a query can show broken; exit 0 means all hold
+    #[command(
+        after_help = "Examples:\n  gantry admin invariants\n  gantry admin invariants --json | jq '.invariants[] | select(.violations > 0)'\n\nExits 0 when all hold, 1 when one is broken."
+    )]
+    Invariants,
+    /// Show who reads whom and how far it has come, what is parked and given up, and who leads
+    #[command(after_help = "Examples:\n  gantry admin topology\n  gantry admin topology --json")]
+    Topology,
+    /// List the points at which `GANTRY_FAILPOINTS` can stop a server, for tests of crashes
+    #[command(
+        after_help = "Examples:\n  gantry admin failpoints\n  GANTRY_FAILPOINTS=conductor.commit.after=kill gantry up"
+    )]
+    Failpoints,
+    /// Bring the database to the version of this build
+    #[command(
+        after_help = "Examples:\n  gantry admin migrate --config gantry.toml    the database that the file names\n  gantry admin migrate --data gantry-data      the private one of an instance that is stopped\n\n`gantry up` migrates by itself; `gantry serve` never does."
+    )]
+    Migrate {
+        /// Configuration file (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Messages that a service gave up on: list, replay, discard
+    #[command(subcommand)]
+    DeadLetter(DeadLetter),
 }
 
-/// Runs the command against the instance of the data folder.
-///
-/// # Errors
-/// No instance runs there, or its database does not answer.
-pub async fn run(command: Command, global: &cli::Global) -> anyhow::Result<ExitCode> {
-    let data = global.data.clone().unwrap_or_else(|| PathBuf::from("gantry-data"));
-    let (layout, pool) = connect(&data).await?;
-    match command {
-        Command::Verify => verify::run(&layout, &pool, global.json).await,
-        Command::DeadLetter => dead_letters(&pool, global.json).await,
+/// `gantry admin dead-letter …`
+#[derive(Subcommand, Debug)]
+pub enum DeadLetter {
+    /// List them, with the reason and the whole message
+    #[command(
+        after_help = "Examples:\n  gantry admin dead-letter list\n  gantry admin dead-letter list --service conductor --json"
+    )]
+    List(Which),
+    /// Hand them out again, under their ids; what waits behind them follows
+    #[command(
+        after_help = "Examples:\n  gantry admin dead-letter replay --id 0198…\n  gantry admin dead-letter replay --all"
+    )]
+    Replay {
+        /// Which.
+        #[command(flatten)]
+        which: Which,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+    },
+    /// Give them up for good; what waits behind them goes on
+    #[command(
+        after_help = "Examples:\n  gantry admin dead-letter discard --id 0198… --why \"sent by a build that is gone\"\n  gantry admin dead-letter discard --group conductor.tasks --all --why \"restored from a backup\""
+    )]
+    Discard {
+        /// Which.
+        #[command(flatten)]
+        which: Which,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+        /// The reason, which is kept
+        #[arg(long)]
+        why: String,
+    },
+}
+
+/// Which dead letters; what is left out does not restrict.
+#[derive(Args, Clone, Debug)]
+pub struct Which {
+    /// Of this service
+    #[arg(long)]
+    service: Option<String>,
+    /// Of this group, for example conductor.tasks
+    #[arg(long)]
+    group: Option<String>,
+    /// This message
+    #[arg(long)]
+    id: Option<String>,
+    /// Of this event type, for example task.finished
+    #[arg(long)]
+    kind: Option<String>,
+    /// With this reason
+    #[arg(long, value_parser = ["rejected", "retries_exhausted", "unsupported_version"])]
+    reason: Option<String>,
+    /// Dead since then, RFC 3339
+    #[arg(long)]
+    since: Option<String>,
+}
+
+impl Which {
+    fn fields(&self) -> Vec<(&'static str, &str)> {
+        [
+            ("service", &self.service),
+            ("group", &self.group),
+            ("id", &self.id),
+            ("kind", &self.kind),
+            ("reason", &self.reason),
+            ("since", &self.since),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.as_deref()?)))
+        .collect()
+    }
+
+    fn json(&self) -> Value {
+        self.fields().into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
     }
 }
 
-async fn connect(data: &Path) -> anyhow::Result<(Layout, PgPool)> {
-    Instance::read(data)
-        .with_context(|| format!("no instance runs from {}; start it with gantry up", data.display()))?;
+/// Runs the command.
+///
+/// # Errors
+/// No instance or database answers, or the token is no administrator's.
+pub async fn run(command: Command, global: &cli::Global) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Verify => verify(global).await,
+        Command::Invariants => invariants(global).await,
+        Command::Topology => topology(global).await,
+        Command::Failpoints => {
+            for role in crate::serve::ROLES {
+                println!("{role}.commit.before\n{role}.commit.after");
+            }
+            println!("{}", failpoints::POINTS.join("\n"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Migrate { config } => migrate(global, config.as_deref()).await,
+        Command::DeadLetter(command) => Ok(dead_letters(global, command).await?),
+    }
+}
+
+fn data_folder(global: &cli::Global) -> PathBuf {
+    global.data.clone().unwrap_or_else(|| PathBuf::from("gantry-data"))
+}
+
+async fn verify(global: &cli::Global) -> anyhow::Result<ExitCode> {
+    let report = if global.server.is_some() {
+        let answer = Client::connect(global)?.get("/internal/verify").await?;
+        serde_json::from_value::<Report>(answer).context("the server's report cannot be read")?
+    } else {
+        on_database(&data_folder(global), async |layout, pool| {
+            verify::verify(&pool, &layout.join("blobs")).await
+        })
+        .await?
+    };
+    if global.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        for finding in &report.findings {
+            println!("{}: {}", finding.check, finding.what);
+        }
+        eprintln!("{} findings; {} blobs read", report.findings.len(), report.blobs);
+    }
+    Ok(if report.clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn invariants(global: &cli::Global) -> anyhow::Result<ExitCode> {
+    let answer = Client::connect(global)?.get("/internal/invariants").await?;
+    let clean = answer.get("clean").and_then(Value::as_bool).unwrap_or(false);
+    if global.json {
+        println!("{answer}");
+    } else {
+        for one in answer.get("invariants").and_then(Value::as_array).into_iter().flatten() {
+            let text = |key: &str| one.get(key).and_then(Value::as_str).unwrap_or_default();
+            let violations = one.get("violations").and_then(Value::as_i64).unwrap_or_default();
+            println!(
+                "{}\t{}\t{violations}\t{}",
+                if violations == 0 { "ok" } else { "broken" },
+                text("id"),
+                text("promise")
+            );
+            for id in one.get("sample_ids").and_then(Value::as_array).into_iter().flatten() {
+                println!("\t\t\t{}", id.as_str().unwrap_or_default());
+            }
+        }
+    }
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn topology(global: &cli::Global) -> anyhow::Result<ExitCode> {
+    let answer = Client::connect(global)?.get("/internal/topology").await?;
+    if global.json {
+        println!("{answer}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for service in answer.get("services").and_then(Value::as_array).into_iter().flatten() {
+        let number = |key: &str| service.get(key).and_then(Value::as_i64).unwrap_or_default();
+        let name = service.get("service").and_then(Value::as_str).unwrap_or_default();
+        println!("{name}\t{} parked\t{} dead letters", number("parked"), number("dead_letters"));
+        for group in service.get("groups").and_then(Value::as_array).into_iter().flatten() {
+            let text = |key: &str| {
+                group.get(key).map(|value| value.to_string().replace('"', "")).unwrap_or_default()
+            };
+            println!(
+                "\t{} reads {}\tat {}/{} since {}",
+                text("group"),
+                text("source"),
+                text("xid"),
+                text("seq"),
+                text("updated")
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn dead_letters(global: &cli::Global, command: DeadLetter) -> Result<ExitCode, Failure> {
+    let client = Client::connect(global)?;
+    let (answer, done) = match command {
+        DeadLetter::List(which) => {
+            let query = which
+                .fields()
+                .into_iter()
+                .map(|(name, value)| format!("{name}={}", cli::encode(value)))
+                .collect::<Vec<_>>()
+                .join("&");
+            let answer = client.get(&format!("/internal/dead-letters?{query}")).await?;
+            let items = answer.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+            if global.json {
+                println!("{}", Value::Array(items));
+                return Ok(ExitCode::SUCCESS);
+            }
+            for letter in &items {
+                let text = |key: &str| letter.get(key).and_then(Value::as_str).unwrap_or_default();
+                let of = |key: &str| {
+                    letter.pointer(&format!("/message/{key}")).and_then(Value::as_str).unwrap_or_default()
+                };
+                println!(
+                    "{}\t{}\t{}\t{}\t{}\t{}",
+                    of("id"),
+                    text("group"),
+                    of("type"),
+                    text("reason"),
+                    text("died_at"),
+                    text("error")
+                );
+            }
+            eprintln!("{} dead letters", items.len());
+            return Ok(ExitCode::SUCCESS);
+        }
+        DeadLetter::Replay { which, all } => {
+            meant(&which, all)?;
+            let body = json!({ "which": which.json(), "all": all });
+            (client.post("/internal/dead-letters/replay", &body).await?, "replayed")
+        }
+        DeadLetter::Discard { which, all, why } => {
+            meant(&which, all)?;
+            let body = json!({ "which": which.json(), "all": all, "why": why });
+            (client.post("/internal/dead-letters/discard", &body).await?, "discarded")
+        }
+    };
+    if global.json {
+        println!("{answer}");
+    } else {
+        let count = answer.get(done).and_then(Value::as_u64).unwrap_or_default();
+        eprintln!("{count} dead letters {done}.");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn meant(which: &Which, all: bool) -> Result<(), Failure> {
+    if which.fields().is_empty() && !all {
+        let text = "say which dead letters (--id, --group, --service …), or --all";
+        return Err(Failure::new(Exit::Usage, text));
+    }
+    Ok(())
+}
+
+async fn migrate(global: &cli::Global, config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let loaded = Loaded::read(config)?;
+    let applied = match loaded.config.database.kind {
+        DatabaseKind::Url => {
+            let options = migrate::options(&loaded.config.database)?;
+            let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await;
+            migrate::all(&pool.context("the database of [database] url does not answer")?).await?
+        }
+        DatabaseKind::Embedded => {
+            on_database(&data_folder(global), async |_, pool| migrate::all(&pool).await).await?
+        }
+    };
+    if global.json {
+        println!("{}", json!({ "schemas": applied }));
+    } else {
+        for schema in &applied {
+            eprintln!("{} is at version {}", schema.service, schema.version);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Works on the private database of a data folder: the running instance's, or one that is started for this.
+async fn on_database<T>(
+    data: &Path,
+    work: impl AsyncFnOnce(Layout, PgPool) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    anyhow::ensure!(
+        data.join("postgres").exists(),
+        "{} is no data folder of Gantry; name one with --data, or a server with --server",
+        data.display()
+    );
     let layout = Layout::open(data)?;
-    let options =
-        PgConnectOptions::new_without_pgpass().socket(&layout.run).username("gantry").database("postgres");
-    let pool = PgPoolOptions::new()
+    if Instance::running(data).is_some() {
+        let pool = connect(Postgres::options_in(&layout.run)).await?;
+        return work(layout, pool).await;
+    }
+    let _held = instance::hold(&layout.data)?;
+    let server = Postgres::start(&layout.data, &layout.run).await?;
+    let stop = CancellationToken::new();
+    let options = server.options();
+    let supervisor = tokio::spawn(server.supervise(stop.clone()));
+    let result = async {
+        let pool = connect(options).await?;
+        let result = work(layout, pool.clone()).await;
+        pool.close().await;
+        result
+    }
+    .await;
+    stop.cancel();
+    supervisor.await?;
+    result
+}
+
+async fn connect(options: sqlx::postgres::PgConnectOptions) -> anyhow::Result<PgPool> {
+    PgPoolOptions::new()
         .max_connections(2)
         .connect_with(options)
         .await
-        .context("its database does not answer")?;
-    Ok((layout, pool))
-}
-
-async fn dead_letters(pool: &PgPool, as_json: bool) -> anyhow::Result<ExitCode> {
-    let mut found = Vec::new();
-    for service in crate::serve::ROLES {
-        let schema = eventstore::schema_of(service);
-        let query = format!("SELECT to_jsonb(d) AS letter FROM {schema}.dead_letters d");
-        for row in sqlx::query(AssertSqlSafe(query)).fetch_all(pool).await? {
-            let mut letter: serde_json::Value = row.try_get("letter")?;
-            letter["service"] = service.into();
-            found.push(letter);
-        }
-    }
-    if as_json {
-        println!("{}", serde_json::Value::Array(found));
-    } else {
-        for letter in &found {
-            println!("{letter}");
-        }
-        eprintln!("{} dead letters", found.len());
-    }
-    Ok(ExitCode::SUCCESS)
+        .context("the instance's database does not answer")
 }

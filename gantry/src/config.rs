@@ -1,8 +1,11 @@
 //! Configuration: one TOML file, overridden by `GANTRY_<SECTION>_<KEY>` (outside §6).
 
+mod load;
+
+pub use load::{Invalid, Loaded};
+
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, env, fs, path::Path, time::Duration};
-use toml::{Table, Value};
+use std::time::Duration;
 
 /// Everything that can be configured, with its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +31,16 @@ pub struct Config {
     pub dispatcher: Dispatcher,
     /// `[agents]`
     pub agents: Agents,
+    /// `[server]`
+    pub server: Server,
+    /// `[tls]`
+    pub tls: Tls,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
+    /// `[disk]`
+    pub disk: Disk,
+    /// `[logs]`
+    pub logs: Logs,
 }
 
 macro_rules! adapter {
@@ -136,6 +149,12 @@ pub enum HostIsolation {
 pub struct Dispatcher {
     /// Tasks that run at once; 0: twice the processors.
     pub slots: u32,
+    /// Of those, at most so many for one organisation; 0: no limit of its own.
+    pub org_slots: u32,
+    /// At most so many for one project; 0: no limit of its own.
+    pub project_slots: u32,
+    /// At most so many for a resource class: `class_slots = { large = 2 }`.
+    pub class_slots: std::collections::BTreeMap<String, u32>,
     /// Length of a lease.
     pub lease: Span,
     /// Between two renewals.
@@ -158,6 +177,9 @@ impl Default for Dispatcher {
     fn default() -> Self {
         Self {
             slots: 0,
+            org_slots: 0,
+            project_slots: 0,
+            class_slots: std::collections::BTreeMap::new(),
             lease: Span::secs(180),
             renew: Span::secs(10),
             unreachable: Span::secs(45),
@@ -176,6 +198,113 @@ impl Default for Dispatcher {
 pub struct Agents {
     /// Path of `gantry-runner`; empty: beside `gantry`.
     pub binary: String,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Address under which people and agents reach us, for example `https://ci.example.com`; empty: the listener's.
+    pub public_url: String,
+    /// Of `gantry serve`: where people and programs are served, by the role `api`.
+    pub listen: String,
+    /// Of `gantry serve`: where agents of other machines are served, by the roles that agents call.
+    pub agents: String,
+    /// Of `gantry serve`: probes, metrics and operators, of every process.
+    pub internal: String,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            public_url: String::new(),
+            listen: "127.0.0.1:8080".to_owned(),
+            agents: "127.0.0.1:8585".to_owned(),
+            internal: "127.0.0.1:0".to_owned(),
+        }
+    }
+}
+
+/// `[tls]`: the public listener's certificate. With none of these, connections are in clear.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Chain of certificates, PEM; also `--tls-cert`.
+    pub cert: String,
+    /// Its private key, PEM; also `--tls-key`.
+    pub key: String,
+    /// Make a certificate of our own in the data folder; also `--tls self-signed`.
+    pub self_signed: bool,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// How log lines look. `GANTRY_LOG` filters them, for example `debug,sqlx=warn`.
+    pub log: LogLines,
+    /// Where metrics are sent as statsd, for example `127.0.0.1:8125`; empty: nowhere.
+    pub statsd: String,
+    /// Who may read `/metrics`.
+    pub metrics: MetricsFor,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLines {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON document per line.
+    Json,
+}
+
+/// Who may read `/metrics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MetricsFor {
+    /// Programs on this machine, and whoever shows an administrator's token.
+    #[default]
+    Local,
+    /// Whoever shows an administrator's token.
+    Token,
+    /// Everybody who reaches the listener.
+    Everybody,
+}
+
+/// `[disk]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Disk {
+    /// With fewer MiB free on the data folder's disk no new work is taken; running work goes on. 0: never look.
+    pub min_free_mib: u64,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { min_free_mib: 256 }
+    }
+}
+
+/// `[logs]`: output and records of tasks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Logs {
+    /// Days that output and records of a finished task are kept; 0: for ever.
+    pub retention_days: u32,
+    /// Between two looks for what is past its retention.
+    pub sweep: Span,
+    /// MiB of output that one step may store; what exceeds them is counted and not kept.
+    pub max_step_mib: u64,
+    /// MiB of output that one task may store.
+    pub max_task_mib: u64,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self { retention_days: 0, sweep: Span::secs(3600), max_step_mib: 1024, max_task_mib: 4096 }
+    }
 }
 
 /// A duration, written as text: `10s`, `2h`.
@@ -203,171 +332,22 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-/// The configuration cannot be used: what is wrong, where, and what to do. Ends the program with 78.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Invalid(String);
-
-/// A configuration and where each value came from.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The values.
-    pub config: Config,
-    origins: BTreeMap<String, String>,
-}
-
-impl Loaded {
-    /// Reads the file, if one is named, and the environment over it.
-    ///
-    /// # Errors
-    /// A file that cannot be read, a key that does not exist, a value of another type, or a set of durations
-    /// that breaks a safety ratio.
-    pub fn read(file: Option<&Path>) -> Result<Self, Invalid> {
-        let mut table = match file {
-            Some(file) => {
-                let text = fs::read_to_string(file)
-                    .map_err(|error| Invalid(format!("{} cannot be read: {error}", file.display())))?;
-                text.parse::<Table>().map_err(|error| Invalid(format!("{}: {error}", file.display())))?
-            }
-            None => Table::new(),
-        };
-        let known = Table::try_from(Config::default()).map_err(|error| Invalid(error.to_string()))?;
-        let mut origins = BTreeMap::new();
-        let shown = file.map(|file| file.display().to_string()).unwrap_or_default();
-        for (section, values) in &table {
-            let Some(Value::Table(keys)) = known.get(section) else {
-                return Err(unknown(&shown, section, known.keys()));
-            };
-            let Value::Table(values) = values else {
-                return Err(Invalid(format!("{shown}: {section} is a section; write [{section}]")));
-            };
-            for key in values.keys() {
-                if !keys.contains_key(key) {
-                    return Err(unknown(&shown, &format!("{section}.{key}"), keys.keys()));
-                }
-                origins.insert(format!("{section}.{key}"), shown.clone());
-            }
-        }
-        for (section, keys) in &known {
-            let Value::Table(keys) = keys else { continue };
-            for (key, default) in keys {
-                let name = format!("GANTRY_{}_{}", section.to_uppercase(), key.to_uppercase());
-                let Some(text) = from_environment(&name)? else { continue };
-                let value = match default {
-                    Value::Integer(_) => Value::Integer(
-                        text.parse()
-                            .map_err(|_| Invalid(format!("{name}: \"{text}\" is no whole number")))?,
-                    ),
-                    Value::Boolean(_) => Value::Boolean(
-                        text.parse()
-                            .map_err(|_| Invalid(format!("{name}: \"{text}\" is neither true nor false")))?,
-                    ),
-                    _ => Value::String(text),
-                };
-                let section_table =
-                    table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
-                if let Value::Table(values) = section_table {
-                    values.insert(key.clone(), value);
-                }
-                origins.insert(format!("{section}.{key}"), format!("environment {name}"));
-            }
-        }
-        let config: Config = Value::Table(table).try_into().map_err(|error: toml::de::Error| {
-            Invalid(format!(
-                "{}: {}",
-                if shown.is_empty() { "configuration" } else { &shown },
-                error.message()
-            ))
-        })?;
-        config.dispatcher.check()?;
-        Ok(Self { config, origins })
-    }
-
-    /// `key = value  # origin` lines, one per key.
-    pub fn print(&self) -> String {
-        let table = Table::try_from(self.config.clone()).unwrap_or_default();
-        let mut lines = String::new();
-        for (section, keys) in &table {
-            let Value::Table(keys) = keys else { continue };
-            for (key, value) in keys {
-                let name = format!("{section}.{key}");
-                let origin = self.origins.get(&name).map_or("default", String::as_str);
-                lines.push_str(&format!("{name} = {value}  # {origin}\n"));
-            }
-        }
-        lines
-    }
-}
-
 impl Dispatcher {
     /// Agent self-stop must come before the server gives the lease to another.
     fn check(&self) -> Result<(), Invalid> {
         let margin = self.lease.0 / 12;
         if self.self_stop.0 + margin > self.lease.0 {
-            return Err(Invalid(format!(
+            return Err(Invalid::new(format!(
                 "dispatcher.self_stop ({}) must be at least a twelfth of dispatcher.lease ({}) shorter than it",
                 humantime::format_duration(self.self_stop.0),
                 humantime::format_duration(self.lease.0)
             )));
         }
         if self.renew.0 * 3 > self.self_stop.0 {
-            return Err(Invalid(
+            return Err(Invalid::new(
                 "dispatcher.renew must be at most a third of dispatcher.self_stop".to_owned(),
             ));
         }
         Ok(())
-    }
-}
-
-fn from_environment(name: &str) -> Result<Option<String>, Invalid> {
-    if let Ok(value) = env::var(name) {
-        return Ok(Some(value));
-    }
-    match env::var(format!("{name}_FILE")) {
-        Ok(file) => fs::read_to_string(&file)
-            .map(|text| Some(text.trim_end().to_owned()))
-            .map_err(|error| Invalid(format!("{name}_FILE: {file} cannot be read: {error}"))),
-        Err(_) => Ok(None),
-    }
-}
-
-fn unknown<'k>(file: &str, key: &str, known: impl Iterator<Item = &'k String>) -> Invalid {
-    let last = key.rsplit('.').next().unwrap_or(key);
-    let nearest = known.max_by(|a, b| strsim::jaro(a, last).total_cmp(&strsim::jaro(b, last)));
-    let hint = nearest.map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default();
-    Invalid(format!("{file}: there is no key {key}{hint}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<Loaded, Invalid> {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("gantry.toml");
-        fs::write(&file, text).unwrap();
-        Loaded::read(Some(&file))
-    }
-
-    #[test]
-    fn an_unknown_key_names_the_nearest_one() {
-        let error = read("[dispatcher]\nslot = 3\n").unwrap_err().to_string();
-        assert!(error.contains("dispatcher.slot") && error.contains("did you mean slots?"), "{error}");
-        let error = read("[dispacher]\n").unwrap_err().to_string();
-        assert!(error.contains("did you mean dispatcher?"), "{error}");
-    }
-
-    #[test]
-    fn durations_that_break_the_safety_ratio_are_refused() {
-        let error = read("[dispatcher]\nself_stop = \"179s\"\n").unwrap_err().to_string();
-        assert!(error.contains("dispatcher.self_stop"), "{error}");
-        read("[dispatcher]\nlease = \"18s\"\nself_stop = \"15s\"\nrenew = \"1s\"\n").unwrap();
-    }
-
-    #[test]
-    fn every_value_is_printed_with_its_origin() {
-        let printed = read("[dispatcher]\nslots = 3\n").unwrap().print();
-        assert!(printed.contains("dispatcher.slots = 3  # /"), "{printed}");
-        assert!(printed.contains("dispatcher.lease = \"3m\"  # default"), "{printed}");
     }
 }

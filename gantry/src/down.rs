@@ -3,6 +3,7 @@
 use crate::instance::Instance;
 use anyhow::{Context, bail};
 use clap::Args;
+use cli::{Exit, Failure};
 use nix::{
     errno::Errno,
     sys::signal::{Signal, kill},
@@ -16,6 +17,9 @@ use std::{
 
 /// Arguments of `gantry down`.
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  gantry down                          running jobs run on\n  gantry down --data /srv/gantry --with-jobs\n\nExits 0 when it has ended, 5 when none runs, 1 when it does not end within 15 s."
+)]
 pub struct Arguments {
     /// End its jobs too
     #[arg(long)]
@@ -26,15 +30,21 @@ pub struct Arguments {
 ///
 /// # Errors
 /// No instance runs there, or it does not end within 15 s.
-pub async fn run(arguments: Arguments, data: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> anyhow::Result<ExitCode> {
     let data = data.unwrap_or_else(|| PathBuf::from("gantry-data"));
-    let instance =
-        Instance::read(&data).with_context(|| format!("no instance runs from {}", data.display()))?;
+    let nobody = || {
+        Failure::new(
+            Exit::NotFound,
+            format!("no instance runs from {}; name its folder with --data", data.display()),
+        )
+    };
+    // A file that a crash left behind may name a process that is another program by now.
+    let instance = Instance::running(&data).ok_or_else(nobody)?;
     let pid = Pid::from_raw(i32::try_from(instance.pid)?);
     let signal = if arguments.with_jobs { Signal::SIGUSR1 } else { Signal::SIGTERM };
     match kill(pid, signal) {
         Ok(()) => {}
-        Err(Errno::ESRCH) => bail!("no instance runs from {}", data.display()),
+        Err(Errno::ESRCH) => return Err(nobody().into()),
         Err(error) => return Err(error).context("the instance cannot be signalled"),
     }
     let begun = Instant::now();
@@ -44,6 +54,10 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>) -> anyhow::Result<
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    eprintln!("Stopped.");
+    if as_json {
+        println!("{}", serde_json::json!({ "stopped": true, "pid": instance.pid }));
+    } else {
+        eprintln!("Stopped.");
+    }
     Ok(ExitCode::SUCCESS)
 }

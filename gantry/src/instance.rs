@@ -3,7 +3,12 @@
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
 /// What a running instance says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -14,12 +19,28 @@ pub struct Instance {
     pub url: String,
     /// Address that agents of this machine use.
     pub agents: String,
+    /// Address in clear for programs of this machine, where the public one speaks TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internal: Option<String>,
+    /// Certificate that clients of this machine must trust besides the usual authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
 }
 
 impl Instance {
     /// Reads the file; a torn or missing one is nobody.
     pub fn read(data: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(data.join("instance.json")).ok()?).ok()
+    }
+
+    /// The instance that runs on a data folder: one holds the folder, and its file can be read. A file that a
+    /// crash left behind speaks of nobody.
+    pub fn running(data: &Path) -> Option<Self> {
+        let file = fs::File::open(data.join("lock")).ok()?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(_) => None,
+            Err(_) => Self::read(data),
+        }
     }
 
     /// Writes the file in one move.

@@ -62,7 +62,7 @@ impl Layout {
     }
 }
 
-fn private(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn private(path: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

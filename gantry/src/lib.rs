@@ -1,14 +1,23 @@
 //! Wires adapters and services: the only crate that imports services (architecture §2).
 
 pub mod admin;
+pub mod command;
 pub mod config;
 pub mod down;
+pub mod help;
+pub mod reference;
+pub mod rotate;
 pub mod serve;
 pub mod up;
 
+mod disk;
 mod instance;
 mod isolation;
 mod layout;
 mod listen;
+mod migrate;
+mod operator;
+mod port;
 mod postgres;
 mod suite;
+mod tls;

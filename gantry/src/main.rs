@@ -1,43 +1,28 @@
 //! The `gantry` binary: a doorway. It parses, hands over, and maps the result to an exit code.
 
-use clap::{Parser, Subcommand};
-use gantry_server::{admin, down, serve, up};
+use gantry_server::{
+    admin,
+    command::{self, Arguments, Command},
+    config::Invalid,
+    down, help, rotate, serve, up,
+};
 use std::process::ExitCode;
 
-/// Gantry: a self-hosted CI server for `.circleci/config.yml`
-#[derive(Parser)]
-#[command(
-    name = "gantry",
-    version,
-    max_term_width = 110,
-    after_help = "Examples:\n  gantry up                        start everything on this machine\n  gantry try                       a sample project, pushed and watched\n  gantry watch                     the newest run of this folder's project\n  gantry log 7 --follow            the output of job 7\n  gantry config validate           check .circleci/config.yml offline"
-)]
-struct Arguments {
-    #[command(flatten)]
-    global: cli::Global,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Start the whole suite in one process tree on embedded defaults
-    Up(up::Arguments),
-    /// Start one or several services on the stores that the configuration names
-    Serve(serve::Arguments),
-    /// Stop a running instance
-    Down(down::Arguments),
-    /// Look after an instance
-    #[command(subcommand)]
-    Admin(admin::Command),
-    /// Print the version
-    Version,
-    #[command(flatten)]
-    Client(cli::Command),
-}
-
 fn main() -> ExitCode {
-    let Arguments { global, command } = Arguments::parse();
+    let Arguments { global, command } = command::parse(std::env::args_os());
+    // What needs no runtime and no network answers at once.
+    let command = match command {
+        None => {
+            println!("{}", command::tree().render_help());
+            return ExitCode::SUCCESS;
+        }
+        Some(Command::Help(arguments)) => return help::run(&arguments, global.json),
+        Some(Command::Completion(completion)) => {
+            completion.print();
+            return ExitCode::SUCCESS;
+        }
+        Some(command) => command,
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -50,21 +35,51 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match command {
             Command::Up(arguments) => up::run(arguments, global.data.clone(), global.json).await,
-            Command::Serve(arguments) => serve::run(arguments).await,
-            Command::Down(arguments) => down::run(arguments, global.data.clone()).await,
+            Command::Serve(arguments) => serve::run(arguments, global.data.clone(), global.json).await,
+            Command::Down(arguments) => down::run(arguments, global.data.clone(), global.json).await,
             Command::Admin(command) => admin::run(command, &global).await,
-            Command::Version => {
-                println!("gantry {}", env!("CARGO_PKG_VERSION"));
-                Ok(ExitCode::SUCCESS)
+            Command::Version => version(&global).await,
+            Command::Client(cli::Command::Token(cli::Token::Rotate { admin: _ })) => {
+                rotate::run(&global).await
             }
             Command::Client(command) => Ok(ExitCode::from(cli::run(&global, command).await.code())),
+            Command::Help(_) | Command::Completion(_) => Ok(ExitCode::SUCCESS),
         }
     });
     // Blocking reads of a pipe must not hold the process back.
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {
-        eprintln!("gantry: {error:#}");
-        let bad_configuration = error.downcast_ref::<gantry_server::config::Invalid>().is_some();
-        ExitCode::from(if bad_configuration { 78 } else { 1 })
+        let (code, word) = match error.downcast_ref::<cli::Failure>() {
+            Some(failure) => (failure.exit.code(), failure.exit.word()),
+            None if error.downcast_ref::<Invalid>().is_some() => (78, "invalid_configuration"),
+            None => (1, "failed"),
+        };
+        if global.json {
+            let text = format!("{error:#}");
+            eprintln!("{}", serde_json::json!({ "error": { "code": word, "message": text } }));
+        } else {
+            eprintln!("gantry: {error:#}");
+        }
+        ExitCode::from(code)
     })
+}
+
+async fn version(global: &cli::Global) -> anyhow::Result<ExitCode> {
+    let own = env!("CARGO_PKG_VERSION");
+    let server = match &global.server {
+        Some(_) => {
+            let answer = cli::Client::connect(global)?.get("/version").await?;
+            answer.get("version").and_then(serde_json::Value::as_str).map(str::to_owned)
+        }
+        None => None,
+    };
+    if global.json {
+        println!("{}", serde_json::json!({ "version": own, "server": server }));
+    } else {
+        println!("gantry {own}");
+        if let Some(server) = server {
+            println!("server {server}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

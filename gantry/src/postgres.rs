@@ -48,8 +48,13 @@ impl Postgres {
 
     /// How to connect.
     pub fn options(&self) -> PgConnectOptions {
+        Self::options_in(&self.socket_folder)
+    }
+
+    /// How to connect to the server whose socket lies in a folder.
+    pub fn options_in(socket_folder: &Path) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
-            .socket(&self.socket_folder)
+            .socket(socket_folder)
             .username("gantry")
             .database("postgres")
             .application_name("gantry")

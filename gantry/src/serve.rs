@@ -1,10 +1,46 @@
 //! `gantry serve`: one or several services on the stores that the configuration names.
+//!
+//! A role starts from a configuration file with listeners of its own: the public one (where the edge is among the
+//! roles), the agents' one (where a service that agents call is), and one for probes and operators. Requests
+//! between services need a bus between processes; on the local bus all roles must run in this process.
 
-use crate::config::Loaded;
-use anyhow::bail;
+use crate::{
+    config::{BusKind, Config, DatabaseKind, Loaded},
+    disk,
+    isolation::Isolation,
+    layout::Layout,
+    listen, migrate,
+    operator::{
+        gauges, health,
+        routes::{self, Operator},
+    },
+    suite::{Place, Suite},
+    tls, up,
+};
+use anyhow::{Context, bail};
+use bus::Bus;
 use clap::Args;
-use std::{path::PathBuf, process::ExitCode};
-use tracing_subscriber::EnvFilter;
+use kit::telemetry;
+use serde_json::json;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Balancers take a process out of service within this.
+const BALANCERS: Duration = Duration::from_secs(5);
+/// After it, services have so long to finish what they hold.
+const FINISH: Duration = Duration::from_secs(25);
 
 /// Roles, each a service of its own.
 pub const ROLES: [&str; 10] = [
@@ -19,11 +55,16 @@ pub const ROLES: [&str; 10] = [
     "scheduler",
     "output-processor",
 ];
+/// Roles that agents call.
+const CALLED_BY_AGENTS: [&str; 3] = ["dispatcher", "contexts", "output-processor"];
 
 /// Arguments of `gantry serve`.
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  gantry serve --list\n  gantry serve all --config gantry.toml\n  gantry serve --print-config --config gantry.toml\n\nThe database must be at the version of this build: run `gantry admin migrate` first.\nExits 0 after SIGTERM, 78 when the configuration is wrong, 1 otherwise."
+)]
 pub struct Arguments {
-    /// Services to run
+    /// Services to run, or `all`
     roles: Vec<String>,
     /// Print the roles
     #[arg(long)]
@@ -34,33 +75,219 @@ pub struct Arguments {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Listen beyond this machine without TLS: tokens and output travel in clear
+    #[arg(long)]
+    insecure: bool,
 }
 
-/// Log lines go to standard error; `GANTRY_LOG` filters them.
-pub fn talk() {
-    let filter = EnvFilter::try_from_env("GANTRY_LOG").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
-    // A second call in one process keeps the first subscriber.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
-}
-
-/// Prints what was asked for. Services of their own need a bus between processes, which this build does not have.
+/// Runs the roles until a signal.
 ///
 /// # Errors
-/// An unknown role, or a role that cannot run alone on the configured bus.
-pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+/// An unknown role, a configuration that does not fit, a database that is away or older than this build.
+pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::read(arguments.config.as_deref())?;
     if arguments.list {
-        println!("{}", ROLES.join("\n"));
+        if as_json {
+            println!("{}", json!(ROLES));
+        } else {
+            println!("{}", ROLES.join("\n"));
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.print_config {
         print!("{}", loaded.print());
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(unknown) = arguments.roles.iter().find(|role| !ROLES.contains(&role.as_str())) {
-        bail!("there is no role {unknown}; `gantry serve --list` prints them");
+    let config = Arc::new(loaded.config);
+    let roles = chosen(&arguments.roles)?;
+    check(&config, &roles)?;
+    up::talk(&config);
+    eventstore::never_migrate();
+    serve(&config, roles, data.as_deref(), arguments.insecure, as_json).await
+}
+
+fn chosen(wanted: &[String]) -> anyhow::Result<Vec<&'static str>> {
+    if wanted.is_empty() {
+        bail!("say which roles to serve, or `all`; `gantry serve --list` prints them");
     }
-    bail!(
-        "[bus] kind = \"local\" lives in one process: services of their own need a networked bus, which this build does not have; use `gantry up`"
-    )
+    if wanted == ["all"] {
+        return Ok(ROLES.to_vec());
+    }
+    let mut roles = Vec::new();
+    for name in wanted {
+        let Some(role) = ROLES.iter().find(|role| *role == name) else {
+            bail!("there is no role {name}; `gantry serve --list` prints them");
+        };
+        if !roles.contains(role) {
+            roles.push(*role);
+        }
+    }
+    Ok(roles)
+}
+
+/// What cannot work is refused before anything starts.
+fn check(config: &Config, roles: &[&str]) -> anyhow::Result<()> {
+    if config.database.kind == DatabaseKind::Embedded {
+        bail!(
+            "`gantry serve` starts no database of its own: set [database] kind = \"url\" and url, or use `gantry up`"
+        );
+    }
+    let missing: Vec<_> = ROLES.iter().filter(|role| !roles.contains(role)).copied().collect();
+    match config.bus.kind {
+        BusKind::Local if !missing.is_empty() => bail!(
+            "[bus] kind = \"local\" lives in one process, and nobody would answer for {}; serve `all` in one process, or name a bus between processes",
+            missing.join(", ")
+        ),
+        BusKind::Local => Ok(()),
+    }
+}
+
+/// A listener of this process, as the ready line names it.
+struct Open {
+    name: &'static str,
+    url: String,
+    task: JoinHandle<()>,
+}
+
+async fn serve(
+    config: &Arc<Config>,
+    roles: Vec<&'static str>,
+    data: Option<&Path>,
+    insecure: bool,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let layout = Layout::open(data.unwrap_or(Path::new("gantry-data")))?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
+    let (_phase, waiting) = watch::channel("the database");
+    let starting = health::starting(waiting);
+
+    let (internal_routes, router) = watch::channel(starting.clone());
+    let internal = bind(&config.server.internal).await?;
+    let mut open = vec![opened("internal", internal, None, router, &stop)?];
+    let public = if roles.contains(&"api") {
+        let listener = bind(&config.server.listen).await?;
+        let ip = listener.local_addr()?.ip();
+        let identity = tls::identity(&config.tls, &layout, ip)?;
+        up::check_listen(ip, identity.is_some(), insecure)?;
+        let (routes, router) = watch::channel(starting.clone());
+        let acceptor = identity.map(|identity| identity.config);
+        open.push(opened("public", listener, acceptor, router, &stop)?);
+        Some(routes)
+    } else {
+        None
+    };
+
+    let options = migrate::options(&config.database)?;
+    let pool = eventstore::open_pool_with(options, config.database.connections.0)
+        .await
+        .context("the database of [database] url does not answer")?;
+    let bus = Bus::local(pool.clone());
+    let wakes = bus.across_processes(stop.clone());
+    let place = Place {
+        url: address(&config.server.public_url, &open, "public"),
+        git_url: address(&config.server.public_url, &open, "public"),
+        isolation: Isolation::choose(config.executors.host_isolation)?,
+        layout: layout.clone(),
+    };
+    let suite = Suite::start(config, &place, pool.clone(), bus.clone(), &roles, stop.clone()).await?;
+    telemetry::metrics(&config.telemetry.statsd)?;
+    if !config.telemetry.statsd.is_empty() {
+        tokio::spawn(gauges::count_regularly(pool.clone(), stop.clone()));
+    }
+    if config.disk.min_free_mib > 0 {
+        let (data, gate) = (layout.data.clone(), bus.admission().clone());
+        tokio::spawn(disk::watch(data, config.disk.min_free_mib, gate, stop.clone()));
+    }
+    let health = health::Health {
+        bus: bus.clone(),
+        pool: pool.clone(),
+        roles: roles.clone(),
+        draining: draining.clone(),
+    };
+    let operator = Operator { bus, pool, blobs: layout.join("blobs"), config: Arc::clone(config) };
+    let probes = health::router(health).merge(routes::router(operator));
+    drop(internal_routes.send_replace(probes.clone()));
+    if let Some(public) = &public {
+        drop(public.send_replace(suite.public().merge(probes)));
+    }
+    let mut unix = None;
+    if roles.iter().any(|role| CALLED_BY_AGENTS.contains(role)) {
+        let (routes, router) = watch::channel(suite.agents());
+        let listener = bind(&config.server.agents).await?;
+        open.push(opened("agents", listener, None, router, &stop)?);
+        // The receiver keeps the value; agents of this machine come over the socket.
+        drop(routes);
+        unix = Some(listen::agents(&layout.agent_socket(), suite.agents(), stop.clone())?);
+    }
+    let instance = ids::InstanceId::new();
+    let listeners: serde_json::Map<_, _> =
+        open.iter().map(|open| (open.name.to_owned(), open.url.clone().into())).collect();
+    let ready = json!({
+        "ready": true, "version": env!("CARGO_PKG_VERSION"), "service": roles.join(","), "instance": instance,
+        "pid": std::process::id(), "listeners": listeners,
+    });
+    if as_json {
+        println!("{ready}");
+    } else {
+        eprintln!("Serving {}.", roles.join(", "));
+        open.iter().for_each(|open| eprintln!("  {:<10} {}", open.name, open.url));
+    }
+
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    draining.cancel();
+    tracing::info!("draining: unready now, ending in {BALANCERS:?}");
+    let second = async {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tokio::time::sleep(BALANCERS).await;
+    };
+    let orderly = async {
+        tokio::time::sleep(BALANCERS).await;
+        stop.cancel();
+        let all = async {
+            suite.join().await;
+            let _ = wakes.await;
+            if let Some(unix) = unix {
+                let _ = unix.await;
+            }
+            // Streams of browsers end with the process: nobody waits for them.
+            open.iter().for_each(|open| open.task.abort());
+        };
+        if tokio::time::timeout(FINISH, all).await.is_err() {
+            tracing::warn!(
+                "some services did not finish within {FINISH:?}; another process takes up what they held"
+            );
+        }
+    };
+    tokio::select! { () = second => {}, () = orderly => {} }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    let wanted: SocketAddr = address
+        .parse()
+        .with_context(|| format!("\"{address}\" is no address to listen on; write it as 127.0.0.1:8080"))?;
+    TcpListener::bind(wanted).await.with_context(|| format!("{wanted} cannot be listened on"))
+}
+
+fn opened(
+    name: &'static str,
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    router: watch::Receiver<axum::Router>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Open> {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", up::near(listener.local_addr()?));
+    Ok(Open { name, url, task: listen::public(listener, tls, router, stop.clone()) })
+}
+
+/// The configured address, else that of a listener.
+fn address(configured: &str, open: &[Open], name: &str) -> String {
+    let configured = configured.trim_end_matches('/');
+    if !configured.is_empty() {
+        return configured.to_owned();
+    }
+    open.iter().find(|open| open.name == name).map(|open| open.url.clone()).unwrap_or_default()
 }

@@ -10,7 +10,10 @@ use axum::Router;
 use blobs::{Blobs, FsBlobs};
 use bus::Bus;
 use compute::{Compute, Local, LocalConfig};
-use contracts::{Actor, domain::Bootstrap};
+use contracts::{
+    Actor,
+    domain::{Bootstrap, User},
+};
 use kit::keys::Keys;
 use live::{Live, LocalLive};
 use records::{PostgresRecords, Records};
@@ -25,31 +28,40 @@ use tokio_util::sync::CancellationToken;
 pub struct Place {
     /// Public address.
     pub url: String,
+    /// Address under which agents of this machine reach the git server.
+    pub git_url: String,
     /// Data folder.
     pub layout: Layout,
     /// What keeps host jobs apart.
     pub isolation: Isolation,
 }
 
-/// All services, running.
+/// The services of this process, running.
 pub struct Suite {
     bus: Bus,
     blobs: Router,
-    compute: Arc<dyn Compute>,
-    api: api::Service,
-    projector: projector::Service,
-    domain: domain::Service,
-    permissions: permissions::Service,
-    contexts: contexts::Service,
-    pipelines: pipelines::Service,
-    conductor: conductor::Service,
-    dispatcher: dispatcher::Service,
-    scheduler: scheduler::Service,
-    output: output_processor::Service,
+    compute: Option<Arc<dyn Compute>>,
+    api: Option<api::Service>,
+    projector: Option<projector::Service>,
+    domain: Option<domain::Service>,
+    permissions: Option<permissions::Service>,
+    contexts: Option<contexts::Service>,
+    pipelines: Option<pipelines::Service>,
+    conductor: Option<conductor::Service>,
+    dispatcher: Option<dispatcher::Service>,
+    scheduler: Option<scheduler::Service>,
+    output: Option<output_processor::Service>,
+}
+
+/// Starts a service if it is among the wanted roles.
+macro_rules! role {
+    ($roles:expr, $name:literal, $start:expr) => {
+        if $roles.contains(&$name) { Some($start.await.context($name)?) } else { None }
+    };
 }
 
 impl Suite {
-    /// Opens the adapters and starts every service.
+    /// Opens the adapters and starts the services of `roles`.
     ///
     /// # Errors
     /// A folder, a key or a schema cannot be had; the text names which.
@@ -57,6 +69,8 @@ impl Suite {
         config: &Config,
         place: &Place,
         pool: PgPool,
+        bus: Bus,
+        roles: &[&str],
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let layout = &place.layout;
@@ -72,105 +86,127 @@ impl Suite {
         let live: Arc<dyn Live> = Arc::new(LocalLive::new());
         let records: Arc<dyn Records> =
             Arc::new(PostgresRecords::open(pool.clone()).await.context("the records")?);
-        let compute: Arc<dyn Compute> =
-            Arc::new(Local::open(local_compute(config, place)?).context("local compute")?);
-        let bus = Bus::local(pool.clone());
+        let compute: Option<Arc<dyn Compute>> = if roles.contains(&"scheduler") {
+            Some(Arc::new(Local::open(local_compute(config, place)?).context("local compute")?))
+        } else {
+            None
+        };
 
-        let domain = domain::start(domain::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone())
-            .await
-            .context("domain")?;
-        let permissions =
+        let domain = role!(
+            roles,
+            "domain",
+            domain::start(domain::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone())
+        );
+        let permissions = role!(
+            roles,
+            "permissions",
             permissions::start(permissions::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone())
-                .await
-                .context("permissions")?;
-        let contexts = contexts::start(
-            contexts::Deps {
-                pool: pool.clone(),
-                bus: bus.clone(),
-                secrets: Arc::clone(&secrets),
-                keys: keys.clone(),
-            },
-            stop.clone(),
-        )
-        .await
-        .context("contexts")?;
-        let pipelines = pipelines::start(
-            pipelines::Deps {
-                pool: pool.clone(),
-                bus: bus.clone(),
-                blobs: Arc::clone(&blobs),
-                git_root: layout.join("git"),
-                git_url: place.url.clone(),
-            },
-            stop.clone(),
-        )
-        .await
-        .context("pipelines")?;
-        let conductor = conductor::start(
-            conductor::Deps { pool: pool.clone(), bus: bus.clone(), blobs: Arc::clone(&blobs) },
-            stop.clone(),
-        )
-        .await
-        .context("conductor")?;
-        let dispatcher = dispatcher::start(
-            dispatcher::Deps {
-                pool: pool.clone(),
-                bus: bus.clone(),
-                keys: keys.clone(),
-                config: dispatching(config),
-                public_url: place.url.clone(),
-                git_url: place.url.clone(),
-            },
-            stop.clone(),
-        )
-        .await
-        .context("dispatcher")?;
-        let scheduler = scheduler::start(
-            scheduler::Deps {
-                pool: pool.clone(),
-                bus: bus.clone(),
-                keys: keys.clone(),
-                compute: Arc::clone(&compute),
-                config: scheduler::Config::default(),
-            },
-            stop.clone(),
-        )
-        .await
-        .context("scheduler")?;
-        let output = output_processor::start(
-            output_processor::Deps {
-                pool: pool.clone(),
-                bus: bus.clone(),
-                keys: keys.clone(),
-                blobs: Arc::clone(&blobs),
-                live: Arc::clone(&live),
-                records: Arc::clone(&records),
-                journal_dir: layout.join("journal"),
-                config: output_processor::Config::default(),
-            },
-            stop.clone(),
-        )
-        .await
-        .context("output-processor")?;
-        let projector = projector::start(
-            projector::Deps { pool: pool.clone(), bus: bus.clone(), live: Arc::clone(&live) },
-            stop.clone(),
-        )
-        .await
-        .context("projector")?;
-        let api = api::start(
-            api::Deps {
-                pool,
-                bus: bus.clone(),
-                live,
-                secrets,
-                keys,
-                config: api::Config::new(place.url.clone(), layout.join("git")),
-            },
-            stop,
-        )
-        .await
-        .context("api")?;
+        );
+        let contexts = role!(
+            roles,
+            "contexts",
+            contexts::start(
+                contexts::Deps {
+                    pool: pool.clone(),
+                    bus: bus.clone(),
+                    secrets: Arc::clone(&secrets),
+                    keys: keys.clone(),
+                },
+                stop.clone(),
+            )
+        );
+        let pipelines = role!(
+            roles,
+            "pipelines",
+            pipelines::start(
+                pipelines::Deps {
+                    pool: pool.clone(),
+                    bus: bus.clone(),
+                    blobs: Arc::clone(&blobs),
+                    git_root: layout.join("git"),
+                    git_url: place.url.clone(),
+                },
+                stop.clone(),
+            )
+        );
+        let conductor = role!(
+            roles,
+            "conductor",
+            conductor::start(
+                conductor::Deps { pool: pool.clone(), bus: bus.clone(), blobs: Arc::clone(&blobs) },
+                stop.clone(),
+            )
+        );
+        let dispatcher = role!(
+            roles,
+            "dispatcher",
+            dispatcher::start(
+                dispatcher::Deps {
+                    pool: pool.clone(),
+                    bus: bus.clone(),
+                    keys: keys.clone(),
+                    config: dispatching(config),
+                    public_url: place.url.clone(),
+                    git_url: place.git_url.clone(),
+                },
+                stop.clone(),
+            )
+        );
+        let scheduler = role!(
+            roles,
+            "scheduler",
+            scheduler::start(
+                scheduler::Deps {
+                    pool: pool.clone(),
+                    bus: bus.clone(),
+                    keys: keys.clone(),
+                    compute: compute.clone().context("local compute")?,
+                    config: scheduler::Config::default(),
+                },
+                stop.clone(),
+            )
+        );
+        let output = role!(
+            roles,
+            "output-processor",
+            output_processor::start(
+                output_processor::Deps {
+                    pool: pool.clone(),
+                    bus: bus.clone(),
+                    keys: keys.clone(),
+                    blobs: Arc::clone(&blobs),
+                    live: Arc::clone(&live),
+                    records: Arc::clone(&records),
+                    journal_dir: layout.join("journal"),
+                    config: output(config),
+                },
+                stop.clone(),
+            )
+        );
+        let projector = role!(
+            roles,
+            "projector",
+            projector::start(
+                projector::Deps { pool: pool.clone(), bus: bus.clone(), live: Arc::clone(&live) },
+                stop.clone(),
+            )
+        );
+        let api = role!(
+            roles,
+            "api",
+            api::start(
+                api::Deps {
+                    pool,
+                    bus: bus.clone(),
+                    blobs: Arc::clone(&blobs),
+                    live,
+                    secrets,
+                    keys,
+                    config: api::Config::new(place.url.clone(), layout.join("git")),
+                },
+                stop,
+            )
+        );
         Ok(Self {
             bus,
             blobs: blob_routes,
@@ -192,35 +228,40 @@ impl Suite {
     ///
     /// # Errors
     /// The directory does not answer.
-    pub async fn bootstrap(&self, token: &str) -> anyhow::Result<()> {
+    pub async fn bootstrap(&self, token: &str) -> anyhow::Result<User> {
         let ask = Bootstrap { token_sha256: hex::encode(Sha256::digest(token)) };
-        self.bus
-            .ask(&Actor::service("gantry"), &ask)
-            .await
-            .context("the first administrator cannot be made")?;
-        Ok(())
+        self.bus.ask(&Actor::service("gantry"), &ask).await.context("the first administrator cannot be made")
     }
 
     /// Routes for people and programs.
     pub fn public(&self) -> Router {
-        self.api.router().merge(self.blobs.clone())
+        let api = self.api.as_ref().map(api::Service::router);
+        api.unwrap_or_default().merge(self.blobs.clone())
     }
 
     /// Routes for agents.
     pub fn agents(&self) -> Router {
-        Router::new()
-            .merge(self.dispatcher.agent_router())
-            .merge(self.contexts.agent_router())
-            .merge(self.output.agent_router())
-            .merge(self.blobs.clone())
+        let parts = [
+            self.dispatcher.as_ref().map(dispatcher::Service::agent_router),
+            self.contexts.as_ref().map(contexts::Service::agent_router),
+            self.output.as_ref().map(output_processor::Service::agent_router),
+            Some(self.blobs.clone()),
+        ];
+        parts.into_iter().flatten().fold(Router::new(), Router::merge)
+    }
+
+    /// A code with which this person signs in once in a browser; `None`: no edge runs here.
+    pub fn sign_in_code(&self, user: &User) -> Option<String> {
+        self.api.as_ref().map(|api| api.sign_in_code(user.id))
     }
 
     /// Ends all agents of this machine, jobs included.
     pub async fn end_jobs(&self) {
-        match self.compute.list().await {
+        let Some(compute) = &self.compute else { return };
+        match compute.list().await {
             Ok(running) => {
                 for agent in running {
-                    if let Err(error) = self.compute.stop(&agent.name).await {
+                    if let Err(error) = compute.stop(&agent.name).await {
                         tracing::warn!("{} was not ended: {error}", agent.name);
                     }
                 }
@@ -231,22 +272,25 @@ impl Suite {
 
     /// Waits until every service has finished what it held.
     pub async fn join(self) {
-        for (name, result) in [
-            ("scheduler", self.scheduler.join().await),
-            ("dispatcher", self.dispatcher.join().await),
-            ("conductor", self.conductor.join().await),
-            ("pipelines", self.pipelines.join().await),
-            ("contexts", self.contexts.join().await),
-            ("permissions", self.permissions.join().await),
-            ("domain", self.domain.join().await),
-        ] {
-            if let Err(error) = result {
-                tracing::warn!("{name} did not end well: {error:#}");
-            }
+        macro_rules! ended {
+            ($($name:ident),+) => { $(
+                if let Some(service) = self.$name
+                    && let Err(error) = service.join().await
+                {
+                    tracing::warn!("{} did not end well: {error:#}", stringify!($name));
+                }
+            )+ };
         }
-        self.output.join().await;
-        self.projector.join().await;
-        self.api.join().await;
+        ended!(scheduler, dispatcher, conductor, pipelines, contexts, permissions, domain);
+        if let Some(output) = self.output {
+            output.join().await;
+        }
+        if let Some(projector) = self.projector {
+            projector.join().await;
+        }
+        if let Some(api) = self.api {
+            api.join().await;
+        }
     }
 }
 
@@ -282,6 +326,9 @@ fn dispatching(config: &Config) -> dispatcher::Config {
         std::thread::available_parallelism().map_or(2, |count| u32::try_from(count.get()).unwrap_or(2));
     dispatcher::Config {
         slots: if ours.slots == 0 { processors * 2 } else { ours.slots },
+        org_slots: (ours.org_slots > 0).then_some(ours.org_slots),
+        project_slots: (ours.project_slots > 0).then_some(ours.project_slots),
+        class_slots: ours.class_slots.clone(),
         renew: ours.renew.0,
         unreachable: ours.unreachable.0,
         self_stop: ours.self_stop.0,
@@ -295,5 +342,16 @@ fn dispatching(config: &Config) -> dispatcher::Config {
             DockerPolicy::Refuse => dispatcher::Docker::Refuse,
         },
         ..dispatcher::Config::default()
+    }
+}
+
+fn output(config: &Config) -> output_processor::Config {
+    let ours = &config.logs;
+    output_processor::Config {
+        retention_days: ours.retention_days,
+        sweep_seconds: ours.sweep.0.as_secs().max(1),
+        max_step_bytes: ours.max_step_mib << 20,
+        max_task_bytes: ours.max_task_mib << 20,
+        ..output_processor::Config::default()
     }
 }

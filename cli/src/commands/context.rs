@@ -1,6 +1,6 @@
 //! `gantry context`: secrets that projects of an organisation share.
 
-use super::{print_list, secret::value_from_stdin, text};
+use super::{done, print_list, secret::value_from_stdin, text};
 use crate::{Client, Exit, Failure, Global};
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -9,12 +9,16 @@ use serde_json::{Value, json};
 #[derive(Subcommand, Debug)]
 pub enum Context {
     /// All contexts of an organisation
+    #[command(after_help = "Examples:\n  gantry context list\n  gantry context list --org local --json")]
     List {
         /// Organisation
         #[arg(long, default_value = "local")]
         org: String,
     },
     /// Make one
+    #[command(
+        after_help = "Examples:\n  gantry context create deploy\n  gantry context create deploy --org local"
+    )]
     Create {
         /// Its name
         name: String,
@@ -23,6 +27,9 @@ pub enum Context {
         org: String,
     },
     /// Delete one with all its values
+    #[command(
+        after_help = "Examples:\n  gantry context delete deploy\n  gantry context delete deploy --org local"
+    )]
     Delete {
         /// Its name
         name: String,
@@ -31,6 +38,9 @@ pub enum Context {
         org: String,
     },
     /// Set a value; it is read from standard input
+    #[command(
+        after_help = "Examples:\n  gantry context set deploy API_KEY < key.txt\n  gantry context set deploy API_KEY --org local"
+    )]
     Set {
         /// Name of the context
         context: String,
@@ -72,19 +82,19 @@ impl Context {
             Self::Create { name, org } => {
                 let owner = owner(&client, &org).await?;
                 let body = json!({ "name": name, "owner": { "id": owner, "type": "organization" } });
-                client.post("/api/v2/context", &body).await?;
-                eprintln!("Created context {name}.");
+                let answer = client.post("/api/v2/context", &body).await?;
+                done(global, &answer, &format!("Created context {name}."));
             }
             Self::Delete { name, org } => {
                 let context = find(&client, &org, &name).await?;
-                client.delete(&format!("/api/v2/context/{}", text(&context, "id"))).await?;
-                eprintln!("Deleted context {name}.");
+                let answer = client.delete(&format!("/api/v2/context/{}", text(&context, "id"))).await?;
+                done(global, &answer, &format!("Deleted context {name}."));
             }
             Self::Set { context, name, org } => {
                 let found = find(&client, &org, &context).await?;
                 let path = format!("/api/v2/context/{}/environment-variable/{name}", text(&found, "id"));
-                client.put(&path, &json!({ "value": value_from_stdin()? })).await?;
-                eprintln!("Set {name} of context {context}.");
+                let answer = client.put(&path, &json!({ "value": value_from_stdin()? })).await?;
+                done(global, &answer, &format!("Set {name} of context {context}."));
             }
         }
         Ok(Exit::Success)

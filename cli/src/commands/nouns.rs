@@ -13,6 +13,9 @@ const JOB: &[&str] = &["job_number", "name", "status", "type", "started_at", "st
 #[derive(Subcommand, Debug)]
 pub enum Pipeline {
     /// Newest first
+    #[command(
+        after_help = "Examples:\n  gantry pipeline list\n  gantry pipeline list --branch main --limit 5 --json"
+    )]
     List {
         /// Only of this branch
         #[arg(long)]
@@ -22,11 +25,15 @@ pub enum Pipeline {
         limit: usize,
     },
     /// One pipeline by its number, or `latest`
+    #[command(after_help = "Examples:\n  gantry pipeline get 12\n  gantry pipeline get latest --json")]
     Get {
         /// Number or `latest`
         number: String,
     },
     /// Start one for a branch or tag
+    #[command(
+        after_help = "Examples:\n  gantry pipeline trigger --branch main\n  gantry pipeline trigger --tag v1.2.0 --param deploy=true --project git/local/app"
+    )]
     Trigger {
         /// Branch; default: the project's
         #[arg(long, conflicts_with = "tag")]
@@ -93,12 +100,16 @@ impl Pipeline {
 #[derive(Subcommand, Debug)]
 pub enum Workflow {
     /// Workflows of a pipeline
+    #[command(after_help = "Examples:\n  gantry workflow list\n  gantry workflow list 12 --json")]
     List {
         /// Number of the pipeline, or `latest`
         #[arg(default_value = "latest")]
         pipeline: String,
     },
     /// One workflow by its id
+    #[command(
+        after_help = "Examples:\n  gantry workflow get 0198c2f4-1111-7000-8000-000000000001\n  gantry workflow get 0198c2f4-1111-7000-8000-000000000001 --json"
+    )]
     Get {
         /// Its id
         id: String,
@@ -131,11 +142,17 @@ impl Workflow {
 #[derive(Subcommand, Debug)]
 pub enum Job {
     /// Jobs of a workflow
+    #[command(
+        after_help = "Examples:\n  gantry job list 0198c2f4-1111-7000-8000-000000000001\n  gantry job list 0198c2f4-1111-7000-8000-000000000001 --json"
+    )]
     List {
         /// Id of the workflow
         workflow: String,
     },
     /// One job by its number
+    #[command(
+        after_help = "Examples:\n  gantry job get 7\n  gantry job get 7 --json --project git/local/app"
+    )]
     Get {
         /// Its number
         number: i64,
@@ -167,8 +184,12 @@ impl Job {
 #[derive(Subcommand, Debug)]
 pub enum Project {
     /// All projects that you may see
+    #[command(after_help = "Examples:\n  gantry project list\n  gantry project list --json")]
     List,
     /// One project
+    #[command(
+        after_help = "Examples:\n  gantry project get\n  gantry project get --project git/local/app --json"
+    )]
     Get,
 }
 

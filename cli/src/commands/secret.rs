@@ -1,7 +1,7 @@
 //! `gantry secret`: environment variables of a project. A value comes from standard input, never from an
 //! argument: arguments end in shell histories and process lists.
 
-use super::print_list;
+use super::{done, print_list};
 use crate::{Client, Exit, Failure, Global, place};
 use clap::Subcommand;
 use serde_json::json;
@@ -11,13 +11,22 @@ use std::io::Read;
 #[derive(Subcommand, Debug)]
 pub enum Secret {
     /// Names, never values
+    #[command(
+        after_help = "Examples:\n  gantry secret list\n  gantry secret list --project git/local/app --json"
+    )]
     List,
     /// Set one; the value is read from standard input
+    #[command(
+        after_help = "Examples:\n  gantry secret set API_KEY < key.txt\n  gantry secret set API_KEY --project git/local/app"
+    )]
     Set {
         /// Its name
         name: String,
     },
     /// Remove one
+    #[command(
+        after_help = "Examples:\n  gantry secret remove API_KEY\n  gantry secret remove API_KEY --project git/local/app"
+    )]
     Remove {
         /// Its name
         name: String,
@@ -45,12 +54,12 @@ impl Secret {
             }
             Self::Set { name } => {
                 let body = json!({ "name": name, "value": value_from_stdin()? });
-                client.post(&format!("/api/v2/project/{slug}/envvar"), &body).await?;
-                eprintln!("Set {name} of {slug}.");
+                let answer = client.post(&format!("/api/v2/project/{slug}/envvar"), &body).await?;
+                done(global, &answer, &format!("Set {name} of {slug}."));
             }
             Self::Remove { name } => {
-                client.delete(&format!("/api/v2/project/{slug}/envvar/{name}")).await?;
-                eprintln!("Removed {name} of {slug}.");
+                let answer = client.delete(&format!("/api/v2/project/{slug}/envvar/{name}")).await?;
+                done(global, &answer, &format!("Removed {name} of {slug}."));
             }
         }
         Ok(Exit::Success)

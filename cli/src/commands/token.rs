@@ -1,6 +1,6 @@
 //! `gantry token`: API tokens of the caller.
 
-use super::{print_list, text};
+use super::{done, print_list, text};
 use crate::{Client, Exit, Failure, Global};
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -9,16 +9,30 @@ use serde_json::{Value, json};
 #[derive(Subcommand, Debug)]
 pub enum Token {
     /// Your tokens, by label
+    #[command(after_help = "Examples:\n  gantry token list\n  gantry token list --json")]
     List,
     /// Make one; it is printed once and never shown again
+    #[command(after_help = "Examples:\n  gantry token create laptop\n  gantry token create laptop --json")]
     Create {
         /// What it is for
         label: String,
     },
     /// Revoke one
+    #[command(
+        after_help = "Examples:\n  gantry token revoke 0198c2f4-1111-7000-8000-000000000001\n  gantry token list | grep laptop | cut -f1 | xargs -n1 gantry token revoke"
+    )]
     Revoke {
         /// Its id
         id: String,
+    },
+    /// Replace the first administrator's token, and the file in the data folder that holds it
+    #[command(
+        after_help = "Examples:\n  gantry token rotate --admin\n  gantry token rotate --admin --data /srv/gantry\n\nExits 0 when the new one is in the file, 13 when no instance runs on the data folder."
+    )]
+    Rotate {
+        /// The first administrator's, which is the only one that lies in a file
+        #[arg(long, required = true)]
+        admin: bool,
     },
 }
 
@@ -37,6 +51,7 @@ impl Token {
                 let query =
                     "mutation($label: String!) { createToken(label: $label) { token errors { message } } }";
                 let answer = graphql(&client, query, json!({ "label": label })).await?;
+                refused(&answer, "createToken")?;
                 let made = answer.get("createToken").unwrap_or(&Value::Null);
                 if global.json {
                     println!("{made}");
@@ -46,11 +61,27 @@ impl Token {
             }
             Self::Revoke { id } => {
                 let query = "mutation($id: ID!) { revokeToken(id: $id) { errors { message } } }";
-                graphql(&client, query, json!({ "id": id })).await?;
-                eprintln!("Revoked {id}.");
+                let answer = graphql(&client, query, json!({ "id": id })).await?;
+                refused(&answer, "revokeToken")?;
+                done(global, &json!({ "revoked": id }), &format!("Revoked {id}."));
+            }
+            // On the machine of the data folder only: the server's program does it.
+            Self::Rotate { .. } => {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    "the administrator's token is replaced on the machine of its data folder, by the full `gantry`",
+                ));
             }
         }
         Ok(Exit::Success)
+    }
+}
+
+/// The first error in a mutation's payload.
+fn refused(answer: &Value, mutation: &str) -> Result<(), Failure> {
+    match answer.pointer(&format!("/{mutation}/errors/0/message")).and_then(Value::as_str) {
+        Some(message) => Err(Failure::new(Exit::Invalid, message)),
+        None => Ok(()),
     }
 }
 

@@ -50,8 +50,12 @@ workflows:
           requires: [hold]
 "#;
 
-async fn git(dir: &Path, arguments: &[&str]) -> Result<(), Failure> {
-    let output = Command::new("git")
+async fn git(client: &Client, dir: &Path, arguments: &[&str]) -> Result<(), Failure> {
+    let mut command = Command::new("git");
+    if let Some(certificate) = client.certificate() {
+        command.env("GIT_SSL_CAINFO", certificate);
+    }
+    let output = command
         .current_dir(dir)
         .args(["-c", "user.name=Gantry", "-c", "user.email=try@localhost", "-c", "init.defaultBranch=main"])
         .args(arguments)
@@ -82,9 +86,9 @@ pub(super) async fn run(global: &Global, dir: Option<PathBuf>) -> Result<Exit, F
     std::fs::create_dir_all(dir.join(".circleci"))?;
     std::fs::write(dir.join(".circleci/config.yml"), CONFIG)?;
     std::fs::write(dir.join("README.md"), "# A sample project\n")?;
-    git(&dir, &["init", "-q"]).await?;
-    git(&dir, &["add", "-A"]).await?;
-    git(&dir, &["commit", "-q", "--allow-empty", "-m", "Add a sample project"]).await?;
+    git(&client, &dir, &["init", "-q"]).await?;
+    git(&client, &dir, &["add", "-A"]).await?;
+    git(&client, &dir, &["commit", "-q", "--allow-empty", "-m", "Add a sample project"]).await?;
     let remote = format!("{}/{SLUG}.git", client.server()).replacen(
         "://",
         &format!("://gantry:{}@", client.token()),
@@ -92,7 +96,7 @@ pub(super) async fn run(global: &Global, dir: Option<PathBuf>) -> Result<Exit, F
     );
 
     eprintln!("Pushing a sample project to {SLUG}: its tests will fail first.");
-    git(&dir, &["push", "-q", "--force", &remote, "HEAD:refs/heads/main"]).await?;
+    git(&client, &dir, &["push", "-q", "--force", &remote, "HEAD:refs/heads/main"]).await?;
     let first = watch_newest(global, &client).await?;
     if first != Exit::Failed {
         eprintln!("The first run was meant to fail.");
@@ -101,9 +105,9 @@ pub(super) async fn run(global: &Global, dir: Option<PathBuf>) -> Result<Exit, F
 
     eprintln!("\nFixing it and pushing again; the approval is given for you.");
     std::fs::write(dir.join("fixed"), "yes\n")?;
-    git(&dir, &["add", "-A"]).await?;
-    git(&dir, &["commit", "-q", "-m", "Fix the tests"]).await?;
-    git(&dir, &["push", "-q", &remote, "HEAD:refs/heads/main"]).await?;
+    git(&client, &dir, &["add", "-A"]).await?;
+    git(&client, &dir, &["commit", "-q", "-m", "Fix the tests"]).await?;
+    git(&client, &dir, &["push", "-q", &remote, "HEAD:refs/heads/main"]).await?;
     let second = watch_newest(global, &client).await?;
     if second == Exit::Success {
         eprintln!("\nGreen. Look at it: {}/", client.server());

@@ -1,24 +1,16 @@
 //! `cancel`, `approve`, `rerun`.
 
-use super::text;
+use super::{done, text};
 use crate::{Client, Exit, Failure, Global};
 use serde_json::{Value, json};
-
-fn done(global: &Global, answer: &Value, sentence: &str) -> Exit {
-    if global.json {
-        println!("{answer}");
-    } else {
-        eprintln!("{sentence}");
-    }
-    Exit::Success
-}
 
 /// Cancels a workflow or one job.
 pub(super) async fn cancel(global: &Global, id: &str, job: bool) -> Result<Exit, Failure> {
     let client = Client::connect(global)?;
     let what = if job { "jobs" } else { "workflow" };
     let answer = client.post(&format!("/api/v2/{what}/{id}/cancel"), &json!({})).await?;
-    Ok(done(global, &answer, &format!("Canceled {id}.")))
+    done(global, &answer, &format!("Canceled {id}."));
+    Ok(Exit::Success)
 }
 
 /// Approves a waiting job.
@@ -50,7 +42,8 @@ pub(super) async fn approve(global: &Global, workflow: &str, job: Option<&str>) 
         id => id,
     };
     let answer = client.post(&format!("/api/v2/workflow/{workflow}/approve/{id}"), &json!({})).await?;
-    Ok(done(global, &answer, &format!("Approved {}.", text(chosen, "name"))))
+    done(global, &answer, &format!("Approved {}.", text(chosen, "name")));
+    Ok(Exit::Success)
 }
 
 /// Reruns a workflow.
@@ -58,5 +51,6 @@ pub(super) async fn rerun(global: &Global, workflow: &str, from_failed: bool) ->
     let client = Client::connect(global)?;
     let body = json!({ "from_failed": from_failed });
     let answer = client.post(&format!("/api/v2/workflow/{workflow}/rerun"), &body).await?;
-    Ok(done(global, &answer, &format!("Started workflow {}.", text(&answer, "workflow_id"))))
+    done(global, &answer, &format!("Started workflow {}.", text(&answer, "workflow_id")));
+    Ok(Exit::Success)
 }

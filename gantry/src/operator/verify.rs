@@ -1,11 +1,11 @@
 //! `gantry admin verify`: the events must lead to exactly the state rows, every version must be there, and every
 //! blob must have the digest that it was stored under.
 
-use crate::{layout::Layout, serve::ROLES};
+use crate::serve::ROLES;
 use blobs::FsBlobs;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgPool, Row};
-use std::process::ExitCode;
+use std::path::Path;
 
 /// A comparison of events with state rows: a name, and a query that finds each disagreement as one text.
 const FOLDS: [(&str, &str); 9] = [
@@ -72,12 +72,33 @@ const FOLDS: [(&str, &str); 9] = [
     ),
 ];
 
-/// Runs every check; exit 1 names what does not hold.
+/// What verification found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Nothing was found.
+    pub clean: bool,
+    /// Blobs whose bytes were read.
+    pub blobs: u64,
+    /// Each disagreement.
+    pub findings: Vec<Finding>,
+}
+
+/// One disagreement.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Finding {
+    /// What was compared.
+    pub check: String,
+    /// What differs.
+    pub what: String,
+}
+
+/// Runs every check over a database and the blobs of a data folder.
 ///
 /// # Errors
 /// The database or the blobs cannot be read.
-pub(super) async fn run(layout: &Layout, pool: &PgPool, as_json: bool) -> anyhow::Result<ExitCode> {
+pub async fn verify(pool: &PgPool, blobs: &Path) -> anyhow::Result<Report> {
     let mut findings = Vec::new();
+    let mut found = |check: &str, what: String| findings.push(Finding { check: check.to_owned(), what });
     for service in ROLES {
         let schema = eventstore::schema_of(service);
         let query = format!(
@@ -85,30 +106,19 @@ pub(super) async fn run(layout: &Layout, pool: &PgPool, as_json: bool) -> anyhow
              FROM {schema}.events GROUP BY aggregate_kind, aggregate_id HAVING min(version) <> 1 OR max(version) <> count(*)"
         );
         for row in sqlx::query(AssertSqlSafe(query)).fetch_all(pool).await? {
-            findings.push(("an event is missing", row.try_get::<String, _>(0)?));
+            found("an event is missing", row.try_get(0)?);
         }
     }
     for (name, query) in FOLDS {
         for row in sqlx::query(query).fetch_all(pool).await? {
-            findings.push((name, row.try_get::<String, _>(0)?));
+            found(name, row.try_get(0)?);
         }
     }
     // The signing key is only for URLs, which nobody asks for here.
-    let blobs = FsBlobs::open_for_audit(&layout.join("blobs"));
-    let (read, damaged) = blobs.audit().await?;
+    let (read, damaged) = FsBlobs::open_for_audit(blobs).audit().await?;
     for blob in damaged {
         let key = blob.key.unwrap_or_else(|| "of an unreadable name".to_owned());
-        findings.push(("a blob is damaged", format!("blob {key} in {}", blob.file.display())));
+        found("a blob is damaged", format!("blob {key} in {}", blob.file.display()));
     }
-    if as_json {
-        let list: Vec<_> =
-            findings.iter().map(|(check, what)| json!({ "check": check, "what": what })).collect();
-        println!("{}", json!({ "clean": findings.is_empty(), "blobs": read, "findings": list }));
-    } else {
-        for (check, what) in &findings {
-            println!("{check}: {what}");
-        }
-        eprintln!("{} findings; {read} blobs read", findings.len());
-    }
-    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(Report { clean: findings.is_empty(), blobs: read as u64, findings })
 }

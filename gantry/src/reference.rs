@@ -1,0 +1,111 @@
+//! The reference pages that are made from the program itself, so that they cannot say anything else.
+
+use crate::{
+    command::{Completion, tree},
+    config::Config,
+};
+use std::fmt::Write;
+
+/// All commands as Markdown.
+pub fn commands() -> String {
+    let mut page = String::from(
+        "# Command line\n\nMade from the program by `GANTRY_UPDATE_DOCS=1 cargo test --profile ci -p gantry-server --test reference`.\n\n\
+         Every command takes `--json`, `--server`, `--token`, `--ca-file`, `--data` and `--project`. Topics: `gantry help`.\n",
+    );
+    let mut root = tree();
+    root.build();
+    describe(&root, &mut page);
+    let _ = writeln!(page, "\nShells with completions: {}.", Completion::shells().join(", "));
+    page
+}
+
+fn describe(command: &clap::Command, page: &mut String) {
+    for found in command.get_subcommands().filter(|found| found.get_name() != "help") {
+        if found.has_subcommands() {
+            describe(found, page);
+            continue;
+        }
+        let name = found.get_bin_name().unwrap_or(found.get_name());
+        let about = found.get_about().map(ToString::to_string).unwrap_or_default();
+        let usage = found.clone().render_usage().to_string();
+        let usage = usage.trim_start_matches("Usage: ").replace("[OPTIONS]", "…");
+        let _ = writeln!(page, "\n## {name}\n\n{about}.\n\n```\n{usage}\n```");
+        let own =
+            found.get_arguments().filter(|argument| !argument.is_global_set() && !argument.is_hide_set());
+        let lines: Vec<String> = own.filter(|argument| argument.get_id() != "help").map(argument).collect();
+        if !lines.is_empty() {
+            let _ = writeln!(page, "\n| argument | meaning | default |\n|---|---|---|\n{}", lines.join("\n"));
+        }
+        if let Some(more) = found.get_after_help() {
+            let _ = writeln!(page, "\n```\n{}\n```", more.to_string().trim());
+        }
+    }
+}
+
+fn argument(argument: &clap::Arg) -> String {
+    let name = match argument.get_long() {
+        Some(long) => format!("--{long}"),
+        None => argument.get_id().as_str().to_uppercase(),
+    };
+    let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+    let default: Vec<String> =
+        argument.get_default_values().iter().map(|value| format!("`{}`", value.to_string_lossy())).collect();
+    format!("| `{name}` | {} | {} |", help.replace('|', "\\|"), default.join(" "))
+}
+
+/// All configuration keys as Markdown; the texts are the doc comments of [`Config`]'s parts.
+pub fn configuration() -> String {
+    let mut page = String::from(
+        "# Configuration\n\nOne TOML file. Environment variables `GANTRY_<SECTION>_<KEY>` go over it, `…_FILE` names a file that holds the value.\n\
+         `gantry serve --print-config` shows every value and where it came from. An unknown key is an error.\n\n\
+         Made from the program by `GANTRY_UPDATE_DOCS=1 cargo test --profile ci -p gantry-server --test reference`.\n",
+    );
+    let known = toml::Table::try_from(Config::default()).unwrap_or_default();
+    for (section, keys) in &known {
+        let toml::Value::Table(keys) = keys else { continue };
+        let _ = writeln!(page, "\n## [{section}]\n\n| key | default | meaning |\n|---|---|---|");
+        for (key, default) in keys {
+            let meaning = meaning(section, key).unwrap_or_default();
+            let _ = writeln!(page, "| `{key}` | `{default}` | {} |", meaning.replace('|', "\\|"));
+        }
+    }
+    page
+}
+
+/// The doc comment of a key, out of the source.
+fn meaning(section: &str, key: &str) -> Option<String> {
+    let source = include_str!("config.rs");
+    let root = body_of(source, "Config")?;
+    let kind = root.lines().find_map(|line| {
+        line.trim().strip_prefix(&format!("pub {section}: "))?.strip_suffix(',').map(str::to_owned)
+    })?;
+    let body = match body_of(source, &kind) {
+        Some(body) => body,
+        // Sections with nothing but an adapter come from a macro, whose comment is the section's own.
+        None => return adapter(source, &kind),
+    };
+    let mut comment = Vec::new();
+    for line in body.lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix("///") {
+            comment.push(text.trim());
+        } else if line.starts_with(&format!("pub {key}:")) {
+            return Some(comment.join(" "));
+        } else if line.starts_with("pub ") {
+            comment.clear();
+        }
+    }
+    None
+}
+
+fn body_of<'s>(source: &'s str, kind: &str) -> Option<&'s str> {
+    let begin = source.find(&format!("pub struct {kind} {{"))?;
+    let end = source[begin..].find("\n}")?;
+    Some(&source[begin..begin + end])
+}
+
+fn adapter(source: &str, kind: &str) -> Option<String> {
+    let at = source.find(&format!("    {kind}, {kind}Kind {{"))?;
+    let (_, comment) = source[..at].rsplit_once("adapter!(/// ")?;
+    let words: Vec<&str> = source[at..].split_once(");")?.0.split('"').skip(1).step_by(2).collect();
+    Some(format!("{} One of: {}.", comment.trim(), words.join(", ")))
+}
