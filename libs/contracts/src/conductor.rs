@@ -55,10 +55,44 @@ pub struct WorkflowCreated {
     pub started_by: Option<UserId>,
     /// The workflow of which this is a rerun.
     pub rerun_of: Option<WorkflowId>,
-    /// The graph.
+    /// How many jobs it has in all; 0 in events from before there was more than one part.
+    #[serde(default)]
+    pub total: u32,
+    /// SHA-256 (hex) of the pipeline's plan: the blob `plans/<digest>`, where it is too large for a message.
+    #[serde(default)]
+    pub plan_digest: Option<String>,
+    /// The first jobs of the graph, in file order; the others follow in [`JobsAdded`], in the same commit.
     pub jobs: Vec<JobNode>,
 }
 event!(WorkflowCreated, "workflow.created", 1);
+
+/// More jobs of a workflow that was just made: a graph may be larger than a message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobsAdded {
+    /// Its workflow.
+    pub workflow_id: WorkflowId,
+    /// Its pipeline.
+    pub pipeline_id: PipelineId,
+    /// Project.
+    pub project: Project,
+    /// Place in the file of the first of them, from 0.
+    pub from: u32,
+    /// The jobs, in file order.
+    pub jobs: Vec<JobNode>,
+    /// Edges of jobs that were told of before without all of theirs.
+    #[serde(default)]
+    pub edges: Vec<MoreEdges>,
+}
+event!(JobsAdded, "workflow.jobs_added", 1);
+
+/// Edges of a job that has too many for one message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MoreEdges {
+    /// Which.
+    pub job_id: JobId,
+    /// Edges beside those that it was told with.
+    pub requires: Vec<Edge>,
+}
 
 /// A job's requirements hold: it is to be run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,6 +129,50 @@ pub struct JobReady {
     pub definition: JobDefinition,
 }
 event!(JobReady, "workflow.job_ready", 1);
+
+/// A job has everything but its turn in a serial group (execution §7).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TurnWanted {
+    /// Which.
+    pub job_id: JobId,
+    /// Its workflow.
+    pub workflow_id: WorkflowId,
+    /// The group's key, unique in the organisation.
+    pub group: String,
+    /// The pipeline's number.
+    pub pipeline_number: i64,
+}
+event!(TurnWanted, "workflow.turn_wanted", 1);
+
+/// A job that waited for its turn, or had it, ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TurnDone {
+    /// Which.
+    pub job_id: JobId,
+    /// The group's key.
+    pub group: String,
+}
+event!(TurnDone, "workflow.turn_done", 1);
+
+/// A serial group's lock went to a job. Aggregate kind `serial_group`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TurnGiven {
+    /// Which.
+    pub job_id: JobId,
+    /// Its workflow.
+    pub workflow_id: WorkflowId,
+}
+event!(TurnGiven, "serial_group.turn_given", 1);
+
+/// A job is not run: a newer pipeline of its project is in the serial group already.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PassedOver {
+    /// Which.
+    pub job_id: JobId,
+    /// Its workflow.
+    pub workflow_id: WorkflowId,
+}
+event!(PassedOver, "serial_group.passed_over", 1);
 
 /// An approval job waits for a person.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -193,15 +271,85 @@ pub struct ApproveJob {
 }
 ask!(ApproveJob, "conductor", "job.approve", WorkflowState);
 
-/// Reruns a workflow as a new instance.
+/// Reruns a workflow as a new instance (execution §9). Neither `from_failed` nor `jobs`: all of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RerunWorkflow {
     /// Which.
     pub id: WorkflowId,
     /// Keep what succeeded.
     pub from_failed: bool,
+    /// Only these jobs; what succeeded elsewhere is kept, and the rest is left out. Not with `from_failed`.
+    #[serde(default)]
+    pub jobs: Option<Vec<JobId>>,
+    /// With `jobs`: also what directly or indirectly waits for them.
+    #[serde(default)]
+    pub sparse_tree: bool,
 }
 ask!(RerunWorkflow, "conductor", "workflow.rerun", WorkflowState);
+
+/// Takes the lock of a serial group from the job that holds it: that job goes on, and the next may start.
+/// Refused `not_found`, `not_holding`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReleaseTurn {
+    /// The job that holds the lock.
+    pub job_id: JobId,
+}
+ask!(ReleaseTurn, "conductor", "serial_group.release", WorkflowState);
+
+/// Why does a job not run, or what became of it? Answered whatever state it is in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExplainWait {
+    /// Which.
+    pub job_id: JobId,
+}
+ask!(ExplainWait, "conductor", "job.explain_wait", Explanation);
+
+/// Where a job stands and what it waits for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Which.
+    pub job_id: JobId,
+    /// Its workflow.
+    pub workflow_id: WorkflowId,
+    /// Its name.
+    pub name: String,
+    /// Its status.
+    pub status: JobStatus,
+    /// Since when it has that status, as far as that is known.
+    pub since: Option<Timestamp>,
+    /// What it waits for; empty once it runs or has ended.
+    pub waits: Vec<Wait>,
+    /// Why it ended so, if it did.
+    pub reason: Option<String>,
+}
+
+/// One thing that a job, or a task of it, waits for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Wait {
+    /// `requirement`, `approval`, `serial_group`, `slot`, `org_limit`, `project_limit`, `class_limit`, `runner`,
+    /// `stop`, `other`. Readers keep unknown words.
+    pub kind: String,
+    /// A sentence for people, with what to do where something can be done.
+    pub text: String,
+    /// Since when.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// Place in line, from 1.
+    #[serde(default)]
+    pub place: Option<u64>,
+    /// How many are in line.
+    #[serde(default)]
+    pub line: Option<u64>,
+    /// The jobs that it waits for.
+    #[serde(default)]
+    pub jobs: Vec<JobId>,
+    /// Parallel index of the task, of what a task waits for.
+    #[serde(default)]
+    pub index: Option<u32>,
+    /// Configuration key of the limit that holds it up.
+    #[serde(default)]
+    pub key: Option<String>,
+}
 
 /// The jobs upstream of a job, all the way up: whose workspace layers it sees, and in which order (execution §16).
 #[derive(Clone, Debug, Serialize, Deserialize)]

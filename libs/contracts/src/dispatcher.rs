@@ -1,6 +1,6 @@
 //! Tasks; owner: `dispatcher`. Task events have aggregate kind `task`, job events `run` with the job's id.
 
-use crate::{ask, event};
+use crate::{ask, conductor::Wait, event};
 use ids::{JobId, TaskId, Timestamp, WorkflowId};
 use model::status::JobStatus;
 use serde::{Deserialize, Serialize};
@@ -103,13 +103,14 @@ pub struct RevokeJobs {
 }
 ask!(RevokeJobs, "dispatcher", "jobs.revoke", ());
 
-/// Why does a job wait? Answer: a sentence per task, for example place in line.
+/// What do a job's tasks wait for? One entry per task that does not run; what runs or ended waits for nothing.
+/// People ask [`crate::conductor::ExplainWait`], which knows the rest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExplainJob {
     /// Which.
     pub job_id: JobId,
 }
-ask!(ExplainJob, "dispatcher", "job.explain", Vec<String>);
+ask!(ExplainJob, "dispatcher", "job.explain", Vec<Wait>);
 
 /// Fences an epoch at a receiver: later writes of it are refused (reliability §7). Asked of `output-processor`
 /// and `contexts` before the outcome is committed.

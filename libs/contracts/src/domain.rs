@@ -53,6 +53,43 @@ pub struct ProjectCreated {
 }
 event!(ProjectCreated, "project.created", 1);
 
+/// Settings of a project changed. Consumers keep what they decide by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProjectSettingsChanged {
+    /// Which; aggregate kind `project`.
+    pub project_id: ProjectId,
+    /// What they are now.
+    pub settings: ProjectSettings,
+}
+event!(ProjectSettingsChanged, "project.settings_changed", 1);
+
+/// Settings of a project (`advanced` in the API).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProjectSettings {
+    /// A new pipeline on a branch other than the default one cancels the branch's older workflows (execution §8).
+    pub autocancel_builds: bool,
+}
+
+/// Settings of a project.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetProjectSettings {
+    /// Which.
+    pub id: ProjectId,
+}
+ask!(GetProjectSettings, "domain", "project.settings", ProjectSettings);
+
+/// Changes settings of a project; what is not named stays. Answer: all of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChangeProjectSettings {
+    /// Which.
+    pub id: ProjectId,
+    /// See [`ProjectSettings::autocancel_builds`].
+    #[serde(default)]
+    pub autocancel_builds: Option<bool>,
+}
+ask!(ChangeProjectSettings, "domain", "project.change_settings", ProjectSettings);
+
 /// A project as others see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Project {

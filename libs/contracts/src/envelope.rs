@@ -9,8 +9,45 @@ use uuid::Uuid;
 pub trait Event: Serialize + DeserializeOwned {
     /// Dotted name, for example `workflow.job_finished`.
     const TYPE: &'static str;
-    /// Raised by a breaking change only; older ones are read through an upcaster.
+    /// Raised by a breaking change only; older ones are read through [`Event::upcast`].
     const SCHEMA: u32;
+
+    /// Brings the body of an older schema to the newest form. Write one arm per older schema; the samples in
+    /// `samples/` prove it for every version that was ever released.
+    ///
+    /// # Errors
+    /// There never was such a schema.
+    fn upcast(schema: u32, _body: Value) -> Result<Value, UnknownSchema> {
+        Err(UnknownSchema { kind: Self::TYPE, schema, newest: Self::SCHEMA })
+    }
+}
+
+/// An event's schema is none that this build can read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} of schema {schema} cannot be read: the newest known is {newest}")]
+pub struct UnknownSchema {
+    /// Its type.
+    pub kind: &'static str,
+    /// Its schema.
+    pub schema: u32,
+    /// The newest that is known.
+    pub newest: u32,
+}
+
+/// Reads a body of any schema that was ever written.
+///
+/// # Errors
+/// The schema is unknown, or the body is not what it promises.
+pub fn read<E: Event>(schema: u32, body: &Value) -> Result<E, serde_json::Error> {
+    if schema == E::SCHEMA {
+        return E::deserialize(body);
+    }
+    let newest = if schema < E::SCHEMA {
+        E::upcast(schema, body.clone())
+    } else {
+        Err(UnknownSchema { kind: E::TYPE, schema, newest: E::SCHEMA })
+    };
+    E::deserialize(newest.map_err(serde::de::Error::custom)?)
 }
 
 /// What an event speaks of.
@@ -97,12 +134,12 @@ impl Envelope {
         self.kind == E::TYPE
     }
 
-    /// The body, if this is an event of type `E` that can be read.
+    /// The body, brought to the newest schema of type `E`.
     ///
     /// # Errors
-    /// The body is not what the type promises.
+    /// The schema is unknown, or the body is not what it promises.
     pub fn body_as<E: Event>(&self) -> Result<E, serde_json::Error> {
-        E::deserialize(&self.body)
+        read(self.schema, &self.body)
     }
 }
 
@@ -125,6 +162,8 @@ pub struct NewEvent {
     pub correlation_id: Option<PipelineId>,
     /// Causing message.
     pub causation_id: Option<MessageId>,
+    /// W3C traceparent of the cause; `None`: of what the store's caller is doing.
+    pub trace: Option<String>,
     /// Who.
     pub actor: Actor,
     /// Body.
@@ -148,6 +187,7 @@ impl NewEvent {
             project_id: None,
             correlation_id: None,
             causation_id: None,
+            trace: None,
             actor,
             body: serde_json::to_value(body).expect("event bodies are plain data"),
             personal: None,
@@ -173,6 +213,13 @@ impl NewEvent {
     #[must_use]
     pub fn caused_by(mut self, message: MessageId) -> Self {
         self.causation_id = Some(message);
+        self
+    }
+
+    /// Adds the trace of the cause, where the cause is not what the store's caller is doing now.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<String>) -> Self {
+        self.trace = trace;
         self
     }
 

@@ -1,23 +1,27 @@
 //! Messages between services: one envelope, a module of events and requests per owner.
 //!
 //! An event's body carries all that its consumers need; nobody re-reads another service's tables
-//! (architecture §4). Golden JSON of each lies in `golden/`.
+//! (architecture §4). A sample of each, by version, lies in `samples/`.
 
 pub mod envelope;
 pub mod request;
+pub mod trace;
 
 pub mod conductor;
 pub mod contexts;
 pub mod delivery;
 pub mod dispatcher;
 pub mod domain;
+pub mod orbs;
 pub mod output;
 pub mod permissions;
 pub mod pipelines;
+pub mod policies;
 pub mod stores;
 pub mod test_results;
+pub mod text;
 
-pub use envelope::{Actor, Aggregate, Envelope, Event, NewEvent};
+pub use envelope::{Actor, Aggregate, Envelope, Event, NewEvent, UnknownSchema};
 pub use request::{Refusal, Request, RequestError};
 
 /// Declares the type name and schema number of an event's body.

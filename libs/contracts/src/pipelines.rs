@@ -1,7 +1,7 @@
 //! Pipelines; owner: `pipelines`.
 
-use crate::{ask, domain::Project, event};
-use ids::{PipelineId, Timestamp, UserId};
+use crate::{ask, domain::Project, event, text::Text};
+use ids::{OrgId, PipelineId, Timestamp, UserId};
 use model::plan::Plan;
 use serde::{Deserialize, Serialize};
 
@@ -130,8 +130,76 @@ ask!(GetPipelineConfig, "pipelines", "pipeline.config", PipelineConfig);
 /// Source and compiled configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PipelineConfig {
-    /// As in the repository.
-    pub source: String,
+    /// As in the repository, or as the setup phase gave it.
+    pub source: Text,
     /// As compiled.
-    pub compiled: String,
+    pub compiled: Text,
+    /// The setup configuration, of a pipeline that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<SetupConfig>,
+}
+
+/// Source and compiled form of a setup configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SetupConfig {
+    /// As in the repository.
+    pub source: Text,
+    /// As compiled.
+    pub compiled: Text,
+}
+
+/// The pipeline values of a pipeline by their whole names (config-language §20).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetPipelineValues {
+    /// Which.
+    pub id: PipelineId,
+}
+ask!(GetPipelineValues, "pipelines", "pipeline.values", serde_json::Map<String, serde_json::Value>);
+
+/// Continues a pipeline in state `setup` with its second configuration (config-language §19). Whoever asks has shown
+/// the pipeline's continuation key. Refused `invalid` for parameters that conflict, `not_found` or `not_in_setup`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContinuePipeline {
+    /// Which.
+    pub id: PipelineId,
+    /// The second configuration.
+    pub configuration: Text,
+    /// Pipeline parameters by name.
+    pub parameters: serde_json::Map<String, serde_json::Value>,
+}
+ask!(ContinuePipeline, "pipelines", "pipeline.continue", PipelineView);
+
+/// What a job of a setup configuration shows to continue its pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContinuationClaims {
+    /// Which pipeline.
+    pub pipeline_id: PipelineId,
+}
+
+impl ContinuationClaims {
+    /// The purpose under which the key is signed.
+    pub const PURPOSE: &'static str = "continuation";
+}
+
+/// Compiles a configuration without a pipeline.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CompileConfig {
+    /// Its text.
+    pub source: Text,
+    /// Pipeline parameters by name.
+    pub parameters: serde_json::Map<String, serde_json::Value>,
+    /// Pipeline values by name, with or without `pipeline.` in front.
+    pub values: serde_json::Map<String, serde_json::Value>,
+    /// Organisations whose private orbs it may use.
+    pub orgs: Vec<OrgId>,
+}
+ask!(CompileConfig, "pipelines", "config.compile", CompileReply);
+
+/// What became of a text that was compiled.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CompileReply {
+    /// After all expansion; empty with errors.
+    pub output: Text,
+    /// Why it is not valid; empty: it is.
+    pub errors: Vec<String>,
 }

@@ -31,6 +31,9 @@ pub struct Request {
     /// The client's `Idempotency-Key`, if it sent one.
     #[serde(default)]
     pub idempotency_key: Option<String>,
+    /// W3C traceparent of what the asker was doing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// Encoded [`Ask`].
     pub body: Value,
 }

@@ -1,7 +1,7 @@
 //! One transaction: events, state rows and progress.
 
 use crate::{Error, Key, MESSAGE_LIMIT, Result, Store, failpoint, store::lock_number};
-use contracts::{Actor, Aggregate, Envelope, NewEvent};
+use contracts::{Actor, Aggregate, Envelope, NewEvent, trace::Trace};
 use ids::{MessageId, OrgId, PipelineId, Timestamp};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -123,6 +123,8 @@ impl Tx {
         );
         let (mut actors, mut bodies, mut personals) =
             (Vec::with_capacity(n), Vec::with_capacity(n), Vec::<Option<String>>::with_capacity(n));
+        let mut traces = Vec::with_capacity(n);
+        let here = crate::trace::current();
         let mut seen: HashMap<(&str, Uuid), i64> = HashMap::new();
         for event in events {
             let body = event.body.to_string();
@@ -133,7 +135,12 @@ impl Tx {
             }
             let nth = seen.entry((event.aggregate, event.aggregate_id)).or_default();
             *nth += 1;
-            ids.push(MessageId::new().uuid());
+            let id = MessageId::new();
+            ids.push(id.uuid());
+            // What nothing traced has caused is where a trace begins.
+            traces.push(
+                event.trace.clone().unwrap_or_else(|| here.unwrap_or_else(|| Trace::root(id)).to_string()),
+            );
             kinds.push(event.kind);
             schemas.push(i32::try_from(event.schema).unwrap_or(i32::MAX));
             aggregates.push(event.aggregate);
@@ -150,14 +157,14 @@ impl Tx {
         let (service, schema) = (self.store.service(), self.store.schema());
         let sql = format!(
             "INSERT INTO {schema}.events (id, kind, schema, occurred_at, producer, aggregate_kind, aggregate_id, version, \
-                 org_id, project_id, causation_id, correlation_id, actor, body, personal) \
+                 org_id, project_id, causation_id, correlation_id, actor, body, personal, trace) \
              SELECT e.id, e.kind, e.schema, clock_timestamp(), '{service}', e.ak, e.aid, \
                  coalesce((SELECT max(x.version) FROM {schema}.events x \
                            WHERE x.aggregate_kind = e.ak AND x.aggregate_id = e.aid), 0) + e.nth, \
-                 e.org, e.project, e.cause, e.correlation, e.actor::json, e.body::json, e.personal::json \
+                 e.org, e.project, e.cause, e.correlation, e.actor::json, e.body::json, e.personal::json, e.trace \
              FROM unnest($1::uuid[], $2::text[], $3::int4[], $4::text[], $5::uuid[], $6::int8[], $7::uuid[], $8::uuid[], \
-                         $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[]) WITH ORDINALITY \
-                 AS e(id, kind, schema, ak, aid, nth, org, project, cause, correlation, actor, body, personal, ord) \
+                         $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::text[]) WITH ORDINALITY \
+                 AS e(id, kind, schema, ak, aid, nth, org, project, cause, correlation, actor, body, personal, trace, ord) \
              ORDER BY e.ord RETURNING id, version, occurred_at"
         );
         let rows = sqlx::query(AssertSqlSafe(sql))
@@ -174,6 +181,7 @@ impl Tx {
             .bind(&actors)
             .bind(&bodies)
             .bind(&personals)
+            .bind(&traces)
             .fetch_all(&mut *self.inner)
             .await?;
         let mut placed: HashMap<Uuid, (i64, Timestamp)> = HashMap::with_capacity(n);
@@ -181,7 +189,7 @@ impl Tx {
             placed.insert(row.try_get("id")?, (row.try_get("version")?, row.try_get("occurred_at")?));
         }
         let mut envelopes = Vec::with_capacity(n);
-        for ((event, id), nth) in events.iter().zip(ids).zip(nths) {
+        for (((event, id), nth), trace) in events.iter().zip(ids).zip(nths).zip(traces) {
             let (version, occurred_at) = placed.remove(&id).ok_or(sqlx::Error::RowNotFound)?;
             // Who makes an aggregate may write it to the end of the transaction: nobody else can know its id.
             if version != nth && !self.locked.contains(&(event.aggregate, event.aggregate_id)) {
@@ -193,7 +201,7 @@ impl Tx {
                 schema: event.schema,
                 occurred_at,
                 producer: service.to_owned(),
-                trace: None,
+                trace: Some(trace),
                 aggregate: Aggregate { kind: event.aggregate.to_owned(), id: event.aggregate_id, version },
                 org_id: event.org_id,
                 project_id: event.project_id,
@@ -217,8 +225,8 @@ impl Tx {
     /// The database is away.
     pub async fn act(&mut self, act: Act) -> Result<()> {
         let sql = format!(
-            "INSERT INTO {}.acts (id, kind, org_id, subject_kind, subject_id, causation_id, correlation_id, actor, detail) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9::text::json)",
+            "INSERT INTO {}.acts (id, kind, org_id, subject_kind, subject_id, causation_id, correlation_id, actor, detail, trace) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9::text::json, $10)",
             self.store.schema()
         );
         sqlx::query(AssertSqlSafe(sql))
@@ -231,6 +239,7 @@ impl Tx {
             .bind(act.correlation_id.map(|id| id.uuid()))
             .bind(serde_json::to_string(&act.actor)?)
             .bind(act.detail.to_string())
+            .bind(crate::trace::current().map(|trace| trace.to_string()))
             .execute(&mut *self.inner)
             .await?;
         Ok(())

@@ -4,5 +4,7 @@
 
 pub mod permission;
 pub mod plan;
+pub mod queue;
+pub mod serial;
 pub mod status;
 pub mod workflow;

@@ -8,26 +8,23 @@ mod error;
 mod git;
 mod graphql;
 mod logs;
+mod orchestration;
 mod page;
 mod path;
+mod setup;
 mod state;
 mod store;
+mod text;
 mod v1;
 mod v2;
 mod view;
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-    routing::get,
-};
+use axum::Router;
+use blobs::Blobs;
 use bus::Bus;
 use kit::keys::Keys;
 use live::Live;
 use secrets::Secrets;
-use serde_json::json;
 use sqlx::PgPool;
 use state::App;
 use std::sync::Arc;
@@ -54,6 +51,8 @@ pub struct Deps {
     pub pool: PgPool,
     /// Bus.
     pub bus: Bus,
+    /// Holds texts that are too large for a message.
+    pub blobs: Arc<dyn Blobs>,
     /// Tells when views changed.
     pub live: Arc<dyn Live>,
     /// Seals values of variables on their way to `contexts`.
@@ -74,6 +73,11 @@ impl Service {
     /// All public routes.
     pub fn router(&self) -> Router {
         router(self.app.clone())
+    }
+
+    /// A code with which this person signs in once in a browser, within 30 minutes; an earlier one is void.
+    pub fn sign_in_code(&self, user: ids::UserId) -> String {
+        self.app.sign_in.issue(user)
     }
 
     /// Waits until background work has stopped.
@@ -102,12 +106,11 @@ fn router(app: App) -> Router {
     let json = Router::new()
         .merge(v2::routes())
         .merge(v1::routes())
+        .merge(orchestration::routes())
         .merge(logs::routes())
         .merge(graphql::routes(&app))
         .merge(page::routes())
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/version", get(version))
+        .merge(setup::routes())
         .layer(axum::extract::DefaultBodyLimit::max(BODY));
     // A push may have any size; git and the disk are its limits.
     let git = git::routes().layer(axum::extract::DefaultBodyLimit::disable());
@@ -118,15 +121,4 @@ fn router(app: App) -> Router {
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(CatchPanicLayer::new())
-}
-
-async fn ready(State(app): State<App>) -> Response {
-    let database = app.views.ping().await.is_ok();
-    let status =
-        if database && !app.stop.is_cancelled() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": status == StatusCode::OK, "database": database }))).into_response()
-}
-
-async fn version(State(app): State<App>) -> Json<serde_json::Value> {
-    Json(json!({ "name": "gantry", "version": app.config.version }))
 }

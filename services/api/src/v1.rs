@@ -291,7 +291,12 @@ async fn project(
 /// A job is run again with its workflow: jobs that succeeded are kept when this one did not.
 async fn retry(app: &App, caller: &Caller, job: &JobRow) -> Answer {
     app.allow(caller, Permission::Rerun, ids::OrgId(job.org_id)).await?;
-    let ask = RerunWorkflow { id: WorkflowId(job.workflow_id), from_failed: job.status != "success" };
+    let ask = RerunWorkflow {
+        id: WorkflowId(job.workflow_id),
+        from_failed: job.status != "success",
+        jobs: None,
+        sparse_tree: false,
+    };
     let state = app.command(caller, &ask).await?;
     app.workflow_seen(state.id, state.version).await;
     let jobs = app.views.jobs_of(&[state.id.uuid()]).await?;

@@ -3,7 +3,7 @@
 use crate::{
     auth::Caller,
     error::{Answer, Fail},
-    path,
+    orchestration, path,
     state::App,
     store::{JobRow, PipelineFilter, PipelineRow, WorkflowRow},
     view::{self, PAGE, id},
@@ -221,7 +221,14 @@ async fn pipeline_config(State(app): State<App>, caller: Caller, Path(pipeline):
     let id = id::<PipelineId>(&pipeline, "Pipeline")?;
     view::pipeline(&app, &caller, id).await?;
     let config = app.ask(&caller, &GetPipelineConfig { id }).await?;
-    Ok(Json(json!({ "source": config.source, "compiled": config.compiled })).into_response())
+    let mut out = json!({
+        "source": app.receive(config.source).await?, "compiled": app.receive(config.compiled).await?,
+    });
+    if let Some(setup) = config.setup {
+        out["setup-config"] = app.receive(setup.source).await?.into();
+        out["compiled-setup-config"] = app.receive(setup.compiled).await?.into();
+    }
+    Ok(Json(out).into_response())
 }
 
 async fn workflow(State(app): State<App>, caller: Caller, Path(workflow): Path<String>) -> Answer {
@@ -249,7 +256,9 @@ struct Rerun {
     from_failed: bool,
     #[serde(default)]
     enable_ssh: bool,
-    jobs: Option<Vec<String>>,
+    #[serde(default)]
+    sparse_tree: bool,
+    jobs: Option<Vec<JobId>>,
 }
 
 async fn rerun_workflow(
@@ -261,10 +270,16 @@ async fn rerun_workflow(
     let row = view::workflow(&app, &caller, id::<WorkflowId>(&workflow, "Workflow")?).await?;
     app.allow(&caller, Permission::Rerun, ids::OrgId(row.org_id)).await?;
     let rerun: Rerun = body(&bytes)?;
-    if rerun.jobs.is_some_and(|jobs| !jobs.is_empty()) || rerun.enable_ssh {
-        return Err(Fail::invalid("reruns of chosen jobs and with SSH are not available"));
+    if rerun.enable_ssh {
+        return Err(Fail::invalid("reruns with SSH are not available"));
     }
-    let ask = RerunWorkflow { id: WorkflowId(row.id), from_failed: rerun.from_failed };
+    let ask = RerunWorkflow {
+        id: WorkflowId(row.id),
+        from_failed: rerun.from_failed,
+        // Some clients send an empty list where they mean none.
+        jobs: rerun.jobs.filter(|jobs| !jobs.is_empty()),
+        sparse_tree: rerun.sparse_tree,
+    };
     let state = app.command(&caller, &ask).await?;
     app.workflow_seen(state.id, state.version).await;
     Ok((StatusCode::ACCEPTED, Json(json!({ "workflow_id": state.id }))).into_response())
@@ -329,6 +344,8 @@ async fn project(
             cancel(&app, &caller, &row).await?;
             Ok(message(StatusCode::ACCEPTED, "Accepted."))
         }
+        ("GET", ["settings"]) => orchestration::settings(&app, &caller, &project).await,
+        ("PATCH", ["settings"]) => orchestration::change_settings(&app, &caller, &project, &bytes).await,
         (_, ["envvar", rest @ ..]) => project_variables(&app, &caller, &project, &method, rest, &bytes).await,
         _ => Err(Fail::not_found("Route")),
     }

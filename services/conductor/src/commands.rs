@@ -2,7 +2,7 @@
 
 use crate::{
     State,
-    create::{self, Why},
+    create::{self, Which, Why},
     error::Result,
     key, me, now,
     step::{self, Cause},
@@ -12,7 +12,10 @@ use async_trait::async_trait;
 use bus::{Responder, route};
 use contracts::{
     Refusal, Request, RequestError,
-    conductor::{ApproveJob, CancelJob, CancelWorkflow, JobAncestry, RerunWorkflow, WorkflowState},
+    conductor::{
+        ApproveJob, CancelJob, CancelWorkflow, ExplainWait, JobAncestry, ReleaseTurn, RerunWorkflow,
+        WorkflowState,
+    },
     dispatcher::RevokeJobs,
     permissions::CheckPermission,
     request::Ask,
@@ -52,6 +55,16 @@ impl Responder for State {
                 route::<RerunWorkflow, _, _>(req, |ask, req| async move { Ok(self.rerun(req, ask).await?) })
                     .await
             }
+            ReleaseTurn::NAME => {
+                route::<ReleaseTurn, _, _>(
+                    req,
+                    |ask, req| async move { Ok(self.release_turn(req, ask).await?) },
+                )
+                .await
+            }
+            ExplainWait::NAME => {
+                route::<ExplainWait, _, _>(req, |ask, _| async move { Ok(self.explain(ask).await?) }).await
+            }
             JobAncestry::NAME => {
                 route::<JobAncestry, _, _>(req, |ask, _| async move { Ok(self.ancestry(ask).await?) }).await
             }
@@ -61,7 +74,7 @@ impl Responder for State {
 }
 
 /// A command's transaction, or the answer that it had before.
-enum Begun {
+pub(crate) enum Begun {
     New(Tx),
     Answered(WorkflowState),
 }
@@ -79,7 +92,8 @@ impl State {
                 let open = store::open_jobs(tx.conn(), ask.id).await?;
                 let mut walk = Walk::new(workflow.root.clone(), now);
                 walk.cancel_workflow(open, None)?;
-                step::commit(&mut tx, &mut workflow, None, &walk.conclude(), &cause(request), now).await?;
+                step::commit(&mut tx, &mut workflow, Vec::new(), &walk.conclude(), &cause(request), now)
+                    .await?;
                 self.finish(request, tx, workflow.state()).await?
             }
         };
@@ -91,7 +105,7 @@ impl State {
     async fn cancel_job(&self, request: &Request, ask: CancelJob) -> Result<WorkflowState> {
         let id = self.workflow_of(ask.job_id).await?;
         self.permit(request, id, Permission::Cancel).await?;
-        let answer = self.job_command(request, id, ask.job_id, &Command::Cancel).await?;
+        let answer = self.job_command(request, id, ask.job_id, &Command::Cancel { reason: None }).await?;
         self.revoke(id).await?;
         Ok(answer)
     }
@@ -118,7 +132,19 @@ impl State {
         let Some(old) = store::workflow(tx.conn(), ask.id).await? else {
             return Err(Refusal::not_found("workflow").into());
         };
-        let why = Why::Asked { by: request.actor.user(), from_failed: ask.from_failed };
+        let which = match ask.jobs {
+            Some(_) if ask.from_failed => {
+                let message = "`jobs` and `from_failed` exclude each other: send one of them";
+                return Err(Refusal::new("invalid", message).into());
+            }
+            Some(jobs) => Which::Selected { jobs, downstream: ask.sparse_tree },
+            None if ask.sparse_tree => {
+                return Err(Refusal::new("invalid", "`sparse_tree` needs `jobs`").into());
+            }
+            None if ask.from_failed => Which::Failed,
+            None => Which::All,
+        };
+        let why = Why::Asked { by: request.actor.user(), which };
         let new = create::rerun(&mut tx, &old, why, &cause(request), now()).await?;
         self.finish(request, tx, new.state()).await
     }
@@ -142,7 +168,7 @@ impl State {
             return Err(Refusal::not_found("job").into());
         };
         let changes = step::decide(&mut tx, &workflow, job, command, now).await?;
-        step::commit(&mut tx, &mut workflow, None, &changes, &cause(request), now).await?;
+        step::commit(&mut tx, &mut workflow, Vec::new(), &changes, &cause(request), now).await?;
         self.finish(request, tx, workflow.state()).await
     }
 
@@ -160,14 +186,19 @@ impl State {
         store::look_again(&mut conn, id, now() + REVOKE_AGAIN).await
     }
 
-    async fn workflow_of(&self, job: JobId) -> Result<WorkflowId> {
+    pub(crate) async fn workflow_of(&self, job: JobId) -> Result<WorkflowId> {
         let mut conn = self.store.pool().acquire().await?;
         Ok(store::workflow_of_job(&mut conn, job).await?.ok_or_else(|| Refusal::not_found("job"))?)
     }
 
     /// Asks `permissions`, never a copy of the grants, whether the actor may; before the transaction, which calls
     /// nobody. Returns the first instance of the workflow.
-    async fn permit(&self, request: &Request, id: WorkflowId, permission: Permission) -> Result<WorkflowId> {
+    pub(crate) async fn permit(
+        &self,
+        request: &Request,
+        id: WorkflowId,
+        permission: Permission,
+    ) -> Result<WorkflowId> {
         let workflow = {
             let mut conn = self.store.pool().acquire().await?;
             store::workflow(&mut conn, id).await?.ok_or_else(|| Refusal::not_found("workflow"))?
@@ -183,7 +214,7 @@ impl State {
         Ok(workflow.workspace_id)
     }
 
-    async fn begin(&self, request: &Request, locks: &[Key]) -> Result<Begun> {
+    pub(crate) async fn begin(&self, request: &Request, locks: &[Key]) -> Result<Begun> {
         let mut tx = self.store.begin(locks).await?;
         Ok(
             match tx
@@ -196,7 +227,12 @@ impl State {
         )
     }
 
-    async fn finish(&self, request: &Request, mut tx: Tx, answer: WorkflowState) -> Result<WorkflowState> {
+    pub(crate) async fn finish(
+        &self,
+        request: &Request,
+        mut tx: Tx,
+        answer: WorkflowState,
+    ) -> Result<WorkflowState> {
         let digest = eventstore::digest(&request.body);
         let value = serde_json::to_value(&answer)?;
         tx.record_answer(&command_key(request), &request.actor, &digest, &value).await?;

@@ -3,7 +3,7 @@
 use crate::{
     create::{self, Why},
     error::Error,
-    key, me, now,
+    key, me, now, redundant,
     step::{self, Cause},
     store,
 };
@@ -13,16 +13,18 @@ use bus::{Fault, Group};
 use contracts::{
     Envelope, Event as _,
     dispatcher::{JobFinished, JobStarted},
-    pipelines::PipelineCreated,
+    pipelines::{PipelineContinued, PipelineCreated},
 };
-use eventstore::{Key, Tx};
+use eventstore::{Key, Tx, trace};
 use ids::{JobId, WorkflowId};
 use model::{plan::Plan, workflow::Command};
 use std::{sync::Arc, time::Duration};
+use tokio::sync::Notify;
 
 /// Makes the workflows of each pipeline, all of them in one transaction.
 pub(crate) struct Pipelines {
     pub(crate) blobs: Arc<dyn Blobs>,
+    pub(crate) due: Arc<Notify>,
 }
 
 #[async_trait]
@@ -32,7 +34,7 @@ impl Group for Pipelines {
     }
 
     fn wants(&self, kind: &str) -> bool {
-        kind == PipelineCreated::TYPE
+        kind == PipelineCreated::TYPE || kind == PipelineContinued::TYPE
     }
 
     fn locks(&self, _: &Envelope) -> Vec<Key> {
@@ -42,13 +44,19 @@ impl Group for Pipelines {
 
     async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
         for message in batch {
+            // The body of one that is continued has the same form: its second plan adds workflows.
             let pipeline: PipelineCreated = message.body_as().map_err(Error::from)?;
             let Some(plan) = self.plan(&pipeline).await? else { continue };
             // Who triggered the pipeline started its workflows.
             let cause = Cause { actor: message.actor.clone(), message: message.id };
             create::of_pipeline(tx, &pipeline, &plan, &cause, now()).await?;
+            redundant::note(tx, message, &pipeline).await?;
         }
         Ok(())
+    }
+
+    async fn after_commit(&self, _batch: &[Envelope]) {
+        self.due.notify_one();
     }
 }
 
@@ -106,6 +114,11 @@ impl Group for Jobs {
         kind == JobStarted::TYPE || kind == JobFinished::TYPE
     }
 
+    /// One commit for what comes at the same time: many small jobs end together.
+    fn batch(&self) -> usize {
+        32
+    }
+
     fn locks(&self, message: &Envelope) -> Vec<Key> {
         // One that cannot be read fails in `handle`, where a failure can be told.
         news(message).map(|(workflow, ..)| key(workflow)).into_iter().collect()
@@ -114,13 +127,14 @@ impl Group for Jobs {
     async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
         for message in batch {
             let (id, job, command) = news(message)?;
-            go_on(tx, message, id, job, &command).await?;
+            trace::following(message, go_on(tx, message, id, job, &command)).await?;
         }
         Ok(())
     }
 }
 
-async fn go_on(
+/// Takes a message about a job to its last consequence.
+pub(crate) async fn go_on(
     tx: &mut Tx,
     message: &Envelope,
     id: WorkflowId,
@@ -133,7 +147,7 @@ async fn go_on(
     let (cause, now) = (Cause { actor: me(), message: message.id }, now());
     let changes = step::decide(tx, &workflow, job, command, now).await?;
     let ended = !workflow.root.status.is_terminal() && changes.root.status.is_terminal();
-    step::commit(tx, &mut workflow, None, &changes, &cause, now).await?;
+    step::commit(tx, &mut workflow, Vec::new(), &changes, &cause, now).await?;
     if ended && create::reruns_itself(&workflow) {
         match create::rerun(tx, &workflow, Why::Automatic, &cause, now).await {
             // The limit of reruns is no failure of the step that met it.

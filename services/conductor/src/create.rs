@@ -6,31 +6,47 @@ use crate::{
     store::{self, Former, NewJob, Workflow},
 };
 use contracts::{
-    Refusal,
-    conductor::{Edge, JobNode, WorkflowCreated},
+    NewEvent, Refusal,
+    conductor::{Edge, JobNode, JobsAdded, MoreEdges, WorkflowCreated},
     pipelines::PipelineCreated,
 };
 use eventstore::Tx;
 use ids::{JobId, Timestamp, UserId, WorkflowId};
 use model::{
-    plan::{Plan, WorkflowPlan},
+    plan::{JobPlan, Plan, WorkflowPlan},
     status::{JobStatus, WorkflowStatus},
     workflow::{Graph, Root},
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Reruns per workflow of a pipeline, reruns of reruns included (execution §9).
 const MAX_RERUNS: i64 = 100;
 
+/// Which jobs a rerun runs (execution §9).
+#[derive(Clone, Debug)]
+pub(crate) enum Which {
+    /// Every one.
+    All,
+    /// Those that did not succeed; the others are carried over.
+    Failed,
+    /// These; what succeeded elsewhere is carried over, and the rest is left out.
+    Selected {
+        /// Which.
+        jobs: Vec<JobId>,
+        /// Whether what waits for them runs too.
+        downstream: bool,
+    },
+}
+
 /// How a rerun came about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Why {
     /// Somebody asked.
     Asked {
         /// Who, if a person.
         by: Option<UserId>,
-        /// Whether what succeeded is kept.
-        from_failed: bool,
+        /// What is to be run.
+        which: Which,
     },
     /// The workflow failed and has automatic reruns left.
     Automatic,
@@ -61,6 +77,7 @@ pub(crate) async fn of_pipeline(
             auto_rerun: 0,
             vcs: pipeline.vcs.clone(),
             trigger: pipeline.trigger.clone(),
+            plan_digest: if pipeline.plan.is_none() { pipeline.plan_digest.clone() } else { None },
             created_at: now,
         };
         make(tx, row, workflow, &HashMap::new(), cause, now).await?;
@@ -76,13 +93,16 @@ pub(crate) async fn rerun(
     cause: &Cause,
     now: Timestamp,
 ) -> Result<Workflow> {
-    let from_failed = matches!(why, Why::Automatic | Why::Asked { from_failed: true, .. });
-    if from_failed && !old.root.status.is_terminal() {
+    let which = match &why {
+        Why::Automatic => &Which::Failed,
+        Why::Asked { which, .. } => which,
+    };
+    if !matches!(which, Which::All) && !old.root.status.is_terminal() {
         let message =
-            format!("the workflow is still {}: rerun from failed when it has ended", old.root.status);
+            format!("the workflow is still {}: rerun parts of it when it has ended", old.root.status);
         return Err(Refusal::new("not_ended", message).into());
     }
-    if from_failed && old.root.status == WorkflowStatus::Success {
+    if matches!(which, Which::Failed) && old.root.status == WorkflowStatus::Success {
         return Err(Refusal::new("nothing_failed", "every job of the workflow succeeded").into());
     }
     if now - old.created_at > chrono::TimeDelta::days(store::DAYS.into()) {
@@ -94,14 +114,10 @@ pub(crate) async fn rerun(
         return Err(Refusal::new("too_many_reruns", message).into());
     }
     let former = store::former_jobs(tx.conn(), old.id).await?;
-    let kept: HashMap<String, (JobId, Option<i64>)> = former
-        .iter()
-        .filter(|job| from_failed && job.status == JobStatus::Success)
-        .map(|Former { id, number, plan, .. }| (plan.name.clone(), (*id, *number)))
-        .collect();
+    let (jobs, kept) = choose(former, which)?;
     let plan = WorkflowPlan {
         name: old.name.clone(),
-        jobs: former.into_iter().map(|job| job.plan).collect(),
+        jobs,
         max_auto_reruns: u32::try_from(old.max_auto_reruns).unwrap_or_default(),
     };
     let row = Workflow {
@@ -123,6 +139,72 @@ pub(crate) async fn rerun(
     make(tx, row, &plan, &kept, cause, now).await
 }
 
+/// Names of jobs whose success is kept, with the job that really ran and its number.
+type Kept = HashMap<String, (JobId, Option<i64>)>;
+
+/// The jobs of the next instance, in file order, and those of them that are only carried over.
+fn choose(former: Vec<Former>, which: &Which) -> Result<(Vec<JobPlan>, Kept)> {
+    let selected: Option<HashSet<String>> = match which {
+        Which::All | Which::Failed => None,
+        Which::Selected { jobs, downstream } => Some(select(&former, jobs, *downstream)?),
+    };
+    let runs = |job: &Former| match &selected {
+        Some(selected) => selected.contains(&job.plan.name),
+        None => matches!(which, Which::All) || job.status != JobStatus::Success,
+    };
+    let kept: Kept = former
+        .iter()
+        .filter(|job| !runs(job) && job.status == JobStatus::Success)
+        .map(|job| (job.plan.name.clone(), (job.carried_from.unwrap_or(job.id), job.number)))
+        .collect();
+    let mut jobs: Vec<JobPlan> = former
+        .into_iter()
+        .filter(|job| runs(job) || kept.contains_key(&job.plan.name))
+        .map(|job| job.plan)
+        .collect();
+    if let Some(selected) = &selected {
+        // Who is asked for runs: it waits for others that run, and for nothing that was left as it was.
+        for job in jobs.iter_mut().filter(|job| selected.contains(&job.name)) {
+            job.requires.retain(|edge| {
+                let success_is_enough = edge.accepts.contains(&JobStatus::Success);
+                selected.contains(&edge.job) || (kept.contains_key(&edge.job) && success_is_enough)
+            });
+        }
+        // A job that is carried over has ended: what it once required may not be here any more.
+        jobs.iter_mut().filter(|job| kept.contains_key(&job.name)).for_each(|job| {
+            job.requires.retain(|edge| kept.contains_key(&edge.job));
+        });
+    }
+    Ok((jobs, kept))
+}
+
+/// Names of the jobs that were asked for, with what waits for them if that was asked for too.
+fn select(former: &[Former], ids: &[JobId], downstream: bool) -> Result<HashSet<String>> {
+    let mut names = HashSet::new();
+    for id in ids {
+        let job = former.iter().find(|job| job.id == *id);
+        let name = job
+            .map(|job| job.plan.name.clone())
+            .ok_or_else(|| Refusal::new("not_found", format!("job {id} is not one of the workflow's")))?;
+        names.insert(name);
+    }
+    if names.is_empty() {
+        return Err(Refusal::new("invalid", "`jobs` names no job: name at least one").into());
+    }
+    let mut grew = downstream;
+    while grew {
+        grew = false;
+        for job in former {
+            if !names.contains(&job.plan.name)
+                && job.plan.requires.iter().any(|edge| names.contains(&edge.job))
+            {
+                grew |= names.insert(job.plan.name.clone());
+            }
+        }
+    }
+    Ok(names)
+}
+
 /// Whether a workflow that just failed is run again by itself.
 pub(crate) fn reruns_itself(workflow: &Workflow) -> bool {
     let asked_for = workflow.rerun_of.is_some() && workflow.auto_rerun == 0;
@@ -135,7 +217,7 @@ async fn make(
     tx: &mut Tx,
     mut workflow: Workflow,
     plan: &WorkflowPlan,
-    kept: &HashMap<String, (JobId, Option<i64>)>,
+    kept: &Kept,
     cause: &Cause,
     now: Timestamp,
 ) -> Result<Workflow> {
@@ -158,6 +240,37 @@ async fn make(
         workflow.root.counts.add(job.job.status);
     }
     store::insert(tx.conn(), &workflow, &jobs).await?;
+    let first = announce(&workflow, &jobs, cause);
+    let changes = graph.begin(now)?;
+    step::commit(tx, &mut workflow, first, &changes, cause, now).await?;
+    Ok(workflow)
+}
+
+/// Bytes of jobs in one event: with its other fields and the envelope it stays below the limit of a message.
+const PART: usize = 160 * 1024;
+/// Edges of a job that are told with it; more follow in parts of their own.
+const EDGES: usize = 1000;
+
+/// The events that tell of a new workflow and all its jobs.
+fn announce(workflow: &Workflow, jobs: &[NewJob<'_>], cause: &Cause) -> Vec<NewEvent> {
+    let (mut nodes, mut more) = (Vec::with_capacity(jobs.len()), Vec::new());
+    for new in jobs {
+        let edges: Vec<Edge> = new
+            .requires
+            .iter()
+            .map(|(job_id, accepts)| Edge { job_id: *job_id, accepts: accepts.iter().collect() })
+            .collect();
+        let mut chunks = edges.chunks(EDGES);
+        nodes.push(JobNode {
+            job_id: new.job.id,
+            name: new.plan.name.clone(),
+            kind: new.job.kind.as_str().to_owned(),
+            status: new.job.status,
+            requires: chunks.next().unwrap_or_default().to_vec(),
+        });
+        more.extend(chunks.map(|chunk| MoreEdges { job_id: new.job.id, requires: chunk.to_vec() }));
+    }
+    let mut parts = parts(nodes).into_iter();
     let created = WorkflowCreated {
         workflow_id: workflow.id,
         pipeline_id: workflow.pipeline_id,
@@ -166,23 +279,43 @@ async fn make(
         name: workflow.name.clone(),
         started_by: workflow.started_by,
         rerun_of: workflow.rerun_of,
-        jobs: jobs
-            .iter()
-            .map(|new| JobNode {
-                job_id: new.job.id,
-                name: new.plan.name.clone(),
-                kind: new.job.kind.as_str().to_owned(),
-                status: new.job.status,
-                requires: new
-                    .requires
-                    .iter()
-                    .map(|(job_id, accepts)| Edge { job_id: *job_id, accepts: accepts.iter().collect() })
-                    .collect(),
-            })
-            .collect(),
+        total: u32::try_from(jobs.len()).unwrap_or(u32::MAX),
+        plan_digest: workflow.plan_digest.clone(),
+        jobs: parts.next().unwrap_or_default(),
     };
-    let first = step::event(&workflow, cause, &created);
-    let changes = graph.begin(now)?;
-    step::commit(tx, &mut workflow, Some(first), &changes, cause, now).await?;
-    Ok(workflow)
+    let mut events = vec![step::event(workflow, cause, &created)];
+    let mut from = created.jobs.len();
+    let mut add = |jobs: Vec<JobNode>, edges: Vec<MoreEdges>| {
+        let next = from + jobs.len();
+        let added = JobsAdded {
+            workflow_id: workflow.id,
+            pipeline_id: workflow.pipeline_id,
+            project: workflow.project.clone(),
+            from: u32::try_from(from).unwrap_or(u32::MAX),
+            jobs,
+            edges,
+        };
+        from = next;
+        events.push(step::event(workflow, cause, &added));
+    };
+    parts.for_each(|jobs| add(jobs, Vec::new()));
+    self::parts(more).into_iter().for_each(|edges| add(Vec::new(), edges));
+    events
+}
+
+/// Splits a list so that each part fits into a message.
+fn parts<T: serde::Serialize>(list: Vec<T>) -> Vec<Vec<T>> {
+    let (mut parts, mut room) = (Vec::new(), 0);
+    for item in list {
+        let size = serde_json::to_vec(&item).map_or(0, |json| json.len());
+        if parts.is_empty() || size > room {
+            parts.push(Vec::new());
+            room = PART;
+        }
+        room = room.saturating_sub(size);
+        if let Some(last) = parts.last_mut() {
+            last.push(item);
+        }
+    }
+    parts
 }

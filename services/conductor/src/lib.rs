@@ -8,6 +8,9 @@ mod commands;
 mod consume;
 mod create;
 mod error;
+mod explain;
+mod redundant;
+mod serial;
 mod step;
 mod store;
 mod sweep;
@@ -20,7 +23,7 @@ use eventstore::{Key, Store};
 use ids::{Timestamp, WorkflowId};
 use sqlx::PgPool;
 use std::sync::Arc;
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// Name of the service and of its schema.
@@ -51,15 +54,19 @@ pub struct Service {
 pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Service> {
     let store = Store::open(deps.pool, NAME, &MIGRATOR).await?;
     deps.bus.register_source(&store);
-    let state = State { store: store.clone(), bus: deps.bus.clone() };
+    let state = State { store: store.clone(), bus: deps.bus.clone(), due: Arc::default() };
     deps.bus.respond(NAME, Arc::new(state.clone()));
     let tasks = vec![
         deps.bus.consume(
             &store,
             &["pipelines"],
-            Arc::new(consume::Pipelines { blobs: deps.blobs }),
+            Arc::new(consume::Pipelines { blobs: deps.blobs, due: Arc::clone(&state.due) }),
             stop.clone(),
         ),
+        deps.bus.consume(&store, &["domain"], Arc::new(redundant::Settings), stop.clone()),
+        // What it says of serial groups comes back to it: their locks and those of workflows are never held together.
+        deps.bus.consume(&store, &[NAME], Arc::new(serial::Groups), stop.clone()),
+        deps.bus.consume(&store, &[NAME], Arc::new(serial::Turns), stop.clone()),
         deps.bus.consume(&store, &["dispatcher"], Arc::new(consume::Jobs), stop.clone()),
         tokio::spawn(sweep::run(state, stop)),
     ];
@@ -84,6 +91,8 @@ impl Service {
 pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) bus: Bus,
+    /// Wakes the sweeper: there is something to look after now.
+    pub(crate) due: Arc<Notify>,
 }
 
 /// The service as the cause of events.

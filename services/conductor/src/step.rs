@@ -8,7 +8,8 @@ use crate::{
 use contracts::{
     Actor, NewEvent,
     conductor::{
-        CancelRequested, JobEnded, JobOnHold, JobReady, JobRunning, WorkflowFinished, WorkflowStatusChanged,
+        CancelRequested, JobEnded, JobOnHold, JobReady, JobRunning, TurnDone, TurnWanted, WorkflowFinished,
+        WorkflowStatusChanged,
     },
 };
 use eventstore::Tx;
@@ -64,12 +65,12 @@ pub(crate) async fn decide(
 pub(crate) async fn commit(
     tx: &mut Tx,
     workflow: &mut Workflow,
-    first: Option<NewEvent>,
+    first: Vec<NewEvent>,
     changes: &Changes,
     cause: &Cause,
     now: Timestamp,
 ) -> Result<()> {
-    if changes.events.is_empty() && first.is_none() {
+    if changes.events.is_empty() && first.is_empty() {
         return Ok(());
     }
     let ready: Vec<JobId> = changes
@@ -88,10 +89,19 @@ pub(crate) async fn commit(
         let from = store::take_numbers(tx.conn(), workflow.project.id, n).await?;
         numbers = ready.iter().copied().zip(from..).collect();
     }
-    let mut events: Vec<NewEvent> = first.into_iter().collect();
+    let groups = serial_groups(tx, changes).await?;
+    let mut events: Vec<NewEvent> = first;
     for event in &changes.events {
-        if let Some(event) = announce(workflow, changes, event, &numbers, &mut beginnings, cause)? {
-            events.push(event);
+        let Some(published) = announce(workflow, changes, event, &numbers, &groups, &mut beginnings, cause)?
+        else {
+            continue;
+        };
+        events.push(published);
+        if let Event::JobEnded { job, .. } = event
+            && let Some(group) = groups.get(job)
+        {
+            let done = TurnDone { job_id: *job, group: group.clone() };
+            events.push(self::event(workflow, cause, &done));
         }
     }
     let stored = tx.append(&events).await?;
@@ -103,6 +113,22 @@ pub(crate) async fn commit(
     store::save(tx.conn(), workflow, changes, &numbers, retry, now).await?;
     workflow.root = changes.root.clone();
     Ok(())
+}
+
+/// The serial groups of the jobs that a step sends there or takes from there.
+async fn serial_groups(tx: &mut Tx, changes: &Changes) -> Result<HashMap<JobId, String>> {
+    let moved: Vec<JobId> = changes
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::TurnWanted { job } => Some(*job),
+            Event::JobEnded { job, .. } => {
+                changes.jobs.get(job).is_some_and(|job| job.turn.is_in_group()).then_some(*job)
+            }
+            _ => None,
+        })
+        .collect();
+    if moved.is_empty() { Ok(HashMap::new()) } else { store::serial_groups(tx.conn(), &moved).await }
 }
 
 /// An event with the names that every event of a workflow carries.
@@ -118,12 +144,25 @@ fn announce(
     changes: &Changes,
     what: &Event,
     numbers: &BTreeMap<JobId, i64>,
+    groups: &HashMap<JobId, String>,
     beginnings: &mut HashMap<JobId, Beginning>,
     cause: &Cause,
 ) -> Result<Option<NewEvent>> {
     Ok(Some(match what {
         Event::EdgeMet { .. } => return Ok(None),
         Event::CancelRequested { job } => event(workflow, cause, &CancelRequested { job_id: *job }),
+        Event::TurnWanted { job } => {
+            let group = groups.get(job).cloned().ok_or_else(|| {
+                Error::Message(format!("job {job} waits for its turn and belongs to no serial group"))
+            })?;
+            let body = TurnWanted {
+                job_id: *job,
+                workflow_id: workflow.id,
+                group,
+                pipeline_number: workflow.pipeline_number,
+            };
+            event(workflow, cause, &body)
+        }
         Event::JobOnHold { job } => event(workflow, cause, &JobOnHold { job_id: *job }),
         Event::JobRunning { job, at } => event(workflow, cause, &JobRunning { job_id: *job, at: *at }),
         Event::JobEnded { job, status, reason, approved_by, at } => event(

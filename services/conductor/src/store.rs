@@ -10,7 +10,7 @@ use ids::{JobId, PipelineId, ProjectId, Timestamp, UserId, WorkflowId};
 use model::{
     plan::JobPlan,
     status::{JobStatus, WorkflowStatus},
-    workflow::{Approver, Changes, Dependant, Event, Job, Kind, Root, StatusSet},
+    workflow::{Approver, Changes, Dependant, Event, Job, Kind, Root, StatusSet, Turn},
 };
 use sqlx::{PgConnection, Row, postgres::PgRow, types::Json};
 use std::collections::{BTreeMap, HashMap};
@@ -36,6 +36,8 @@ pub(crate) struct Workflow {
     pub auto_rerun: i32,
     pub vcs: Vcs,
     pub trigger: Trigger,
+    /// Of a plan that was too large for a message: where it lies.
+    pub plan_digest: Option<String>,
     pub created_at: Timestamp,
 }
 
@@ -51,6 +53,7 @@ impl Workflow {
 pub(crate) struct Beginning {
     pub name: String,
     pub plan: JobPlan,
+    /// Upstream jobs, those that were carried over as the jobs that really ran.
     pub upstream: Vec<JobId>,
 }
 
@@ -69,6 +72,8 @@ pub(crate) struct NewJob<'a> {
 pub(crate) struct Former {
     pub id: JobId,
     pub status: JobStatus,
+    /// The job of an earlier instance whose success it kept.
+    pub carried_from: Option<JobId>,
     pub number: Option<i64>,
     pub plan: JobPlan,
 }
@@ -94,6 +99,7 @@ fn workflow_of(row: &PgRow) -> Result<Workflow> {
         root: Root {
             status: WorkflowStatus::parse(&status).ok_or_else(|| bad("workflows", "status", id, status))?,
             counts,
+            turns: row.try_get::<i32, _>("turns")?.unsigned_abs(),
             cancel: row.try_get("cancel")?,
             error: row.try_get("error")?,
             ended_at: row.try_get("ended_at")?,
@@ -105,6 +111,7 @@ fn workflow_of(row: &PgRow) -> Result<Workflow> {
         auto_rerun: row.try_get("auto_rerun")?,
         vcs,
         trigger,
+        plan_digest: row.try_get("plan_digest")?,
         created_at: row.try_get("created_at")?,
     })
 }
@@ -114,6 +121,7 @@ fn job_of(row: &PgRow) -> Result<Job> {
     let kind: String = row.try_get("kind")?;
     let status: String = row.try_get("status")?;
     let unmet: i32 = row.try_get("unmet")?;
+    let turn: String = row.try_get("turn")?;
     let approver: Option<Uuid> = row.try_get("approver")?;
     let approver_at: Option<Timestamp> = row.try_get("approver_at")?;
     Ok(Job {
@@ -121,6 +129,7 @@ fn job_of(row: &PgRow) -> Result<Job> {
         kind: Kind::parse(&kind).ok_or_else(|| bad("jobs", "kind", id, kind))?,
         status: JobStatus::parse(&status).ok_or_else(|| bad("jobs", "status", id, status))?,
         unmet: u32::try_from(unmet).map_err(|_| bad("jobs", "unmet", id, unmet.to_string()))?,
+        turn: Turn::parse(&turn).ok_or_else(|| bad("jobs", "turn", id, turn))?,
         cancel_requested: row.try_get("cancel_requested")?,
         approver: approver.zip(approver_at).map(|(user, at)| Approver { user: user.into(), at }),
         reason: row.try_get("reason")?,
@@ -141,7 +150,7 @@ pub(crate) async fn workflow(conn: &mut PgConnection, id: WorkflowId) -> Result<
 /// A job, if it belongs to the workflow.
 pub(crate) async fn job(conn: &mut PgConnection, workflow: WorkflowId, id: JobId) -> Result<Option<Job>> {
     sqlx::query(
-        "SELECT id, kind, status, unmet, cancel_requested, approver, approver_at, reason \
+        "SELECT id, kind, status, unmet, turn, cancel_requested, approver, approver_at, reason \
          FROM conductor.jobs WHERE id = $1 AND workflow_id = $2",
     )
     .bind(id.uuid())
@@ -169,7 +178,7 @@ pub(crate) async fn dependants(
 ) -> Result<HashMap<JobId, Vec<Dependant>>> {
     let ids: Vec<Uuid> = upstream.iter().map(|id| id.uuid()).collect();
     let rows = sqlx::query(
-        "SELECT e.upstream, e.accepts, j.id, j.kind, j.status, j.unmet, j.cancel_requested, j.approver, \
+        "SELECT e.upstream, e.accepts, j.id, j.kind, j.status, j.unmet, j.turn, j.cancel_requested, j.approver, \
                 j.approver_at, j.reason \
          FROM conductor.edges e JOIN conductor.jobs j ON j.id = e.job \
          WHERE e.upstream = ANY($1) AND j.ended_at IS NULL ORDER BY j.position",
@@ -193,7 +202,7 @@ pub(crate) async fn dependants(
 /// All jobs of a workflow that have not ended, in file order.
 pub(crate) async fn open_jobs(conn: &mut PgConnection, workflow: WorkflowId) -> Result<Vec<Job>> {
     sqlx::query(
-        "SELECT id, kind, status, unmet, cancel_requested, approver, approver_at, reason \
+        "SELECT id, kind, status, unmet, turn, cancel_requested, approver, approver_at, reason \
          FROM conductor.jobs WHERE workflow_id = $1 AND ended_at IS NULL ORDER BY position",
     )
     .bind(workflow.uuid())
@@ -209,7 +218,7 @@ pub(crate) async fn beginnings(conn: &mut PgConnection, jobs: &[JobId]) -> Resul
     let ids: Vec<Uuid> = jobs.iter().map(|id| id.uuid()).collect();
     let rows = sqlx::query(
         "SELECT j.id, j.name, j.plan, \
-                ARRAY(SELECT e.upstream FROM conductor.edges e JOIN conductor.jobs u ON u.id = e.upstream \
+                ARRAY(SELECT coalesce(u.carried_from, u.id) FROM conductor.edges e JOIN conductor.jobs u ON u.id = e.upstream \
                       WHERE e.job = j.id ORDER BY u.position) AS upstream \
          FROM conductor.jobs j WHERE j.id = ANY($1)",
     )
@@ -228,6 +237,19 @@ pub(crate) async fn beginnings(conn: &mut PgConnection, jobs: &[JobId]) -> Resul
             Ok((row.try_get::<Uuid, _>("id")?.into(), beginning))
         })
         .collect()
+}
+
+/// Keys of the serial groups to which these jobs belong.
+pub(crate) async fn serial_groups(conn: &mut PgConnection, jobs: &[JobId]) -> Result<HashMap<JobId, String>> {
+    let ids: Vec<Uuid> = jobs.iter().map(|id| id.uuid()).collect();
+    let rows: Vec<(Uuid, String)> = sqlx::query_as(
+        "SELECT id, plan ->> 'serial_group' FROM conductor.jobs \
+         WHERE id = ANY($1) AND plan ->> 'serial_group' IS NOT NULL",
+    )
+    .bind(&ids)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|(id, group)| (id.into(), group)).collect())
 }
 
 /// Takes the next `n` job numbers of a project and returns the first. Others of the project wait until the
@@ -249,9 +271,9 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
     sqlx::query(
         "INSERT INTO conductor.workflows (id, version, pipeline_id, pipeline_number, project_id, project, name, status, \
              counts, started_by, rerun_of, workspace_id, max_auto_reruns, auto_rerun, vcs, trigger, created_at, \
-             next_action_at) \
+             next_action_at, branch, plan_digest) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-             $17 + make_interval(days => $18))",
+             $17 + make_interval(days => $18), $19, $20)",
     )
     .bind(workflow.id.uuid())
     .bind(workflow.version)
@@ -271,13 +293,16 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
     .bind(Json(&workflow.trigger))
     .bind(workflow.created_at)
     .bind(DAYS)
+    .bind(&workflow.vcs.branch)
+    .bind(&workflow.plan_digest)
     .execute(&mut *conn)
     .await?;
 
     let n = jobs.len();
     let (mut ids, mut names, mut kinds, mut statuses) =
         (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
-    let (mut unmets, mut plans, mut froms, mut numbers, mut ended) = (
+    let (mut unmets, mut turns, mut plans, mut froms, mut numbers, mut ended) = (
+        Vec::with_capacity(n),
         Vec::with_capacity(n),
         Vec::with_capacity(n),
         Vec::<Option<Uuid>>::with_capacity(n),
@@ -291,6 +316,7 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
         kinds.push(job.kind.as_str());
         statuses.push(job.status.as_str());
         unmets.push(i32::try_from(job.unmet).unwrap_or(i32::MAX));
+        turns.push(job.turn.as_str());
         plans.push(serde_json::to_string(plan)?);
         froms.push(carried.map(|(from, _)| from.uuid()));
         numbers.push(carried.and_then(|(_, number)| number));
@@ -303,10 +329,12 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
         }
     }
     sqlx::query(
-        "INSERT INTO conductor.jobs (id, workflow_id, position, name, kind, status, unmet, plan, carried_from, number, ended_at) \
-         SELECT j.id, $1, (j.position - 1)::int, j.name, j.kind, j.status, j.unmet, j.plan::jsonb, j.carried_from, j.number, j.ended_at \
-         FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::int4[], $7::text[], $8::uuid[], $9::int8[], $10::timestamptz[]) \
-             WITH ORDINALITY AS j(id, name, kind, status, unmet, plan, carried_from, number, ended_at, position)",
+        "INSERT INTO conductor.jobs (id, workflow_id, position, name, kind, status, unmet, plan, carried_from, number, ended_at, turn) \
+         SELECT j.id, $1, (j.position - 1)::int, j.name, j.kind, j.status, j.unmet, j.plan::jsonb, j.carried_from, j.number, \
+             j.ended_at, j.turn \
+         FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::int4[], $7::text[], $8::uuid[], $9::int8[], \
+                     $10::timestamptz[], $11::text[]) \
+             WITH ORDINALITY AS j(id, name, kind, status, unmet, plan, carried_from, number, ended_at, turn, position)",
     )
     .bind(workflow.id.uuid())
     .bind(&ids)
@@ -318,6 +346,7 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
     .bind(&froms)
     .bind(&numbers)
     .bind(&ended)
+    .bind(&turns)
     .execute(&mut *conn)
     .await?;
     if !upstreams.is_empty() {
@@ -347,7 +376,7 @@ pub(crate) async fn save(
 ) -> Result<()> {
     let root = &changes.root;
     let done = sqlx::query(
-        "UPDATE conductor.workflows SET version = $2, status = $3, counts = $4, cancel = $5, error = $6, ended_at = $7, \
+        "UPDATE conductor.workflows SET version = $2, status = $3, counts = $4, cancel = $5, error = $6, ended_at = $7, turns = $9, \
              next_action_at = CASE WHEN $7::timestamptz IS NULL THEN least(next_action_at, $8) END \
          WHERE id = $1 AND version < $2",
     )
@@ -359,6 +388,7 @@ pub(crate) async fn save(
     .bind(root.error)
     .bind(root.ended_at)
     .bind(retry)
+    .bind(i32::try_from(root.turns).unwrap_or(i32::MAX))
     .execute(&mut *conn)
     .await?;
     if done.rows_affected() != 1 {
@@ -370,10 +400,12 @@ pub(crate) async fn save(
 
     let mut started: HashMap<JobId, Timestamp> = HashMap::new();
     let mut ended: HashMap<JobId, Timestamp> = HashMap::new();
+    let mut wanted: HashMap<JobId, Timestamp> = HashMap::new();
     for event in &changes.events {
         match event {
             Event::JobRunning { job, at } => started.insert(*job, *at),
             Event::JobEnded { job, at, .. } => ended.insert(*job, *at),
+            Event::TurnWanted { job } => wanted.insert(*job, now),
             _ => None,
         };
     }
@@ -391,7 +423,10 @@ pub(crate) async fn save(
         Vec::<Option<Timestamp>>::with_capacity(n),
         Vec::<Option<i64>>::with_capacity(n),
     );
+    let (mut turns, mut turns_wanted) = (Vec::with_capacity(n), Vec::<Option<Timestamp>>::with_capacity(n));
     for job in changes.jobs.values() {
+        turns.push(job.turn.as_str());
+        turns_wanted.push(wanted.get(&job.id).copied());
         ids.push(job.id.uuid());
         statuses.push(job.status.as_str());
         unmets.push(i32::try_from(job.unmet).unwrap_or(i32::MAX));
@@ -408,10 +443,13 @@ pub(crate) async fn save(
         "UPDATE conductor.jobs j SET status = n.status, unmet = n.unmet, cancel_requested = n.cancel_requested, \
              approver = n.approver, approver_at = n.approver_at, reason = n.reason, \
              ready_at = coalesce(j.ready_at, n.ready_at), started_at = coalesce(j.started_at, n.started_at), \
-             ended_at = n.ended_at, number = coalesce(j.number, n.number) \
+             ended_at = n.ended_at, number = coalesce(j.number, n.number), turn = n.turn, \
+             turn_wanted_at = coalesce(j.turn_wanted_at, n.turn_wanted_at), \
+             since = CASE WHEN (j.status, j.turn) = (n.status, n.turn) THEN j.since ELSE $14 END \
          FROM unnest($1::uuid[], $2::text[], $3::int4[], $4::bool[], $5::uuid[], $6::timestamptz[], $7::text[], \
-                     $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::int8[]) \
-             AS n(id, status, unmet, cancel_requested, approver, approver_at, reason, ready_at, started_at, ended_at, number) \
+                     $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::int8[], $12::text[], $13::timestamptz[]) \
+             AS n(id, status, unmet, cancel_requested, approver, approver_at, reason, ready_at, started_at, ended_at, number, \
+                  turn, turn_wanted_at) \
          WHERE j.id = n.id",
     )
     .bind(&ids)
@@ -425,6 +463,9 @@ pub(crate) async fn save(
     .bind(&starts)
     .bind(&ends)
     .bind(&numbered)
+    .bind(&turns)
+    .bind(&turns_wanted)
+    .bind(now)
     .execute(conn)
     .await?;
     if usize::try_from(done.rows_affected()).ok() != Some(n) {
@@ -436,7 +477,7 @@ pub(crate) async fn save(
 /// All jobs of a workflow, in file order, for a rerun.
 pub(crate) async fn former_jobs(conn: &mut PgConnection, workflow: WorkflowId) -> Result<Vec<Former>> {
     let rows = sqlx::query(
-        "SELECT id, status, number, plan FROM conductor.jobs WHERE workflow_id = $1 ORDER BY position",
+        "SELECT id, status, number, plan, carried_from FROM conductor.jobs WHERE workflow_id = $1 ORDER BY position",
     )
     .bind(workflow.uuid())
     .fetch_all(conn)
@@ -449,6 +490,7 @@ pub(crate) async fn former_jobs(conn: &mut PgConnection, workflow: WorkflowId) -
             Ok(Former {
                 id: id.into(),
                 status: JobStatus::parse(&status).ok_or_else(|| bad("jobs", "status", id, status))?,
+                carried_from: row.try_get::<Option<Uuid>, _>("carried_from")?.map(Into::into),
                 number: row.try_get("number")?,
                 plan,
             })
@@ -481,7 +523,7 @@ pub(crate) async fn to_revoke(conn: &mut PgConnection, workflow: WorkflowId) -> 
     let ids: Vec<Uuid> = sqlx::query_scalar(
         "SELECT j.id FROM conductor.jobs j JOIN conductor.workflows w ON w.id = j.workflow_id \
          WHERE j.workflow_id = $1 AND j.ended_at IS NULL AND j.status IN ('queued', 'not_running', 'running') \
-           AND (w.cancel OR j.cancel_requested) ORDER BY j.position",
+           AND j.turn <> 'wanted' AND (w.cancel OR j.cancel_requested) ORDER BY j.position",
     )
     .bind(workflow.uuid())
     .fetch_all(conn)

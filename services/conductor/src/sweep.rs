@@ -3,7 +3,7 @@
 use crate::{
     State,
     error::Result,
-    key, now,
+    key, now, redundant, serial,
     step::{self, Cause},
     store,
 };
@@ -23,6 +23,7 @@ pub(crate) async fn run(state: State, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = timer.tick() => {}
+            () = state.due.notified() => {}
         }
         if let Err(error) = sweep(&state).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "overdue workflows could not be read");
@@ -31,6 +32,8 @@ pub(crate) async fn run(state: State, stop: CancellationToken) {
 }
 
 async fn sweep(state: &State) -> Result<()> {
+    redundant::cancel_older(state).await?;
+    serial::end_long_waits(state).await?;
     let due = {
         let mut conn = state.store.pool().acquire().await?;
         store::due(&mut conn, AT_ONCE).await?
@@ -55,7 +58,7 @@ async fn look(state: &State, id: WorkflowId) -> Result<()> {
         let open = store::open_jobs(tx.conn(), id).await?;
         let mut walk = Walk::new(workflow.root.clone(), now);
         walk.cancel_workflow(open, Some("approval_expired"))?;
-        step::commit(&mut tx, &mut workflow, None, &walk.conclude(), &Cause::timer(), now).await?;
+        step::commit(&mut tx, &mut workflow, Vec::new(), &walk.conclude(), &Cause::timer(), now).await?;
     }
     // Later than the request below may take; it sets its own time when it succeeds.
     store::look_again(tx.conn(), id, now + chrono::TimeDelta::days(store::DAYS.into())).await?;

@@ -1,12 +1,19 @@
 //! Limits and durations. Those of leases may be shortened together by one factor.
 
-use std::time::Duration;
+use model::queue::Limits;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Keys of the dispatcher.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Tasks that may run at once; exact.
     pub slots: u32,
+    /// Of those, at most so many for one organisation.
+    pub org_slots: Option<u32>,
+    /// At most so many for one project.
+    pub project_slots: Option<u32>,
+    /// At most so many for a resource class, by its name.
+    pub class_slots: BTreeMap<String, u32>,
     /// Between renewals of a lease.
     pub renew: Duration,
     /// After how long without renewal an agent is called unreachable.
@@ -45,6 +52,9 @@ impl Default for Config {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         Self {
             slots: u32::try_from(cores * 2).unwrap_or(u32::MAX),
+            org_slots: None,
+            project_slots: None,
+            class_slots: BTreeMap::new(),
             renew: Duration::from_secs(10),
             unreachable: Duration::from_secs(45),
             self_stop: Duration::from_secs(150),
@@ -61,6 +71,16 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The limits on tasks that hold a slot.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            slots: self.slots,
+            per_org: self.org_slots,
+            per_project: self.project_slots,
+            per_class: self.class_slots.clone(),
+        }
+    }
+
     /// What an agent is told, so that both sides derive their deadlines from the same values.
     pub(crate) fn timing(&self) -> agent_api::Timing {
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
@@ -81,6 +101,8 @@ impl Config {
 
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
         anyhow::ensure!(self.slots > 0, "slots must be at least 1");
+        let zero = self.org_slots == Some(0) || self.project_slots == Some(0);
+        anyhow::ensure!(!zero, "org_slots and project_slots must be at least 1 where they are set");
         anyhow::ensure!(self.renew < self.self_stop, "renew must be shorter than self_stop");
         anyhow::ensure!(self.self_stop < self.lease, "self_stop must be shorter than lease (R-17)");
         Ok(())

@@ -5,8 +5,10 @@
 //! becomes of those that stay silent, into the job's end. Where an agent runs is none of its business.
 
 mod config;
+mod explain;
 mod http;
 mod lease;
+mod line;
 mod ready;
 mod requests;
 pub mod rules;

@@ -1,9 +1,9 @@
 //! A job became ready: make its run and its tasks, take slots, announce the tasks that have one.
 
-use crate::{rules, state::State, store};
+use crate::{line, rules, state::State, store};
 use bus::{Fault, Group};
 use contracts::{Envelope, Event, conductor::JobReady};
-use eventstore::{Key, Tx};
+use eventstore::{Key, Tx, trace};
 use ids::TaskId;
 use model::status::JobStatus;
 use std::sync::Arc;
@@ -22,6 +22,11 @@ impl Group for Ready {
         kind == JobReady::TYPE
     }
 
+    /// A workflow with many jobs is taken in one commit, not in one for each.
+    fn batch(&self) -> usize {
+        64
+    }
+
     fn locks(&self, msg: &Envelope) -> Vec<Key> {
         let run = msg.body_as::<JobReady>().map(|ready| Key::new("run", ready.job_id.uuid()));
         run.into_iter().chain([store::slots()]).collect()
@@ -30,8 +35,11 @@ impl Group for Ready {
     async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
         for message in batch {
             let ready: JobReady = message.body_as()?;
-            self.dispatch(tx, message, &ready).await?;
+            self.admit(tx, message, &ready).await?;
         }
+        // Once for all of them, by fairness and not by the order in which they came.
+        let queued = line::fill(tx, &self.0.config).await?;
+        tx.append(&queued).await?;
         Ok(())
     }
 
@@ -41,11 +49,12 @@ impl Group for Ready {
 }
 
 impl Ready {
-    async fn dispatch(&self, tx: &mut Tx, message: &Envelope, ready: &JobReady) -> Result<(), Fault> {
+    /// Makes a job's run and its tasks, or ends it where it cannot run here.
+    async fn admit(&self, tx: &mut Tx, message: &Envelope, ready: &JobReady) -> Result<(), Fault> {
         let job = ready.job_id.uuid();
         let made = sqlx::query(
-            "INSERT INTO dispatcher.runs (job_id, workflow_id, org_id, project_id, pipeline_id, state, ready) \
-             VALUES ($1, $2, $3, $4, $5, 'queued', $6) ON CONFLICT (job_id) DO NOTHING",
+            "INSERT INTO dispatcher.runs (job_id, workflow_id, org_id, project_id, pipeline_id, state, ready, trace) \
+             VALUES ($1, $2, $3, $4, $5, 'queued', $6, $7) ON CONFLICT (job_id) DO NOTHING",
         )
         .bind(job)
         .bind(ready.workflow_id.uuid())
@@ -53,6 +62,7 @@ impl Ready {
         .bind(ready.project.id.uuid())
         .bind(ready.pipeline_id.uuid())
         .bind(&message.body)
+        .bind(trace::after(message).map(|trace| trace.to_string()))
         .execute(tx.conn())
         .await?;
         if made.rows_affected() == 0 {
@@ -80,18 +90,17 @@ impl Ready {
             i32::try_from(ready.definition.parallelism.max(1)).map_err(|error| Fault::Dead(error.into()))?;
         let ids: Vec<Uuid> = (0..total).map(|_| TaskId::new().uuid()).collect();
         sqlx::query(
-            "INSERT INTO dispatcher.tasks (task_id, job_id, org_id, index, total, state) \
-             SELECT t.id, $2, $3, t.n - 1, $4, 'waiting' FROM unnest($1::uuid[]) WITH ORDINALITY AS t(id, n) ORDER BY t.n",
+            "INSERT INTO dispatcher.tasks (task_id, job_id, org_id, project_id, resource_class, index, total, state) \
+             SELECT t.id, $2, $3, $5, $6, t.n - 1, $4, 'waiting' FROM unnest($1::uuid[]) WITH ORDINALITY AS t(id, n) ORDER BY t.n",
         )
         .bind(&ids)
         .bind(job)
         .bind(run.org_id)
         .bind(total)
+        .bind(run.project_id)
+        .bind(&ready.definition.resource_class)
         .execute(tx.conn())
         .await?;
-        let queued = store::fill(tx, config.slots, config.claim_timeout).await?;
-        let queued: Vec<_> = queued.into_iter().map(|event| event.caused_by(message.id)).collect();
-        tx.append(&queued).await?;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What other services ask.
 
 use crate::{
-    rules,
+    explain, line, rules,
     state::State,
     store::{self, RunRow},
 };
@@ -10,7 +10,7 @@ use bus::Responder;
 use contracts::{
     NewEvent, Request, RequestError,
     dispatcher::{ExplainJob, JobFinished, RevokeJobs, TaskFinished, TaskRevoked},
-    request::{Ask, Refusal},
+    request::Ask,
 };
 use eventstore::{Key, Tx};
 use ids::{JobId, TaskId, Timestamp};
@@ -36,8 +36,10 @@ impl Responder for Requests {
                 .await
             }
             ExplainJob::NAME => {
-                bus::route::<ExplainJob, _, _>(&req, |ask, _| async move { explain(state, ask.job_id).await })
-                    .await
+                bus::route::<ExplainJob, _, _>(&req, |ask, _| async move {
+                    explain::explain(state, ask.job_id).await
+                })
+                .await
             }
             _ => Err(bus::unknown(&req)),
         }
@@ -144,7 +146,7 @@ async fn revoke_once(state: &State, jobs: &[Uuid]) -> anyhow::Result<bool> {
         ));
     }
     events.extend(finish_runs(&mut tx, &runs, jobs).await?);
-    events.extend(store::fill(&mut tx, state.config.slots, state.config.claim_timeout).await?);
+    events.extend(line::fill(&mut tx, &state.config).await?);
     tx.append(&events).await?;
     tx.commit().await?;
     state.wake(stopping.into_iter().map(|(task, _)| TaskId(task)));
@@ -153,7 +155,7 @@ async fn revoke_once(state: &State, jobs: &[Uuid]) -> anyhow::Result<bool> {
 
 async fn runs_of(tx: &mut Tx, jobs: &[Uuid]) -> sqlx::Result<HashMap<Uuid, RunRow>> {
     let rows: Vec<RunRow> = sqlx::query_as(
-        "SELECT job_id, workflow_id, org_id, project_id, pipeline_id, state FROM dispatcher.runs WHERE job_id = ANY($1)",
+        "SELECT job_id, workflow_id, org_id, project_id, pipeline_id, state, trace FROM dispatcher.runs WHERE job_id = ANY($1)",
     )
     .bind(jobs)
     .fetch_all(tx.conn())
@@ -184,68 +186,4 @@ async fn finish_runs(
             Ok(run.event("run", job_id, &body))
         })
         .collect()
-}
-
-#[derive(sqlx::FromRow)]
-struct Explained {
-    index: i32,
-    state: String,
-    ahead: i64,
-    requeues: i32,
-    cancel_requested: bool,
-    silent: bool,
-    status: Option<String>,
-    reason: Option<String>,
-}
-
-/// A sentence per task.
-async fn explain(state: &State, job: JobId) -> Result<Vec<String>, RequestError> {
-    let tasks: Vec<Explained> = sqlx::query_as(
-        "SELECT t.index, t.state, t.requeues, t.cancel_requested, t.status, t.reason, \
-             coalesce(t.renewed_at + $2 < clock_timestamp(), false) AS silent, \
-             (SELECT count(*) FROM dispatcher.tasks a WHERE a.state = 'waiting' AND a.position < t.position) AS ahead \
-         FROM dispatcher.tasks t WHERE t.job_id = $1 ORDER BY t.index",
-    )
-    .bind(job.uuid())
-    .bind(state.config.unreachable)
-    .fetch_all(state.store.pool())
-    .await
-    .map_err(|error| failed(error.into()))?;
-    if !tasks.is_empty() {
-        return Ok(tasks.iter().map(|task| sentence(task, state.config.slots)).collect());
-    }
-    let run: Option<(Option<String>, Option<String>)> =
-        sqlx::query_as("SELECT status, reason FROM dispatcher.runs WHERE job_id = $1")
-            .bind(job.uuid())
-            .fetch_optional(state.store.pool())
-            .await
-            .map_err(|error| failed(error.into()))?;
-    let (status, reason) = run.ok_or_else(|| Refusal::not_found("job"))?;
-    Ok(vec![ended("the job", status.as_deref(), reason.as_deref())])
-}
-
-fn ended(what: &str, status: Option<&str>, reason: Option<&str>) -> String {
-    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-    format!("{what} ended with {}{reason}", status.unwrap_or("no status"))
-}
-
-fn sentence(task: &Explained, slots: u32) -> String {
-    let what = format!("task {}", task.index);
-    match task.state.as_str() {
-        "waiting" => format!(
-            "{what} is number {} in line for one of {slots} slots (`[dispatcher] slots`), all of which are taken",
-            task.ahead + 1
-        ),
-        "queued" if task.requeues > 0 => {
-            format!(
-                "{what} has a slot and waits for its agent to start; it was queued again {} times",
-                task.requeues
-            )
-        }
-        "queued" => format!("{what} has a slot and waits for its agent to start"),
-        "leased" if task.cancel_requested => format!("{what} was told to stop"),
-        "leased" if task.silent => format!("{what} runs; its agent is unreachable"),
-        "leased" => format!("{what} runs"),
-        _ => ended(&what, task.status.as_deref(), task.reason.as_deref()),
-    }
 }

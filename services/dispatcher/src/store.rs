@@ -6,13 +6,12 @@ use crate::rules;
 use contracts::{
     Actor, Event, NewEvent,
     conductor::JobReady,
-    dispatcher::{JobFinished, TaskFinished, TaskQueued},
+    dispatcher::{JobFinished, TaskFinished},
 };
 use eventstore::{Key, Tx};
 use ids::{JobId, OrgId, PipelineId, ProjectId, TaskId, Timestamp, WorkflowId};
 use model::status::JobStatus;
 use sqlx::PgPool;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Name of the schema and of the service.
@@ -37,6 +36,8 @@ pub struct RunRow {
     pub project_id: Uuid,
     pub pipeline_id: Uuid,
     pub state: String,
+    /// The trace of the message that asked for it.
+    pub trace: Option<String>,
 }
 
 impl RunRow {
@@ -53,6 +54,7 @@ impl RunRow {
         NewEvent::new(aggregate, id, Actor::service(SERVICE), body)
             .in_project(OrgId(self.org_id), ProjectId(self.project_id))
             .of_pipeline(PipelineId(self.pipeline_id))
+            .traced(self.trace.clone())
     }
 }
 
@@ -105,7 +107,7 @@ pub async fn task(tx: &mut Tx, task: TaskId) -> sqlx::Result<TaskRow> {
 /// A run.
 pub async fn run(tx: &mut Tx, job_id: Uuid) -> sqlx::Result<RunRow> {
     sqlx::query_as(
-        "SELECT job_id, workflow_id, org_id, project_id, pipeline_id, state FROM dispatcher.runs WHERE job_id = $1",
+        "SELECT job_id, workflow_id, org_id, project_id, pipeline_id, state, trace FROM dispatcher.runs WHERE job_id = $1",
     )
     .bind(job_id)
     .fetch_one(tx.conn())
@@ -124,50 +126,6 @@ pub async fn ready(pool: &PgPool, job_id: Uuid) -> anyhow::Result<JobReady> {
 /// The database's clock: the only one that decides.
 pub async fn now(tx: &mut Tx) -> sqlx::Result<Timestamp> {
     sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(tx.conn()).await
-}
-
-#[derive(sqlx::FromRow)]
-struct Taken {
-    task_id: Uuid,
-    index: i32,
-    epoch: i64,
-    position: i64,
-    resource_class: Option<String>,
-    #[sqlx(flatten)]
-    run: RunRow,
-}
-
-/// Gives free slots to the tasks that have waited longest and announces them. Needs [`slots`].
-pub async fn fill(tx: &mut Tx, limit: u32, claim_timeout: Duration) -> sqlx::Result<Vec<NewEvent>> {
-    let mut taken: Vec<Taken> = sqlx::query_as(
-        "WITH held AS (SELECT count(*) AS n FROM dispatcher.tasks WHERE state IN ('queued', 'leased')), \
-         next AS (SELECT task_id FROM dispatcher.tasks WHERE state = 'waiting' ORDER BY position \
-                  LIMIT (SELECT greatest(0, $1::bigint - n) FROM held)) \
-         UPDATE dispatcher.tasks t SET state = 'queued', epoch = t.epoch + 1, queued_at = clock_timestamp(), \
-             next_action_at = clock_timestamp() + $2 \
-         FROM next, dispatcher.runs r WHERE t.task_id = next.task_id AND r.job_id = t.job_id \
-         RETURNING t.task_id, t.index, t.epoch, t.position, r.ready #>> '{definition,resource_class}' AS resource_class, \
-             r.job_id, r.workflow_id, r.org_id, r.project_id, r.pipeline_id, r.state",
-    )
-    .bind(i64::from(limit))
-    .bind(claim_timeout)
-    .fetch_all(tx.conn())
-    .await?;
-    taken.sort_by_key(|task| task.position);
-    Ok(taken
-        .into_iter()
-        .map(|Taken { task_id, index, epoch, position: _, resource_class, run }| {
-            let body = TaskQueued {
-                task_id: TaskId(task_id),
-                job_id: run.job(),
-                workflow_id: run.workflow(),
-                index: u32::try_from(index).unwrap_or_default(),
-                epoch,
-                resource_class: resource_class.unwrap_or_default(),
-            };
-            run.event("task", task_id, &body)
-        })
-        .collect())
 }
 
 /// How a task ended.

@@ -1,6 +1,7 @@
 //! Ends what ran out of time, and gives time back that was lost on our side.
 
 use crate::{
+    line,
     rules::{self, Expiry},
     state::State,
     store::{self, Outcome, TaskRow},
@@ -129,7 +130,7 @@ async fn fill(state: &State) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut tx = state.store.begin(&[store::slots()]).await?;
-    let events = store::fill(&mut tx, state.config.slots, state.config.claim_timeout).await?;
+    let events = line::fill(&mut tx, &state.config).await?;
     tx.append(&events).await?;
     Ok(tx.commit().await?)
 }
@@ -162,7 +163,7 @@ async fn expire(state: &State, id: TaskId) -> anyhow::Result<()> {
                 tracing::warn!(task = %id, epoch = task.epoch, %status, reason, "a task's time ran out");
                 let outcome = Outcome { status, reason: Some(reason.to_owned()), reported: false };
                 let mut events = store::finish(&mut tx, &run, &task, outcome).await?;
-                events.extend(store::fill(&mut tx, state.config.slots, state.config.claim_timeout).await?);
+                events.extend(line::fill(&mut tx, &state.config).await?);
                 events
             }
         };

@@ -5,6 +5,7 @@
 
 mod commands;
 mod queries;
+mod settings;
 
 use async_trait::async_trait;
 use bus::{Bus, Responder, route, unknown};
@@ -81,6 +82,8 @@ impl Responder for State {
             ask::CreateToken::NAME => answer!(ask::CreateToken, commands::create_token),
             ask::RevokeToken::NAME => answer!(ask::RevokeToken, commands::revoke_token),
             ask::EnsureProject::NAME => answer!(ask::EnsureProject, commands::ensure_project),
+            ask::GetProjectSettings::NAME => answer!(ask::GetProjectSettings, settings::get),
+            ask::ChangeProjectSettings::NAME => answer!(ask::ChangeProjectSettings, settings::change),
             _ => Err(unknown(&request)),
         }
     }

@@ -11,13 +11,13 @@ use bytes::Bytes;
 use contracts::{
     Envelope, Event,
     conductor::{
-        CancelRequested, JobEnded, JobOnHold, JobReady, JobRunning, WorkflowCreated, WorkflowFinished,
-        WorkflowStatusChanged,
+        CancelRequested, JobEnded, JobOnHold, JobReady, JobRunning, JobsAdded, TurnWanted, WorkflowCreated,
+        WorkflowFinished, WorkflowStatusChanged,
     },
     dispatcher::{TaskFinished, TaskQueued, TaskStarted},
     domain::ProjectCreated,
     output::StepReported,
-    pipelines::PipelineCreated,
+    pipelines::{PipelineContinued, PipelineCreated},
 };
 use eventstore::{Key, Store, Tx};
 use ids::{JobId, PipelineId, WorkflowId};
@@ -79,7 +79,10 @@ struct Views {
 const WANTED: &[&str] = &[
     ProjectCreated::TYPE,
     PipelineCreated::TYPE,
+    PipelineContinued::TYPE,
     WorkflowCreated::TYPE,
+    JobsAdded::TYPE,
+    TurnWanted::TYPE,
     JobReady::TYPE,
     JobOnHold::TYPE,
     JobRunning::TYPE,
@@ -120,8 +123,10 @@ impl Group for Views {
             let db = tx.conn();
             let done = match event.kind.as_str() {
                 ProjectCreated::TYPE => store::project_created(db, event).await,
-                PipelineCreated::TYPE => store::pipeline_created(db, event).await,
+                PipelineCreated::TYPE | PipelineContinued::TYPE => store::pipeline_created(db, event).await,
                 WorkflowCreated::TYPE => store::workflow_created(db, event).await,
+                JobsAdded::TYPE => store::jobs_added(db, event).await,
+                TurnWanted::TYPE => store::turn_wanted(db, event).await,
                 JobReady::TYPE => store::job_ready(db, event).await,
                 JobOnHold::TYPE => store::job_on_hold(db, event).await,
                 JobRunning::TYPE => store::job_running(db, event).await,

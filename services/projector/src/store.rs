@@ -61,6 +61,7 @@ pub async fn project_created(db: &mut PgConnection, event: &Envelope) -> Done {
     Ok(())
 }
 
+/// Also of one that is continued: that event's body has the same form, and the later version counts.
 pub async fn pipeline_created(db: &mut PgConnection, event: &Envelope) -> Done {
     let body = event.body_as::<PipelineCreated>()?;
     let subject = event.personal.as_ref().and_then(|p| p.get("subject")).and_then(|s| s.as_str());
@@ -77,7 +78,11 @@ pub async fn pipeline_created(db: &mut PgConnection, event: &Envelope) -> Done {
     .bind(body.project.org_id.uuid())
     .bind(&body.project.slug)
     .bind(body.number)
-    .bind(if body.errors.is_empty() { "created" } else { "errored" })
+    .bind(match (body.errors.is_empty(), body.setup) {
+        (false, _) => "errored",
+        (true, true) => "setup",
+        (true, false) => "created",
+    })
     .bind(serde_json::to_value(&body.errors)?)
     .bind(serde_json::to_value(&body.trigger)?)
     .bind(body.trigger.actor.map(ids::UserId::uuid))

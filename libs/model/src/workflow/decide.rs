@@ -1,6 +1,6 @@
 //! Commands and what follows from them.
 
-use super::state::{Dependant, Event, Job, Kind, Root, StatusSet};
+use super::state::{Dependant, Event, Job, Kind, Root, StatusSet, Turn};
 use crate::status::{JobStatus, WorkflowStatus};
 use ids::{Timestamp, UserId};
 
@@ -9,6 +9,13 @@ use ids::{Timestamp, UserId};
 pub enum Command {
     /// The workflow was just made: the job begins if nothing is unmet.
     Begin,
+    /// Its serial group says that its turn has come (execution §7).
+    TurnGiven,
+    /// Its serial group says that its turn will not come: it is not run.
+    PassedOver {
+        /// Why.
+        reason: String,
+    },
     /// Its first task started.
     Started {
         /// When.
@@ -29,7 +36,10 @@ pub enum Command {
         by: UserId,
     },
     /// Somebody cancels this job only.
-    Cancel,
+    Cancel {
+        /// Why, where nobody asked: for example `serial_wait_timeout`.
+        reason: Option<String>,
+    },
     /// The workflow was canceled: a job that waits ends, one at the dispatcher is to be revoked.
     CancelWithWorkflow {
         /// Why, where nobody asked: for example `approval_expired`.
@@ -129,6 +139,16 @@ pub trait Rules {
         matches!(status, JobStatus::Queued | JobStatus::NotRunning)
     }
 
+    /// Whether a job that may begin has to wait for its turn in a serial group.
+    fn waits_for_turn(job: &Job) -> bool {
+        job.turn == Turn::Needed
+    }
+
+    /// Whether a job waits for its turn and nothing else knows of it.
+    fn is_in_line(job: &Job) -> bool {
+        job.status == JobStatus::Queued && job.turn == Turn::Wanted
+    }
+
     /// Whether an approval can be decided.
     fn can_decide(job: &Job) -> bool {
         job.kind == Kind::Approval && job.status == JobStatus::OnHold
@@ -140,8 +160,12 @@ pub trait Rules {
         if counts.open() > 0 {
             return if counts.failed() > 0 {
                 WorkflowStatus::Failing
-            } else if counts.active() == 0 && counts.of(JobStatus::OnHold) > 0 {
+            } else if counts.active() > root.turns {
+                WorkflowStatus::Running
+            } else if counts.of(JobStatus::OnHold) > 0 {
                 WorkflowStatus::OnHold
+            } else if root.turns > 0 {
+                WorkflowStatus::Queued
             } else {
                 WorkflowStatus::Running
             };
@@ -201,14 +225,28 @@ pub fn decide_as<R: Rules>(
     match command {
         Command::Begin => {
             if job.status == JobStatus::Blocked && R::may_begin(root) && R::begins(job.unmet) {
-                begin(job, now, &mut events);
+                begin::<R>(job, now, &mut events);
                 if job.kind == Kind::NoOp {
                     settle::<R>(root, job, JobStatus::Success, dependants, now, &mut events);
                 }
             }
         }
+        Command::TurnGiven => {
+            // One that ended while the turn was on its way gives it back by its end.
+            if R::is_in_line(job) && R::may_begin(root) {
+                events.push(Event::JobReady { job: job.id });
+            }
+        }
+        Command::PassedOver { reason } => {
+            if R::is_in_line(job) {
+                let (status, reason) = (JobStatus::NotRun, Some(reason.clone()));
+                end::<R>(root, job, status, reason, None, now, dependants, &mut events);
+            }
+        }
         Command::Started { at } => {
-            if R::can_start(job.status) {
+            if R::is_in_line(job) {
+                return Err(Refusal::Illegal { status: job.status, command: "started before its turn" });
+            } else if R::can_start(job.status) {
                 events.push(Event::JobRunning { job: job.id, at: *at });
             } else if !R::is_final(job) && job.status != JobStatus::Running {
                 return Err(Refusal::Illegal { status: job.status, command: "started" });
@@ -218,7 +256,9 @@ pub fn decide_as<R: Rules>(
             if R::is_final(job) {
                 return Ok(events);
             }
-            if !status.is_terminal() || matches!(job.status, JobStatus::Blocked | JobStatus::OnHold) {
+            let elsewhere =
+                matches!(job.status, JobStatus::Blocked | JobStatus::OnHold) || R::is_in_line(job);
+            if !status.is_terminal() || elsewhere {
                 return Err(Refusal::Illegal { status: job.status, command: "finished" });
             }
             let status = R::outcome(root, job, *status);
@@ -237,27 +277,26 @@ pub fn decide_as<R: Rules>(
                 return Err(Refusal::NotOnHold { status: job.status });
             }
         }
-        Command::Cancel => match job.status {
+        Command::Cancel { reason } => match job.status {
             JobStatus::Canceled => {}
             _ if R::is_final(job) => return Err(Refusal::JobEnded { status: job.status }),
-            JobStatus::Blocked | JobStatus::OnHold => {
+            _ if matches!(job.status, JobStatus::Blocked | JobStatus::OnHold) || R::is_in_line(job) => {
                 events.push(Event::CancelRequested { job: Some(job.id) });
-                end::<R>(root, job, JobStatus::Canceled, None, None, now, dependants, &mut events);
+                end::<R>(root, job, JobStatus::Canceled, reason.clone(), None, now, dependants, &mut events);
             }
             // The dispatcher may have handed it out already; it ends when the dispatcher says so.
             _ if !job.cancel_requested => events.push(Event::CancelRequested { job: Some(job.id) }),
             _ => {}
         },
-        Command::CancelWithWorkflow { reason } => match job.status {
-            JobStatus::Blocked | JobStatus::OnHold => {
+        Command::CancelWithWorkflow { reason } => {
+            if matches!(job.status, JobStatus::Blocked | JobStatus::OnHold) || R::is_in_line(job) {
                 // The jobs that wait for it end in the same way, so nothing is passed on: handlers of
                 // `canceled` do not run after the cancel of a workflow (execution §5).
                 let status = JobStatus::Canceled;
                 let reason = reason.clone();
                 events.push(Event::JobEnded { job: job.id, status, reason, approved_by: None, at: now });
             }
-            _ => {}
-        },
+        }
         Command::Propagate => {
             if job.status.is_terminal() {
                 settle::<R>(root, job, job.status, dependants, now, &mut events);
@@ -282,8 +321,9 @@ pub fn request_cancel(root: &Root) -> Result<Vec<Event>, Refusal> {
     }
 }
 
-fn begin(job: &Job, now: Timestamp, events: &mut Vec<Event>) {
+fn begin<R: Rules>(job: &Job, now: Timestamp, events: &mut Vec<Event>) {
     events.push(match job.kind {
+        Kind::Build if R::waits_for_turn(job) => Event::TurnWanted { job: job.id },
         Kind::Build => Event::JobReady { job: job.id },
         Kind::Approval => Event::JobOnHold { job: job.id },
         Kind::NoOp => Event::JobEnded {
@@ -333,7 +373,7 @@ fn settle<R: Rules>(
         if R::accepts(*accepts, status) {
             events.push(Event::EdgeMet { job: waiting.id, approver: job.approver });
             if R::begins(waiting.unmet.saturating_sub(1)) {
-                begin(waiting, now, events);
+                begin::<R>(waiting, now, events);
             }
         } else if R::broken_edge_ends() {
             events.push(Event::JobEnded {

@@ -2,7 +2,7 @@
 
 use super::{
     decide::{Command, Refusal, Rules, Sound},
-    state::{Dependant, Job, Kind, Root, StatusSet},
+    state::{Dependant, Job, Kind, Root, StatusSet, Turn},
     walk::{Changes, Walk},
 };
 use crate::{plan::WorkflowPlan, status::JobStatus};
@@ -87,7 +87,11 @@ impl Graph {
             }
             let unmet = u32::try_from(requires.len()).unwrap_or(u32::MAX);
             let mut node = Job::blocked(id(index), Kind::from(&job.kind), unmet);
+            if job.serial_group.is_some() && node.kind == Kind::Build {
+                node.turn = Turn::Needed;
+            }
             if carried(&job.name) {
+                node.turn = Turn::Free;
                 node.status = JobStatus::Success;
                 node.unmet = 0;
             }

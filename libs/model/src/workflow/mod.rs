@@ -12,5 +12,5 @@ mod walk;
 
 pub use decide::{Command, Refusal, Rules, Sound, decide, decide_as, request_cancel};
 pub use graph::{Graph, GraphError, Node};
-pub use state::{Approver, Counts, Dependant, Event, Job, Kind, Root, StatusSet, evolve};
+pub use state::{Approver, Counts, Dependant, Event, Job, Kind, Root, StatusSet, Turn, evolve};
 pub use walk::{Changes, Walk};

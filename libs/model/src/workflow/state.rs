@@ -175,6 +175,42 @@ impl<'de> Deserialize<'de> for Counts {
     }
 }
 
+/// Where a job stands with the serial group that it belongs to (execution §7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Turn {
+    /// It belongs to none.
+    #[default]
+    Free,
+    /// It will have to wait for its turn.
+    Needed,
+    /// It waits for its turn: everything else that it needs is there.
+    Wanted,
+    /// It has, or had, its turn.
+    Given,
+}
+
+impl Turn {
+    /// The word that is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Needed => "needed",
+            Self::Wanted => "wanted",
+            Self::Given => "given",
+        }
+    }
+
+    /// The turn with this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Free, Self::Needed, Self::Wanted, Self::Given].into_iter().find(|turn| turn.as_str() == word)
+    }
+
+    /// Whether the serial group knows of the job: it waits there, or holds the lock.
+    pub const fn is_in_group(self) -> bool {
+        matches!(self, Self::Wanted | Self::Given)
+    }
+}
+
 /// What is true of a workflow as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
@@ -182,6 +218,8 @@ pub struct Root {
     pub status: WorkflowStatus,
     /// Jobs per status.
     pub counts: Counts,
+    /// Of the queued ones, those that wait for their turn in a serial group.
+    pub turns: u32,
     /// Somebody canceled the workflow: nothing starts any more, and it ends `canceled`.
     pub cancel: bool,
     /// We could not start or finish a job ourselves.
@@ -196,6 +234,7 @@ impl Root {
         Self {
             status: WorkflowStatus::Running,
             counts: Counts::default(),
+            turns: 0,
             cancel: false,
             error: false,
             ended_at: None,
@@ -229,6 +268,8 @@ pub struct Job {
     pub status: JobStatus,
     /// Edges that are not satisfied yet.
     pub unmet: u32,
+    /// Where it stands with its serial group.
+    pub turn: Turn,
     /// Somebody asked to cancel this job, or its workflow, while the dispatcher had it.
     pub cancel_requested: bool,
     /// The latest approver upstream; of a given approval: who gave it.
@@ -245,6 +286,7 @@ impl Job {
             kind,
             status: JobStatus::Blocked,
             unmet,
+            turn: Turn::Free,
             cancel_requested: false,
             approver: None,
             reason: None,
@@ -277,7 +319,12 @@ pub enum Event {
         /// Approver that comes down the edge.
         approver: Option<Approver>,
     },
-    /// All edges of a build job are satisfied: it goes to the dispatcher.
+    /// All edges of a build job are satisfied, and it has to wait for its turn in a serial group.
+    TurnWanted {
+        /// Which.
+        job: JobId,
+    },
+    /// A build job may run: it goes to the dispatcher.
     JobReady {
         /// Which.
         job: JobId,
@@ -326,6 +373,7 @@ impl Event {
     pub const fn job(&self) -> Option<JobId> {
         match self {
             Self::EdgeMet { job, .. }
+            | Self::TurnWanted { job }
             | Self::JobReady { job }
             | Self::JobOnHold { job }
             | Self::JobRunning { job, .. }
@@ -358,7 +406,7 @@ pub fn evolve(root: &mut Root, job: Option<&mut Job>, event: &Event) {
             None
         }
         Event::CancelRequested { job: Some(_) } | Event::EdgeMet { .. } => None,
-        Event::JobReady { .. } => Some(JobStatus::Queued),
+        Event::TurnWanted { .. } | Event::JobReady { .. } => Some(JobStatus::Queued),
         Event::JobOnHold { .. } => Some(JobStatus::OnHold),
         Event::JobRunning { .. } => Some(JobStatus::Running),
         Event::JobEnded { status, reason, .. } => {
@@ -372,8 +420,17 @@ pub fn evolve(root: &mut Root, job: Option<&mut Job>, event: &Event) {
         root.counts.moved(job.status, to);
         job.status = to;
     }
+    // Whatever moves a job that waits for its turn ends the wait.
+    if job.turn == Turn::Wanted && to.is_some() {
+        root.turns = root.turns.saturating_sub(1);
+    }
     match event {
         Event::CancelRequested { .. } => job.cancel_requested = true,
+        Event::TurnWanted { .. } => {
+            job.turn = Turn::Wanted;
+            root.turns += 1;
+        }
+        Event::JobReady { .. } if job.turn == Turn::Wanted => job.turn = Turn::Given,
         Event::EdgeMet { approver, .. } => {
             job.unmet = job.unmet.saturating_sub(1);
             job.approver = later(job.approver, *approver);

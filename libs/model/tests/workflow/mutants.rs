@@ -3,7 +3,7 @@
 use crate::history::{Case, histories, runner, tree::Histories};
 use gantry_model::{
     status::{JobStatus, WorkflowStatus},
-    workflow::{Job, Kind, Root, Rules, Sound, StatusSet},
+    workflow::{Job, Kind, Root, Rules, Sound, StatusSet, Turn},
 };
 use proptest::test_runner::TestError;
 
@@ -150,6 +150,34 @@ mutants! {
     CancelLeavesNoMark {
         fn verdict(root: &Root) -> WorkflowStatus {
             Sound::verdict(&Root { cancel: false, ..root.clone() })
+        }
+    }
+
+    /// A job of a serial group does not wait for its turn.
+    IgnoresTurn {
+        fn waits_for_turn(_: &Job) -> bool {
+            false
+        }
+    }
+
+    /// A job keeps its place in line after it was canceled there.
+    CancelForgetsTheLine {
+        fn is_in_line(job: &Job) -> bool {
+            job.turn == Turn::Wanted && !job.cancel_requested && job.status != JobStatus::Queued
+        }
+    }
+
+    /// A turn that is given twice starts a job twice.
+    TurnsTwice {
+        fn is_in_line(job: &Job) -> bool {
+            matches!(job.turn, Turn::Wanted | Turn::Given) && !job.status.is_terminal()
+        }
+    }
+
+    /// A workflow that only waits for a turn says that it runs.
+    QueuedLooksBusy {
+        fn verdict(root: &Root) -> WorkflowStatus {
+            Sound::verdict(&Root { turns: 0, ..root.clone() })
         }
     }
 }

@@ -127,18 +127,23 @@ impl Mutation {
         Ok(WorkflowPayload::of(done.await.map(Workflow)))
     }
 
-    /// Reruns a workflow as a new instance.
+    /// Reruns a workflow as a new instance: all of it, from failed, or only the named jobs, with `sparseTree` also
+    /// what waits for them.
     async fn rerun_workflow(
         &self,
         ctx: &Context<'_>,
         id: ID,
         #[graphql(default)] from_failed: bool,
+        jobs: Option<Vec<ID>>,
+        #[graphql(default)] sparse_tree: bool,
     ) -> Outcome<WorkflowPayload> {
         let (app, caller, id) = (app(ctx), caller(ctx)?, parse::<WorkflowId>(&id, "Workflow")?);
         let done = async {
             let row = view::workflow(app, caller, id).await?;
             app.allow(caller, Permission::Rerun, OrgId(row.org_id)).await?;
-            let state = app.command(caller, &RerunWorkflow { id, from_failed }).await?;
+            let jobs = jobs.map(|jobs| jobs.iter().map(|job| view::id(job, "Job")).collect()).transpose()?;
+            let ask = RerunWorkflow { id, from_failed, jobs, sparse_tree };
+            let state = app.command(caller, &ask).await?;
             app.workflow_seen(state.id, state.version).await;
             view::workflow(app, caller, state.id).await
         };
@@ -174,10 +179,7 @@ impl Mutation {
     async fn create_token(&self, ctx: &Context<'_>, label: String) -> Outcome<TokenPayload> {
         use sha2::{Digest, Sha256};
         let (app, caller) = (app(ctx), caller(ctx)?);
-        let mut random = [0u8; 32];
-        aws_lc_rs::rand::fill(&mut random)
-            .map_err(|_| async_graphql::Error::new("the machine has no randomness"))?;
-        let token = format!("gantry_{}", bs58::encode(random).into_string());
+        let token = super::new_token().map_err(|fail| async_graphql::Error::new(fail.message))?;
         let ask = CreateToken { label, sha256: hex::encode(Sha256::digest(token.as_bytes())) };
         Ok(match app.command(caller, &ask).await.map_err(Fail::from) {
             Ok(info) => {

@@ -9,7 +9,7 @@ use crate::{
 };
 use async_graphql::{Context, ID, Object, SimpleObject};
 use contracts::{
-    dispatcher::ExplainJob,
+    conductor::{self, ExplainWait},
     domain::{self, ListTokens},
     pipelines::GetPipelineConfig,
 };
@@ -332,7 +332,11 @@ impl Pipeline {
     async fn config(&self, ctx: &Context<'_>) -> Outcome<Config> {
         let ask = GetPipelineConfig { id: PipelineId(self.0.id) };
         let config = app(ctx).ask(caller(ctx)?, &ask).await.map_err(crate::error::Fail::from)?;
-        Ok(Config { source: config.source, compiled: config.compiled })
+        let app = app(ctx);
+        Ok(Config {
+            source: app.receive(config.source).await?,
+            compiled: app.receive(config.compiled).await?,
+        })
     }
 }
 
@@ -500,15 +504,84 @@ impl Job {
         let rows = loader(ctx).load_one(StepsOf(self.0.id)).await?.unwrap_or_default();
         Ok(rows.into_iter().map(Step).collect())
     }
-    /// Why it waits: a sentence per task. Empty once it runs.
+    /// Why it waits, in sentences. Empty once it runs.
     #[graphql(complexity = "20")]
     async fn waiting(&self, ctx: &Context<'_>) -> Outcome<Vec<String>> {
-        if self.0.status != "queued" {
+        if !matches!(self.0.status.as_str(), "blocked" | "on_hold" | "queued" | "not_running") {
             return Ok(Vec::new());
         }
         // An explanation is not worth an error.
-        let ask = ExplainJob { job_id: JobId(self.0.id) };
-        Ok(app(ctx).ask(caller(ctx)?, &ask).await.unwrap_or_default())
+        let ask = ExplainWait { job_id: JobId(self.0.id) };
+        let explained = app(ctx).ask(caller(ctx)?, &ask).await;
+        Ok(explained.map(|found| found.waits.into_iter().map(|wait| wait.text).collect()).unwrap_or_default())
+    }
+    /// What it waits for, since when, and its place in line: asked of those who decide.
+    #[graphql(complexity = "20")]
+    async fn explanation(&self, ctx: &Context<'_>) -> Outcome<Explanation> {
+        let ask = ExplainWait { job_id: JobId(self.0.id) };
+        Ok(Explanation(app(ctx).ask(caller(ctx)?, &ask).await.map_err(crate::error::Fail::from)?))
+    }
+}
+
+/// Where a job stands, and what it waits for.
+pub struct Explanation(conductor::Explanation);
+
+#[Object]
+impl Explanation {
+    /// Status as its owner knows it now.
+    async fn status(&self) -> &str {
+        self.0.status.as_str()
+    }
+    /// Since when it has that status.
+    async fn since(&self) -> Option<Timestamp> {
+        self.0.since
+    }
+    /// Why it ended so, where the status does not say it.
+    async fn reason(&self) -> Option<&str> {
+        self.0.reason.as_deref()
+    }
+    /// What it waits for; empty once it runs or has ended.
+    async fn waits(&self) -> Vec<Wait> {
+        self.0.waits.iter().cloned().map(Wait).collect()
+    }
+}
+
+/// One thing that a job, or a task of it, waits for.
+pub struct Wait(conductor::Wait);
+
+#[Object]
+impl Wait {
+    /// `requirement`, `approval`, `serial_group`, `slot`, `org_limit`, `project_limit`, `class_limit`, `runner`,
+    /// `stop` or `other`.
+    async fn kind(&self) -> &str {
+        &self.0.kind
+    }
+    /// A sentence for people.
+    async fn text(&self) -> &str {
+        &self.0.text
+    }
+    async fn since(&self) -> Option<Timestamp> {
+        self.0.since
+    }
+    /// Place in line, from 1.
+    async fn place(&self) -> Option<i64> {
+        self.0.place.and_then(|n| i64::try_from(n).ok())
+    }
+    /// How many are in line.
+    async fn line(&self) -> Option<i64> {
+        self.0.line.and_then(|n| i64::try_from(n).ok())
+    }
+    /// Ids of the jobs that it waits for.
+    async fn jobs(&self) -> Vec<ID> {
+        self.0.jobs.iter().map(|job| gid(job.uuid())).collect()
+    }
+    /// Parallel index of the task, of what a task waits for.
+    async fn index(&self) -> Option<u32> {
+        self.0.index
+    }
+    /// Configuration key of the limit that holds it up.
+    async fn key(&self) -> Option<&str> {
+        self.0.key.as_deref()
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod cancel;
 mod graph;
+mod redundant;
 mod reruns;
 mod rows;
+mod serial;
 mod support;

@@ -2,8 +2,12 @@
 
 use crate::support::{World, build, code, workflow};
 use contracts::conductor::{JobReady, RerunWorkflow, WorkflowCreated};
-use ids::{MessageId, UserId, WorkflowId};
+use ids::{JobId, MessageId, UserId, WorkflowId};
 use model::status::{JobStatus, WorkflowStatus};
+
+fn rerun(id: WorkflowId, from_failed: bool) -> RerunWorkflow {
+    RerunWorkflow { id, from_failed, jobs: None, sparse_tree: false }
+}
 
 fn jobs() -> Vec<model::plan::JobPlan> {
     vec![build("a", &[]), build("b", &["a"]), build("c", &["b"]), build("on-failure", &["a:failed"])]
@@ -14,7 +18,7 @@ async fn r14_from_failed_keeps_what_succeeded() {
     let mut world = World::new().await;
     let created = world.push(vec![workflow("main", jobs())]).await.remove(0);
     let old = created.workflow_id;
-    let ask = RerunWorkflow { id: old, from_failed: true };
+    let ask = rerun(old, true);
     assert_eq!(code(world.ask(&ask).await), "not_ended");
     assert_eq!(world.run_to_end(old, &[("b", JobStatus::Failed)]).await, WorkflowStatus::Failed);
 
@@ -33,11 +37,8 @@ async fn r14_from_failed_keeps_what_succeeded() {
     assert_eq!(world.jobs(new).await["on-failure"], "not_run");
     assert_eq!(world.jobs(old).await["b"], "failed", "the old instance stays as it is");
 
-    assert_eq!(code(world.ask(&RerunWorkflow { id: new, from_failed: true }).await), "nothing_failed");
-    assert_eq!(
-        code(world.ask(&RerunWorkflow { id: WorkflowId::new(), from_failed: true }).await),
-        "not_found"
-    );
+    assert_eq!(code(world.ask(&rerun(new, true)).await), "nothing_failed");
+    assert_eq!(code(world.ask(&rerun(WorkflowId::new(), true)).await), "not_found");
     world.check_rows().await;
     world.stop().await;
 }
@@ -47,7 +48,7 @@ async fn from_start_runs_everything_once_per_command() {
     let mut world = World::new().await;
     let created = world.push(vec![workflow("main", jobs())]).await.remove(0);
     world.run_to_end(created.workflow_id, &[]).await;
-    let (command, ask) = (MessageId::new(), RerunWorkflow { id: created.workflow_id, from_failed: false });
+    let (command, ask) = (MessageId::new(), rerun(created.workflow_id, false));
     let new = world.ask_again(command, &ask).await.unwrap().id;
     assert_eq!(world.ask_again(command, &ask).await.unwrap().id, new, "a repeat is answered like the first");
     assert_eq!(world.run_to_end(new, &[]).await, WorkflowStatus::Success);
@@ -74,6 +75,49 @@ async fn a_failed_workflow_reruns_itself_as_often_as_it_may() {
         assert_eq!(world.run_to_end(next, &[("b", JobStatus::Failed)]).await, WorkflowStatus::Failed);
     }
     assert_eq!(world.events::<WorkflowCreated>().await.len(), 3, "no more than two");
+    world.check_rows().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn chosen_jobs_run_alone_or_with_what_waits_for_them() {
+    let mut world = World::new().await;
+    let jobs = vec![
+        build("a", &[]),
+        build("b", &["a"]),
+        build("c", &["b"]),
+        build("d", &["a"]),
+        build("on-failure", &["b:failed"]),
+    ];
+    let created = world.push(vec![workflow("main", jobs)]).await.remove(0);
+    let old = created.workflow_id;
+    world.run_to_end(old, &[]).await;
+    let b = crate::support::id_of(&created, "b");
+    let ask = |jobs: Vec<JobId>, sparse_tree| RerunWorkflow {
+        id: old,
+        from_failed: false,
+        jobs: Some(jobs),
+        sparse_tree,
+    };
+    assert_eq!(code(world.ask(&ask(vec![JobId::new()], false)).await), "not_found");
+    assert_eq!(code(world.ask(&RerunWorkflow { from_failed: true, ..ask(vec![b], false) }).await), "invalid");
+    assert_eq!(code(world.ask(&RerunWorkflow { jobs: None, ..ask(vec![], true) }).await), "invalid");
+
+    for (sparse_tree, runs) in [(false, vec!["b"]), (true, vec!["b", "c"])] {
+        let new = world.ask(&ask(vec![b], sparse_tree)).await.unwrap().id;
+        assert_eq!(world.run_to_end(new, &[]).await, WorkflowStatus::Success);
+        let ready: Vec<JobReady> = world.events::<JobReady>().await;
+        let ready: Vec<_> = ready.iter().filter(|ready| ready.workflow_id == new).collect();
+        assert_eq!(ready.iter().map(|ready| ready.name.as_str()).collect::<Vec<_>>(), runs);
+        assert_eq!(ready[0].upstream, [crate::support::id_of(&created, "a")], "the job that really ran");
+        let jobs = world.jobs(new).await;
+        assert_eq!(jobs["a"], "success");
+        assert_eq!(
+            jobs.contains_key("on-failure"),
+            sparse_tree,
+            "what did not run and was not asked for is left out"
+        );
+    }
     world.check_rows().await;
     world.stop().await;
 }

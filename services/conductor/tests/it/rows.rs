@@ -1,12 +1,11 @@
 //! A step of a large workflow touches as many rows as one of a small one.
 
-use crate::support::{LIMIT, World, build, definition, id_of, until, workflow};
+use crate::support::{LIMIT, World, build, until, workflow};
+use contracts::conductor::{JobNode, JobsAdded, WorkflowCreated};
 use ids::{JobId, WorkflowId};
-use model::{
-    plan::{JobKind, JobPlan},
-    status::JobStatus,
-};
-use sqlx::{Row, types::Json};
+use model::{plan::JobPlan, status::JobStatus};
+use sqlx::Row;
+use std::collections::HashMap;
 
 /// Rows that were read (by index and by scan) and written of the conductor's state tables.
 async fn touched(world: &World) -> (i64, i64) {
@@ -38,78 +37,85 @@ async fn settled(world: &World) -> (i64, i64) {
     last
 }
 
-/// Makes a workflow larger by jobs that wait for each other in a line, behind `after`.
-async fn enlarge(world: &World, workflow: WorkflowId, after: JobId, n: i32) {
-    let plan = JobPlan {
-        name: "x".into(),
-        kind: JobKind::Build { definition: Box::new(definition()) },
-        requires: Vec::new(),
-        contexts: Vec::new(),
-        serial_group: None,
-    };
-    sqlx::query(
-        "INSERT INTO conductor.jobs (id, workflow_id, position, name, kind, status, unmet, plan) \
-         SELECT gen_random_uuid(), $1, 100 + n, 'x' || n, 'build', 'blocked', 1, $2 FROM generate_series(1, $3) n",
-    )
-    .bind(workflow.uuid())
-    .bind(Json(plan))
-    .bind(n)
-    .execute(&world.pool)
-    .await
-    .unwrap();
-    sqlx::query(
-        "INSERT INTO conductor.edges (upstream, job, accepts) \
-         SELECT coalesce(u.id, $2), j.id, '{success}' FROM conductor.jobs j \
-         LEFT JOIN conductor.jobs u ON u.workflow_id = $1 AND u.position = j.position - 1 AND u.position > 100 \
-         WHERE j.workflow_id = $1 AND j.position > 100",
-    )
-    .bind(workflow.uuid())
-    .bind(after.uuid())
-    .execute(&world.pool)
-    .await
-    .unwrap();
-    sqlx::query(
-        "UPDATE conductor.workflows SET counts = jsonb_set(counts, '{blocked}', \
-             to_jsonb(coalesce((counts->>'blocked')::int, 0) + $2)) WHERE id = $1",
-    )
-    .bind(workflow.uuid())
-    .bind(n)
-    .execute(&world.pool)
-    .await
-    .unwrap();
-    sqlx::query("ANALYZE conductor.jobs, conductor.edges, conductor.workflows")
-        .execute(&world.pool)
-        .await
-        .unwrap();
+/// `a`, `b` and `c` in a line, and behind them as many others as make `n`, each waiting for the one before.
+fn line(n: usize) -> Vec<JobPlan> {
+    let mut jobs = vec![build("a", &[]), build("b", &["a"]), build("c", &["b"])];
+    for place in 3..n {
+        let before = if place == 3 { "c".to_owned() } else { format!("x{}", place - 1) };
+        jobs.push(build(&format!("x{place}"), &[&before]));
+    }
+    jobs
+}
+
+/// All jobs that the events of a workflow tell of, in their order.
+async fn told(world: &World, created: &WorkflowCreated) -> Vec<JobNode> {
+    let mut jobs = created.jobs.clone();
+    for event in world.history(created.workflow_id).await {
+        if event.is::<JobsAdded>() {
+            let added: JobsAdded = event.body_as().unwrap();
+            assert_eq!(added.from as usize, jobs.len(), "in file order");
+            jobs.extend(added.jobs);
+            for more in added.edges {
+                let job = jobs.iter_mut().find(|job| job.job_id == more.job_id).unwrap();
+                job.requires.extend(more.requires);
+            }
+        }
+    }
+    jobs
 }
 
 #[tokio::test]
-async fn a_step_of_10_000_jobs_touches_no_more_rows_than_one_of_three() {
+async fn a_step_of_10_000_jobs_touches_no_more_rows_than_one_of_ten() {
     let mut world = World::new().await;
-    let jobs = || vec![build("a", &[]), build("b", &["a"]), build("c", &["b"])];
     let mut results = Vec::new();
-    for large in [false, true] {
-        let created = world.push(vec![workflow("main", jobs())]).await.remove(0);
+    for n in [10, 1000, 10_000] {
+        let created = world.push(vec![workflow("main", line(n))]).await.remove(0);
+        assert_eq!(created.total as usize, n);
+        let jobs = told(&world, &created).await;
+        assert_eq!(jobs.len(), n, "every job is told of");
+        assert_eq!(n > 1000, created.plan_digest.is_some() && created.jobs.len() < n);
+        let ids: HashMap<&str, JobId> = jobs.iter().map(|job| (job.name.as_str(), job.job_id)).collect();
         let id = created.workflow_id;
-        if large {
-            enlarge(&world, id, id_of(&created, "c"), 9_997).await;
-        }
+        sqlx::query("ANALYZE conductor.jobs, conductor.edges, conductor.workflows")
+            .execute(&world.pool)
+            .await
+            .unwrap();
         let before = settled(&world).await;
-        world.job_started(id, id_of(&created, "a")).await;
-        world.job_finished(id, id_of(&created, "a"), JobStatus::Success).await;
-        // Without reads of our own: its events are in another table.
-        until("b begins", LIMIT, async || {
-            world.history(id).await.iter().filter(|event| event.kind == "workflow.job_ready").count() == 2
-        })
-        .await;
+        step(&world, id, ids["a"]).await;
         let after = settled(&world).await;
         results.push((after.0 - before.0, after.1 - before.1));
     }
-    eprintln!(
-        "rows read and written in two steps: of 3 jobs {:?}, of 10,000 jobs {:?}",
-        results[0], results[1]
-    );
-    assert_eq!(results[0].1, results[1].1, "rows written");
-    assert!(results[1].0 <= results[0].0 + 10, "rows read: {results:?}");
+    eprintln!("rows read and written in two steps of 10, 1,000 and 10,000 jobs: {results:?}");
+    assert!(results.iter().all(|result| result.1 == results[0].1), "rows written: {results:?}");
+    assert!(results.iter().all(|result| result.0 <= results[0].0 + 10), "rows read: {results:?}");
+    world.check_rows().await;
+    world.stop().await;
+}
+
+/// The first job starts and ends; returns when the second one has begun.
+async fn step(world: &World, id: WorkflowId, first: JobId) {
+    world.job_started(id, first).await;
+    world.job_finished(id, first, JobStatus::Success).await;
+    // Without reads of our own: its events are in another table.
+    until("b begins", LIMIT, async || {
+        world.history(id).await.iter().filter(|event| event.kind == "workflow.job_ready").count() == 2
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fan_in_of_thousands_is_told_in_parts_and_begins_once() {
+    let mut world = World::new().await;
+    let names: Vec<String> = (0..2500).map(|n| format!("part{n}")).collect();
+    let mut jobs: Vec<JobPlan> = names.iter().map(|name| crate::support::no_op(name, &[])).collect();
+    let needed: Vec<&str> = names.iter().map(String::as_str).collect();
+    jobs.push(build("all", &needed));
+    let created = world.push(vec![workflow("main", jobs)]).await.remove(0);
+    let told = told(&world, &created).await;
+    assert_eq!(told.last().unwrap().requires.len(), 2500);
+    assert_eq!(world.jobs(created.workflow_id).await["all"], "queued");
+    let ends = world.run_to_end(created.workflow_id, &[]).await;
+    assert_eq!(ends.as_str(), "success");
+    world.check_rows().await;
     world.stop().await;
 }

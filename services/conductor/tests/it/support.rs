@@ -73,6 +73,8 @@ pub struct World {
     pub others: Arc<Others>,
     pub project: Project,
     pub user: UserId,
+    /// Branch of the next pipelines.
+    pub branch: String,
     blobs: Arc<dyn Blobs>,
     _folder: TempDir,
     pipelines: Store,
@@ -109,6 +111,7 @@ impl World {
             others,
             project,
             user: UserId::new(),
+            branch: "main".into(),
             pipelines,
             dispatcher,
             running: None,
@@ -172,7 +175,7 @@ impl World {
                 actor_login: Some("ada".into()),
                 received_at: chrono::Utc::now(),
             },
-            vcs: Vcs { revision: "0a1b2c".into(), branch: Some("main".into()), tag: None },
+            vcs: Vcs { revision: "0a1b2c".into(), branch: Some(self.branch.clone()), tag: None },
             setup: false,
             errors: Vec::new(),
             plan,
@@ -327,7 +330,7 @@ impl World {
     }
 }
 
-async fn append(store: &Store, event: NewEvent) {
+pub async fn append(store: &Store, event: NewEvent) {
     let mut tx = store.begin(&[eventstore::Key::new(event.aggregate, event.aggregate_id)]).await.unwrap();
     tx.append(&[event]).await.unwrap();
     tx.commit().await.unwrap();

@@ -5,7 +5,8 @@ use chrono::{DateTime, TimeDelta};
 use gantry_model::{
     status::{JobStatus, WorkflowStatus},
     workflow::{
-        Changes, Command, Dependant, Event, Graph, Job, Kind, Node, Refusal, Root, Rules, StatusSet, Walk,
+        Changes, Command, Dependant, Event, Graph, Job, Kind, Node, Refusal, Root, Rules, StatusSet, Turn,
+        Walk,
     },
 };
 use ids::{JobId, Timestamp, UserId};
@@ -26,6 +27,8 @@ macro_rules! ensure {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fact {
     Waits,
+    /// For its turn in a serial group.
+    InLine,
     Ready,
     Runs,
     Holds,
@@ -36,6 +39,10 @@ enum Fact {
 #[derive(Clone, Copy, Debug)]
 enum Doing {
     Begin,
+    /// The serial group says that this job's turn has come.
+    Turning(usize),
+    /// The serial group says that this job's turn will not come.
+    PassingOver(usize),
     /// The dispatcher says that this job started.
     Starting(usize),
     /// The dispatcher says that this job ended so.
@@ -49,6 +56,7 @@ struct World {
     requires: Vec<Vec<(usize, StatusSet)>>,
     down: Vec<Vec<(usize, StatusSet)>>,
     kinds: Vec<Kind>,
+    serial: Vec<bool>,
     // State as a service would store it.
     root: Root,
     jobs: Vec<Job>,
@@ -63,6 +71,7 @@ struct World {
     ended: bool,
     // Jobs at the dispatcher and approvals that wait, for picking.
     active: Vec<usize>,
+    in_line: Vec<usize>,
     holding: Vec<usize>,
     over: Vec<usize>,
     approvals: Vec<usize>,
@@ -104,6 +113,8 @@ pub fn check<R: Rules>(case: &Case) -> Check<Seen> {
         &mut seen.lost,
         &mut seen.cancel_job,
         &mut seen.cancel_workflow,
+        &mut seen.turn,
+        &mut seen.passed_over,
         &mut seen.approve,
         &mut seen.contested,
         &mut seen.duplicate,
@@ -148,6 +159,8 @@ impl World {
             let mut job = Job::blocked(id(at), spec.kind, u32::try_from(requires.len()).unwrap());
             if kept_at(at) {
                 (job.status, job.unmet) = (JobStatus::Success, 0);
+            } else if spec.serial && spec.kind == Kind::Build {
+                job.turn = Turn::Needed;
             }
             nodes[at] = Some(Node { job, requires });
         }
@@ -159,6 +172,7 @@ impl World {
             requires: graph.nodes.iter().map(|node| node.requires.clone()).collect(),
             down,
             kinds: graph.nodes.iter().map(|node| node.job.kind).collect(),
+            serial: graph.nodes.iter().map(|node| node.job.turn == Turn::Needed).collect(),
             root: Root::new(),
             jobs: graph.nodes.iter().map(|node| node.job.clone()).collect(),
             facts: carried
@@ -172,6 +186,7 @@ impl World {
             said: WorkflowStatus::Running,
             ended: false,
             active: Vec::new(),
+            in_line: Vec::new(),
             holding: Vec::new(),
             over: Vec::new(),
             approvals: (0..n).filter(|at| graph.nodes[*at].job.kind == Kind::Approval).collect(),
@@ -234,6 +249,21 @@ impl World {
     fn act<R: Rules>(&mut self, act: Act) -> Check {
         let pick = |from: &[usize], n: u32| (!from.is_empty()).then(|| from[n as usize % from.len()]);
         match act {
+            Act::GiveTurn(n) => {
+                let Some(at) = pick(&self.in_line, n) else { return Ok(()) };
+                self.give_turn::<R>(at)
+            }
+            Act::PassOver(n) => {
+                let Some(at) = pick(&self.in_line, n) else { return Ok(()) };
+                self.seen.passed_over += 1;
+                let command = Command::PassedOver { reason: "newer".into() };
+                self.message::<R>(at, command, Doing::PassingOver(at))?;
+                ensure!(
+                    self.facts[at] == Fact::Ended(JobStatus::NotRun),
+                    "j{at} was passed over and goes on"
+                );
+                Ok(())
+            }
             Act::Start(n) => {
                 let Some(at) = pick(&self.active, n) else { return Ok(()) };
                 let command = Command::Started { at: self.clock };
@@ -288,6 +318,13 @@ impl World {
             return Err(TestCaseError::fail(format!("a message of a right history was refused: {refusal}")));
         }
         self.messages.push((at, command));
+        Ok(())
+    }
+
+    fn give_turn<R: Rules>(&mut self, at: usize) -> Check {
+        self.seen.turn += 1;
+        self.message::<R>(at, Command::TurnGiven, Doing::Turning(at))?;
+        ensure!(self.facts[at] == Fact::Ready, "j{at} has its turn and is {:?}", self.facts[at]);
         Ok(())
     }
 
@@ -354,10 +391,10 @@ impl World {
         let before = self.facts[at];
         // The wish counts from here on: the events that follow are judged with it.
         let asked = std::mem::replace(&mut self.cancel_asked[at], true);
-        match (before, self.step::<R>(at, &Command::Cancel, Doing::CancelingJob(at))?) {
+        match (before, self.step::<R>(at, &Command::Cancel { reason: None }, Doing::CancelingJob(at))?) {
             (Fact::Ended(JobStatus::Canceled), Ok(0)) => {}
             (Fact::Ended(_), Err(Refusal::JobEnded { .. })) => self.cancel_asked[at] = asked,
-            (Fact::Waits | Fact::Holds, Ok(_)) => {
+            (Fact::Waits | Fact::InLine | Fact::Holds, Ok(_)) => {
                 self.seen.cancel_job += 1;
                 ensure!(self.facts[at] == Fact::Ended(JobStatus::Canceled), "R-12: j{at} still waits");
             }
@@ -396,16 +433,19 @@ impl World {
         let changes = walk.conclude();
         ensure!(!(repeat || self.ended) || changes.events.is_empty(), "R-29: the cancel counted twice");
         self.take(changes, Doing::CancelingAll)?;
-        let waits = self.facts.iter().position(|fact| matches!(fact, Fact::Waits | Fact::Holds));
+        let waits =
+            self.facts.iter().position(|fact| matches!(fact, Fact::Waits | Fact::InLine | Fact::Holds));
         ensure!(waits.is_none(), "R-12: j{} still waits after the cancel", waits.unwrap_or_default());
         Ok(())
     }
 
     /// Brings everything to its end, which must be possible.
     fn finish<R: Rules>(&mut self) -> Check {
-        for _ in 0..=2 * self.jobs.len() {
+        for _ in 0..=3 * self.jobs.len() {
             if let Some(at) = self.active.last().copied() {
                 self.end::<R>(at, JobStatus::Success, None)?;
+            } else if let Some(at) = self.in_line.last().copied() {
+                self.give_turn::<R>(at)?;
             } else if let Some(at) = self.holding.last().copied() {
                 self.approve::<R>(at, user(0))?;
             } else {
@@ -440,6 +480,16 @@ impl World {
                         "nobody canceled j{at}"
                     );
                 }
+                Event::TurnWanted { job } => {
+                    let at = index(*job);
+                    ensure!(self.serial[at], "j{at} waits for a turn and needs none");
+                    self.began(at, Kind::Build)?;
+                    self.facts[at] = Fact::InLine;
+                    self.active.retain(|active| *active != at);
+                    self.numbers[BUSY] -= 1;
+                    self.in_line.push(at);
+                }
+                Event::JobReady { job } if self.serial[index(*job)] => self.turned(index(*job), doing)?,
                 Event::JobReady { job } => self.began(index(*job), Kind::Build)?,
                 Event::JobOnHold { job } => self.began(index(*job), Kind::Approval)?,
                 Event::JobRunning { job, .. } => {
@@ -488,6 +538,7 @@ impl World {
             let at = index(id);
             let matches = match self.facts[at] {
                 Fact::Waits => job.status == JobStatus::Blocked,
+                Fact::InLine => job.status == JobStatus::Queued && job.turn == Turn::Wanted,
                 Fact::Ready => job.status == JobStatus::Queued,
                 Fact::Runs => job.status == JobStatus::Running,
                 Fact::Holds => job.status == JobStatus::OnHold,
@@ -513,6 +564,20 @@ impl World {
             self.facts[at] = Fact::Holds;
             self.holding.push(at);
         }
+        Ok(())
+    }
+
+    /// a job of a serial group runs in its turn only.
+    fn turned(&mut self, at: usize, doing: Doing) -> Check {
+        ensure!(
+            matches!(doing, Doing::Turning(told) if told == at) && self.facts[at] == Fact::InLine,
+            "R-22: j{at} began without its turn"
+        );
+        ensure!(!self.cancel_all && !self.cancel_asked[at], "R-12: j{at} began after its cancel");
+        self.facts[at] = Fact::Ready;
+        self.in_line.retain(|waiting| *waiting != at);
+        self.active.push(at);
+        self.numbers[BUSY] += 1;
         Ok(())
     }
 
@@ -550,7 +615,13 @@ impl World {
                 );
                 self.approved_by[at] = by;
             }
-            Fact::Waits | Fact::Holds => {
+            Fact::InLine if status == JobStatus::NotRun => {
+                ensure!(
+                    matches!(doing, Doing::PassingOver(told) if told == at),
+                    "nobody said that j{at} is passed over"
+                );
+            }
+            Fact::Waits | Fact::InLine | Fact::Holds => {
                 ensure!(status == JobStatus::Canceled && canceled, "j{at} ended {status} from {before:?}");
             }
             Fact::Ready | Fact::Runs => {
@@ -566,6 +637,7 @@ impl World {
         self.over.push(at);
         self.active.retain(|active| *active != at);
         self.holding.retain(|holding| *holding != at);
+        self.in_line.retain(|waiting| *waiting != at);
         self.numbers[OPEN] -= 1;
         if matches!(before, Fact::Ready | Fact::Runs) {
             self.numbers[BUSY] -= 1;
@@ -604,6 +676,7 @@ impl World {
         match () {
             () if open > 0 && bad > 0 => WorkflowStatus::Failing,
             () if open > 0 && busy == 0 && !self.holding.is_empty() => WorkflowStatus::OnHold,
+            () if open > 0 && busy == 0 && !self.in_line.is_empty() => WorkflowStatus::Queued,
             () if open > 0 => WorkflowStatus::Running,
             () if self.cancel_all => WorkflowStatus::Canceled,
             () if denied > 0 => WorkflowStatus::Unauthorized,

@@ -26,11 +26,17 @@ pub struct Case {
 #[derive(Clone, PartialEq)]
 pub struct Spec {
     pub kind: Kind,
+    /// Whether it has to wait for its turn in a serial group.
+    pub serial: bool,
     pub requires: Vec<(usize, StatusSet)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Act {
+    /// A job that waits for its turn gets it.
+    GiveTurn(u32),
+    /// A job that waits for its turn is passed over.
+    PassOver(u32),
     /// A job at the dispatcher starts.
     Start(u32),
     /// A job at the dispatcher ends.
@@ -59,7 +65,7 @@ impl fmt::Debug for Case {
             if self.reversed { ", in reverse file order" } else { "" }
         )?;
         for (index, job) in self.jobs.iter().enumerate() {
-            write!(f, "  j{index}: {}", job.kind.as_str())?;
+            write!(f, "  j{index}: {}{}", if job.serial { "serial " } else { "" }, job.kind.as_str())?;
             for (upstream, accepts) in &job.requires {
                 let words: Vec<_> = accepts.iter().map(JobStatus::as_str).collect();
                 write!(f, ", requires j{upstream} {{{}}}", words.join(" "))?;
@@ -119,6 +125,8 @@ seen! {
     lost = "a runner is lost",
     cancel_job = "a job is canceled",
     cancel_workflow = "the workflow is canceled while it runs",
+    turn = "a job gets its turn in a serial group",
+    passed_over = "a job is passed over in a serial group",
     approve = "an approval is given",
     contested = "a second decision is refused or repeated",
     duplicate = "a message comes twice",

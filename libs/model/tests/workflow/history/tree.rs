@@ -70,6 +70,7 @@ fn generate(dice: &mut Dice) -> Case {
     };
     let fan_in = dice.below(4);
     let near = 1 + dice.below(n);
+    let serial = [0, 0, 20, 60][dice.below(4)];
     let jobs = (0..n)
         .map(|index| {
             let mut requires: Vec<(usize, StatusSet)> = Vec::new();
@@ -86,7 +87,7 @@ fn generate(dice: &mut Dice) -> Case {
                 2 => Kind::NoOp,
                 _ => Kind::Build,
             };
-            Spec { kind, requires }
+            Spec { kind, serial: kind == Kind::Build && dice.percent(serial), requires }
         })
         .collect();
     // What is left open at the end is brought to its end by the checker, so that a history may stop anywhere.
@@ -103,7 +104,9 @@ fn generate(dice: &mut Dice) -> Case {
 fn act(dice: &mut Dice, jobs: usize, unlucky: bool) -> Act {
     let pick = dice.next();
     let user = (dice.next() % 3) as u8;
-    match dice.below(100) {
+    match dice.below(112) {
+        100..108 => Act::GiveTurn(pick),
+        108..112 => Act::PassOver(pick),
         0..24 => Act::Start(pick),
         24..62 => {
             // Most jobs succeed, else nothing of a deep graph would ever run.
@@ -232,6 +235,9 @@ fn edit(case: &Case, n: usize) -> Option<Case> {
     if let Some(job) = take(case.jobs.len()) {
         return edited(&|c| c.jobs[job].kind = Kind::Build);
     }
+    if let Some(job) = take(case.jobs.len()) {
+        return edited(&|c| c.jobs[job].serial = false);
+    }
     let edges: Vec<(usize, usize)> = case
         .jobs
         .iter()
@@ -248,20 +254,19 @@ fn edit(case: &Case, n: usize) -> Option<Case> {
         let (job, edge) = edges[index];
         return edited(&|c| c.jobs[job].requires[edge].1 = StatusSet::SUCCESS);
     }
+    // Together first: two acts on the same job must not be torn apart.
+    if take(1).is_some() {
+        return edited(&|c| c.acts.iter_mut().for_each(plain));
+    }
+    // An act between two on the same job moves what the second one picks: without it both must pick anew.
     if let Some(index) = take(case.acts.len()) {
         return edited(&|c| {
-            c.acts[index] = match c.acts[index] {
-                Act::Start(_) => Act::Start(0),
-                Act::Finish(_, status) => Act::Finish(0, status),
-                Act::Lose(_) => Act::Lose(0),
-                Act::Approve(..) => Act::Approve(0, 0),
-                Act::TryApprove(_, user) => Act::TryApprove(0, user),
-                Act::CancelJob(_) => Act::CancelJob(0),
-                Act::CancelWorkflow => Act::CancelWorkflow,
-                Act::Duplicate(_) => Act::Duplicate(0),
-                Act::Late(_, status) => Act::Late(0, status),
-            };
+            c.acts.remove(index);
+            c.acts.iter_mut().for_each(plain);
         });
+    }
+    if let Some(index) = take(case.acts.len()) {
+        return edited(&|c| plain(&mut c.acts[index]));
     }
     None
 }
@@ -275,5 +280,22 @@ fn without_jobs(case: &mut Case, from: usize, to: usize) {
                 *upstream -= to - from;
             }
         }
+    }
+}
+
+/// The act on the first candidate, by the first user.
+fn plain(act: &mut Act) {
+    match act {
+        Act::GiveTurn(pick)
+        | Act::PassOver(pick)
+        | Act::Start(pick)
+        | Act::Finish(pick, _)
+        | Act::Lose(pick)
+        | Act::CancelJob(pick)
+        | Act::Duplicate(pick)
+        | Act::Late(pick, _) => *pick = 0,
+        Act::Approve(pick, user) => (*pick, *user) = (0, 0),
+        Act::TryApprove(pick, _) => *pick = 0,
+        Act::CancelWorkflow => {}
     }
 }
