@@ -141,6 +141,16 @@ function signIn() {
   input.focus();
 }
 
+// The code that `gantry up` printed is traded for a token; a used one leads to the ordinary form.
+async function redeem(code) {
+  const response = await fetch("/setup", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ code }) });
+  const answer = await response.json().catch(() => ({}));
+  history.replaceState(null, "", "/");
+  if (response.ok) sessionStorage.setItem(TOKEN, answer.token);
+  await route();
+  if (!response.ok) say(answer.detail || "This code opens nothing.");
+}
+
 const ROW = "id number status state createdAt branch tag revision subject projectSlug trigger { type actor }";
 function pipelineRow(pipeline, withProject) {
   return link(`/projects/${pipeline.projectSlug}/pipelines/${pipeline.number}`, { class: "row", "data-id": pipeline.id }, badge(pipeline.status),
@@ -398,6 +408,7 @@ async function route() {
   leave.abort();
   leave = new AbortController();
   const { signal } = leave;
+  if (location.pathname === "/setup") return redeem(new URLSearchParams(location.search).get("code") || "");
   if (!sessionStorage.getItem(TOKEN)) return signIn();
   $("live").textContent = "";
   $("user").replaceChildren(h("button", { class: "plain", onclick: () => { sessionStorage.removeItem(TOKEN); route(); } }, "Sign out"));

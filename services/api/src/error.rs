@@ -58,6 +58,7 @@ impl From<RequestError> for Fail {
                     "forbidden" => StatusCode::FORBIDDEN,
                     "unauthenticated" => StatusCode::UNAUTHORIZED,
                     "invalid" => StatusCode::BAD_REQUEST,
+                    "disk_full" => StatusCode::SERVICE_UNAVAILABLE,
                     "limit_reached" | "key_reused" => StatusCode::UNPROCESSABLE_ENTITY,
                     _ => StatusCode::CONFLICT,
                 };

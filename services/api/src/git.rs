@@ -183,6 +183,14 @@ fn command(place: &Place, service: &str, headers: &HeaderMap) -> tokio::process:
     command
 }
 
+/// A push begins work: it is refused as a whole while none is taken, before a byte of it is stored.
+fn may_push(app: &App) -> Result<(), Fail> {
+    app.bus
+        .admission()
+        .check()
+        .map_err(|refusal| Fail::new(StatusCode::SERVICE_UNAVAILABLE, &refusal.code, refusal.message))
+}
+
 async fn advertise(
     State(app): State<App>,
     Path((org, repo)): Path<(String, String)>,
@@ -198,6 +206,7 @@ async fn advertise(
             ("upload-pack", "application/x-git-upload-pack-advertisement")
         }
         "git-receive-pack" => {
+            may_push(&app)?;
             pushed_project(&app, &visitor, &place).await?;
             ("receive-pack", "application/x-git-receive-pack-advertisement")
         }
@@ -311,6 +320,7 @@ async fn receive_pack(
 ) -> Served {
     let place = place(&app, org, &repo)?;
     let visitor = visitor(&app, &headers, &uri, &place).await?;
+    may_push(&app)?;
     let (caller, project) = pushed_project(&app, &visitor, &place).await?;
     let mut child =
         command(&place, "receive-pack", &headers).arg(".").spawn().map_err(|error| no_git(&error))?;

@@ -387,3 +387,12 @@ async fn socket(
         },
     )
 }
+
+/// A fresh personal token; only its digest is kept.
+pub fn new_token() -> Result<String, Fail> {
+    let mut random = [0u8; 32];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| {
+        Fail::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the machine has no randomness")
+    })?;
+    Ok(format!("gantry_{}", bs58::encode(random).into_string()))
+}

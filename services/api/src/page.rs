@@ -17,6 +17,7 @@ pub fn routes() -> Router<App> {
     let index = || async { file("text/html; charset=utf-8", include_str!("../assets/index.html")) };
     Router::new()
         .route("/", get(index))
+        .route("/setup", get(index))
         .route("/projects/{*rest}", get(index))
         .route("/pipelines/{id}", get(index))
         .route("/workflows/{id}", get(index))

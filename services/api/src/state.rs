@@ -1,6 +1,7 @@
 //! What every handler has.
 
 use crate::{auth::Caller, error::Fail, store::Views};
+use blobs::Blobs;
 use bus::{AskOptions, Bus};
 use contracts::{Actor, RequestError, domain::User, request::Ask};
 use futures::StreamExt;
@@ -58,6 +59,7 @@ pub struct Inner {
     pub views: Views,
     pub keys: Keys,
     pub secrets: Arc<dyn Secrets>,
+    pub blobs: Arc<dyn Blobs>,
     pub config: Config,
     pub git: vcs::Git,
     pub live: Arc<dyn Live>,
@@ -65,6 +67,7 @@ pub struct Inner {
     pub stop: CancellationToken,
     /// One at a time compares a repository's refs with what was delivered.
     pub repositories: Mutex<HashMap<uuid::Uuid, Arc<Mutex<()>>>>,
+    pub sign_in: crate::setup::SignIn,
     tokens: Cache<[u8; 32], User>,
     grants: Cache<(uuid::Uuid, OrgId, Permission), bool>,
 }
@@ -84,12 +87,14 @@ impl App {
             store,
             keys: deps.keys,
             secrets: deps.secrets,
+            blobs: deps.blobs,
             git: vcs::Git::new(&deps.config.git_root),
             live: deps.live,
             streams: Arc::new(Semaphore::new(deps.config.max_streams)),
             config: deps.config,
             stop,
             repositories: Mutex::default(),
+            sign_in: crate::setup::SignIn::default(),
             tokens: Cache::builder().max_capacity(10_000).time_to_live(BELIEVED).build(),
             grants: Cache::builder().max_capacity(50_000).time_to_live(BELIEVED).build(),
         }))

@@ -169,10 +169,6 @@ impl Views {
     }
 
     /// Whether the database answers.
-    pub async fn ping(&self) -> Found<()> {
-        sqlx::query("SELECT 1").execute(&self.pool).await.map(drop)
-    }
-
     pub async fn project(&self, id: Uuid) -> Found<Option<ProjectRow>> {
         sqlx::query_as("SELECT * FROM projector.projects WHERE id = $1")
             .bind(id)

@@ -55,6 +55,15 @@ pub async fn explain(state: &State, job: JobId) -> Result<Vec<Wait>, RequestErro
                 .map_err(failed)?;
         return if known { Ok(Vec::new()) } else { Err(Refusal::not_found("job").into()) };
     }
+    if let Err(closed) = state.bus.admission().check()
+        && tasks.iter().any(|task| task.state == "waiting")
+    {
+        return Ok(vec![Wait {
+            kind: closed.code,
+            text: format!("no task starts: {}", closed.message),
+            ..Wait::default()
+        }]);
+    }
     let line = if tasks.iter().any(|task| task.state == "waiting") {
         Some(Line::read(&mut conn).await.map_err(failed)?)
     } else {

@@ -191,7 +191,7 @@ pub async fn finish(state: &State, fence: &FenceClaims, report: FinalReport) -> 
     let run = store::run(&mut tx, task.job_id).await?;
     let (status, reason) = rules::reported_outcome(task.cancel_requested, report.status, report.reason);
     let mut events = store::finish(&mut tx, &run, &task, Outcome { status, reason, reported: true }).await?;
-    events.extend(line::fill(&mut tx, &state.config).await?);
+    events.extend(line::fill(&mut tx, state).await?);
     tx.append(&events).await?;
     tx.commit().await?;
     state.wake([task.task()]);

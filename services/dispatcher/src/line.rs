@@ -1,6 +1,6 @@
 //! The line for slots, read from the rows: who waits, who holds what, and who gets a slot now.
 
-use crate::{config::Config, store::RunRow};
+use crate::{state::State, store::RunRow};
 use contracts::{NewEvent, dispatcher::TaskQueued};
 use eventstore::Tx;
 use ids::{OrgId, ProjectId, TaskId};
@@ -68,9 +68,13 @@ struct Taken {
 }
 
 /// Gives free slots to those whose turn it is and announces them. Needs the lock of slots.
-pub async fn fill(tx: &mut Tx, config: &Config) -> sqlx::Result<Vec<NewEvent>> {
+pub async fn fill(tx: &mut Tx, state: &State) -> sqlx::Result<Vec<NewEvent>> {
+    // While no new work is taken everybody keeps their place in line; the sweeper looks again.
+    if state.bus.admission().check().is_err() {
+        return Ok(Vec::new());
+    }
     let held = held(tx.conn()).await?;
-    let limits = config.limits();
+    let limits = state.config.limits();
     let free = limits.slots.saturating_sub(held.total());
     if free == 0 {
         return Ok(Vec::new());
@@ -88,7 +92,7 @@ pub async fn fill(tx: &mut Tx, config: &Config) -> sqlx::Result<Vec<NewEvent>> {
              r.job_id, r.workflow_id, r.org_id, r.project_id, r.pipeline_id, r.state, r.trace",
     )
     .bind(&granted)
-    .bind(config.claim_timeout)
+    .bind(state.config.claim_timeout)
     .fetch_all(tx.conn())
     .await?;
     let order: HashMap<Uuid, usize> = granted.into_iter().enumerate().map(|(at, task)| (task, at)).collect();

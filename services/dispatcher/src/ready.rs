@@ -38,7 +38,7 @@ impl Group for Ready {
             self.admit(tx, message, &ready).await?;
         }
         // Once for all of them, by fairness and not by the order in which they came.
-        let queued = line::fill(tx, &self.0.config).await?;
+        let queued = line::fill(tx, &self.0).await?;
         tx.append(&queued).await?;
         Ok(())
     }

@@ -146,7 +146,7 @@ async fn revoke_once(state: &State, jobs: &[Uuid]) -> anyhow::Result<bool> {
         ));
     }
     events.extend(finish_runs(&mut tx, &runs, jobs).await?);
-    events.extend(line::fill(&mut tx, &state.config).await?);
+    events.extend(line::fill(&mut tx, state).await?);
     tx.append(&events).await?;
     tx.commit().await?;
     state.wake(stopping.into_iter().map(|(task, _)| TaskId(task)));

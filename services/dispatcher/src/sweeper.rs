@@ -130,7 +130,7 @@ async fn fill(state: &State) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut tx = state.store.begin(&[store::slots()]).await?;
-    let events = line::fill(&mut tx, &state.config).await?;
+    let events = line::fill(&mut tx, state).await?;
     tx.append(&events).await?;
     Ok(tx.commit().await?)
 }
@@ -163,7 +163,7 @@ async fn expire(state: &State, id: TaskId) -> anyhow::Result<()> {
                 tracing::warn!(task = %id, epoch = task.epoch, %status, reason, "a task's time ran out");
                 let outcome = Outcome { status, reason: Some(reason.to_owned()), reported: false };
                 let mut events = store::finish(&mut tx, &run, &task, outcome).await?;
-                events.extend(line::fill(&mut tx, &state.config).await?);
+                events.extend(line::fill(&mut tx, state).await?);
                 events
             }
         };

@@ -4,4 +4,5 @@ mod git;
 mod graphql;
 mod rest;
 mod schema;
+mod setup;
 mod world;

@@ -35,6 +35,7 @@ pub struct World {
     pub bus: Bus,
     pub keys: Keys,
     pub router: Router,
+    pub service: gantry_api::Service,
     pub owners: Arc<Owners>,
     /// Held: it is removed with the world.
     _git_root: tempfile::TempDir,
@@ -98,6 +99,12 @@ impl Responder for As {
                     };
                     projects.push(project.clone());
                     Ok(project)
+                })
+                .await
+            }
+            "token.create" => {
+                route::<CreateToken, _, _>(&req, |ask, _| async move {
+                    Ok(TokenInfo { id: TokenId::new(), label: ask.label, created_at: chrono::Utc::now() })
                 })
                 .await
             }
@@ -217,16 +224,19 @@ impl World {
         let keys = Keys::from_bytes([3; 32]);
         let secrets = Arc::new(secrets::Keyring::open_or_create(git_root.path().join("keyring")).unwrap());
         let config = gantry_api::Config::new("http://gantry.test/", git_root.path().join("git"));
+        let blobs = blobs::FsBlobs::open(&git_root.path().join("blobs"), b"key").await.unwrap();
         let deps = gantry_api::Deps {
             pool: db.pool.clone(),
             bus: bus.clone(),
+            blobs: Arc::new(blobs),
             live,
             secrets,
             keys: keys.clone(),
             config,
         };
-        let router = gantry_api::start(deps, stop.clone()).await.unwrap().router();
-        Self { db, bus, keys, router, owners, _git_root: git_root, stop }
+        let service = gantry_api::start(deps, stop.clone()).await.unwrap();
+        let router = service.router();
+        Self { db, bus, keys, router, service, owners, _git_root: git_root, stop }
     }
 
     pub async fn call(
