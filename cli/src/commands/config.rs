@@ -2,6 +2,7 @@
 
 mod diff;
 mod event;
+mod explain;
 mod format;
 mod graph;
 mod orbs;
@@ -29,6 +30,9 @@ pub enum Config {
     /// Lay a file out: two blanks a level, lists below their key; comments stay
     #[command(after_help = format::HELP)]
     Format(format::Arguments),
+    /// Say where a value of the compiled form comes from
+    #[command(after_help = explain::HELP)]
+    Explain(explain::Arguments),
     /// Say which jobs an event would start, and why not the others
     #[command(after_help = simulate::HELP)]
     Simulate(simulate::Arguments),
@@ -49,6 +53,7 @@ impl Config {
             Self::Validate(arguments) => arguments.run(global),
             Self::Process(arguments) => arguments.run(global),
             Self::Format(arguments) => arguments.run(global),
+            Self::Explain(arguments) => arguments.run(global),
             Self::Simulate(arguments) => arguments.run(global),
             Self::Graph(arguments) => arguments.run(global),
             Self::Diff(arguments) => arguments.run(global),

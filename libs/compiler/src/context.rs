@@ -1,6 +1,7 @@
 //! What all passes share.
 
 use crate::diagnostics::{Sink, Span, code, suggest};
+use crate::explain::Recorder;
 use crate::interpolate::Args;
 use crate::orbs::OrbSource;
 use crate::resolve::Imports;
@@ -33,6 +34,8 @@ pub(crate) struct Ctx<'a> {
     pub has_workflows: bool,
     /// Whether a file without jobs is good: it ends a pipeline that a setup configuration began.
     pub may_be_empty: bool,
+    /// Keeps what led to each value, where that is asked for.
+    pub recorder: Option<Box<Recorder>>,
     work: usize,
     bytes: usize,
 }
@@ -52,6 +55,7 @@ impl<'a> Ctx<'a> {
             setup: false,
             has_workflows: false,
             may_be_empty: false,
+            recorder: None,
             work: 0,
             bytes: 0,
         }

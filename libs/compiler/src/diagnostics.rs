@@ -260,6 +260,14 @@ impl Sink {
         self.file(span).slice(span)
     }
 
+    /// File, line, column and the whole first line of a place.
+    pub fn describe(&self, span: Span) -> (String, usize, usize, String) {
+        let file = self.file(span);
+        let (line, column) = file.place(span.start as usize);
+        let text = file.text.lines().nth(line - 1).unwrap_or_default().to_owned();
+        (file.name.to_string(), line, column, text)
+    }
+
     /// 1-based line of a place.
     pub fn line(&self, span: Span) -> usize {
         self.file(span).place(span.start as usize).0

@@ -15,8 +15,8 @@ fn entry(value: Node) -> Entry {
     Entry { key: AT, value }
 }
 
-/// The compiled form of `workflows`, with the source behind it.
-pub(crate) fn emit(workflows: &[Compiled], orbs: &[UsedOrb], source: &str) -> String {
+/// The compiled form of `workflows` as a tree.
+pub(crate) fn tree(workflows: &[Compiled]) -> Map {
     // One map holds the jobs of all workflows: the same name with another body gets a number.
     let mut jobs: IndexMap<String, Node> = IndexMap::new();
     let mut shown_workflows = Map::new();
@@ -32,11 +32,16 @@ pub(crate) fn emit(workflows: &[Compiled], orbs: &[UsedOrb], source: &str) -> St
     let two = || entry(Node { span: AT, value: Value::Int(2) });
     shown_workflows.insert("version".into(), two());
     let jobs = jobs.into_iter().map(|(name, body)| (Arc::from(name), entry(body))).collect();
-    let root = Map::from_iter([
+    Map::from_iter([
         (Arc::from("version"), two()),
         (Arc::from("jobs"), entry(Node::map(AT, jobs))),
         (Arc::from("workflows"), entry(Node::map(AT, shown_workflows))),
-    ]);
+    ])
+}
+
+/// The compiled form of `workflows`, with the source behind it.
+pub(crate) fn emit(workflows: &[Compiled], orbs: &[UsedOrb], source: &str) -> String {
+    let root = tree(workflows);
     let mut out = String::new();
     for orb in orbs.iter().filter(|orb| orb.direct) {
         let _ = writeln!(out, "# Orb '{}' resolved to '{}'", orb.reference, orb.resolved);
@@ -51,7 +56,8 @@ pub(crate) fn emit(workflows: &[Compiled], orbs: &[UsedOrb], source: &str) -> St
     out
 }
 
-fn key_of(jobs: &mut IndexMap<String, Node>, job: &Shown) -> String {
+/// The key of a job in the one map of all; a new one is put there.
+pub(crate) fn key_of(jobs: &mut IndexMap<String, Node>, job: &Shown) -> String {
     let Some(body) = &job.body else { return job.name.clone() };
     let body = Node::map(AT, body.clone());
     let mut name = job.name.clone();

@@ -166,8 +166,10 @@ impl Ctx<'_> {
         let at = self.sink.narrow(span, content);
         if is_reference(content) {
             let found = self.lookup(content, env);
-            if found.is_none() {
-                self.unknown_name(at, content, env);
+            match (&found, &mut self.recorder) {
+                (None, _) => self.unknown_name(at, content, env),
+                (Some(value), Some(recorder)) => recorder.used(span, content, value, &self.sink.trace),
+                _ => {}
             }
             return found;
         }

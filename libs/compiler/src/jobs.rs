@@ -21,6 +21,9 @@ impl Ctx<'_> {
         pre: Option<&Node>,
         post: Option<&Node>,
     ) -> Option<Map> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.start_job(&self.sink.trace);
+        }
         let definition = found.body.clone();
         let env = Env { params: Some(args), matrix: None, pipeline_parameters: !found.scope.is_orb };
         let mut own = Map::new();

@@ -27,6 +27,7 @@ mod diagnostics;
 pub mod diff;
 mod emit;
 mod executors;
+pub mod explain;
 mod expression;
 mod filters;
 pub mod format;
@@ -88,7 +89,8 @@ pub fn compile(input: &Input<'_>) -> Result<Compiled, Vec<Diagnostic>> {
     }
 }
 
-fn run(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Plan, String)> {
+/// The top level of the file and its compiled workflows.
+fn workflows_of(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Map, Vec<workflows::Compiled>)> {
     let root = yaml::read(&mut ctx.sink, 0)?;
     let Some(map) = root.as_map().cloned() else {
         ctx.wrong_type(&root, "the configuration", "a map");
@@ -104,6 +106,11 @@ fn run(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Plan, String)> {
     }
     let project = ctx.project_scope(&map);
     let workflows = ctx.workflows(&map, &project, &input.values);
+    Some((map.as_ref().clone(), workflows))
+}
+
+fn run(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Plan, String)> {
+    let (map, workflows) = workflows_of(ctx, input)?;
     if ctx.sink.has_errors() {
         return None;
     }

@@ -81,11 +81,12 @@ fn invocation(item: &Node) -> Option<(String, Option<&Map>)> {
     }
 }
 
-struct View<'v> {
-    input: &'v Input<'v>,
-    sink: &'v Sink,
-    source: Option<&'v Node>,
-    processed: Option<&'v Node>,
+/// A source beside what became of it.
+pub(crate) struct View<'v> {
+    pub input: &'v Input<'v>,
+    pub sink: &'v Sink,
+    pub source: Option<&'v Node>,
+    pub processed: Option<&'v Node>,
 }
 
 impl View<'_> {
@@ -232,6 +233,29 @@ impl View<'_> {
                 })
             })
         })
+    }
+
+    /// Where a part of a workflow is written: `jobs`, the job, the option, as far as they are in the source.
+    pub fn written<'p>(&self, workflow: &str, parts: impl Iterator<Item = &'p str>) -> Span {
+        let entry = |node: &Node, key: &str| {
+            node.as_map().and_then(|map| map.get(key).map(|e| (e.key, e.value.clone())))
+        };
+        let parts: Vec<&str> = parts.collect();
+        let found = self.source.and_then(|root| get(root, "workflows")).and_then(|all| entry(all, workflow));
+        let Some((mut at, body)) = found else { return Span::default() };
+        if let Some(job) = parts.get(1)
+            && let Some(item) = self.source_invocation(workflow, job)
+        {
+            at = item.span;
+            let options =
+                item.as_map().and_then(|map| map.first()).and_then(|(_, entry)| entry.value.as_map());
+            if let Some(option) = parts.get(2).and_then(|key| options?.get(*key)) {
+                at = option.key;
+            }
+        } else if let Some((key, _)) = parts.first().and_then(|key| entry(&body, key)) {
+            at = key;
+        }
+        at
     }
 
     fn invocation_line(&self, workflow: &str, job: &str, otherwise: usize) -> usize {

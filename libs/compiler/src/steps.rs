@@ -104,6 +104,9 @@ impl Ctx<'_> {
                 self.sink.error(code::STEP_SHAPE, item.span, message);
             }
         }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.steps(out.len(), &self.sink.trace);
+        }
     }
 
     fn named_step(
