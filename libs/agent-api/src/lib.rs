@@ -5,6 +5,7 @@
 //! | route | answered by |
 //! |---|---|
 //! | `POST /v1/claim` [`Claim`] → [`Lease`] | dispatcher |
+//! | `POST /v1/tasks/{task}/start` → `{}` | dispatcher; the start permit of a claim that carried none (reliability §7). 409 `canceled`: report that at once |
 //! | `POST /v1/tasks/{task}/renew` [`Renew`] → [`Renewed`] | dispatcher |
 //! | `POST /v1/tasks/{task}/finish` [`FinalReport`] → `{}` | dispatcher |
 //! | `GET /v1/tasks/{task}/source` → [`Source`] | dispatcher |
@@ -125,6 +126,23 @@ pub struct TaskSpec {
     pub has_secrets: bool,
     /// The job.
     pub definition: JobDefinition,
+    /// Whether the containers that the job asks for are made. Else it runs on the machine, whatever it asks for.
+    #[serde(default)]
+    pub containers: bool,
+    /// What its resource class means.
+    #[serde(default)]
+    pub resources: Resources,
+}
+
+/// What a resource class means (config-language §11.5).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Its name.
+    pub class: String,
+    /// Thousandths of a processor; `None`: no limit.
+    pub cpu_millis: Option<u32>,
+    /// Bytes of memory; `None`: no limit.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Renews a lease.
@@ -170,11 +188,33 @@ pub struct LaunchFile {
     /// Absolute folders that steps must not see.
     #[serde(default)]
     pub hide: Vec<String>,
+    /// The container engine for jobs that ask for containers, if this machine has one.
+    #[serde(default)]
+    pub engine: Option<Engine>,
     /// The cgroup (v2) folder made for this task, if one could be made: steps go below it, and `cgroup.kill`
     /// there ends them all.
     #[serde(default)]
     pub cgroup: Option<String>,
 }
+
+/// A container engine and what tasks get from it (security §8).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Engine {
+    /// Path of its Unix socket.
+    pub socket: String,
+    /// When the registry is asked: `always`, `missing` or `never`.
+    pub pull: String,
+    /// Most processes and threads of a container.
+    pub pids: i64,
+    /// Whether programs may not gain rights by being started.
+    pub no_new_privileges: bool,
+    /// Name of the containers' network.
+    pub network: String,
+}
+
+/// Name of the file in a task's folder that says that the task has made containers, so that a sweep must ask the
+/// engine too.
+pub const CONTAINERS_FILE: &str = "containers";
 
 /// A user of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ pub mod contract;
 mod local;
 mod process;
 
-pub use local::{Local, LocalConfig};
+pub use local::{Containers, Local, LocalConfig};
 
 /// What is to be started.
 #[derive(Clone, Serialize, Deserialize)]
@@ -77,6 +77,14 @@ pub enum Error {
     /// Processes are still there after they were killed.
     #[error("processes of {0} do not end")]
     Stuck(String),
+    /// Containers are still there.
+    #[error("containers of {name} are left: {message}")]
+    Containers {
+        /// Of which placement.
+        name: String,
+        /// What the engine said.
+        message: String,
+    },
 }
 
 /// Starts and ends agents.

@@ -1,7 +1,7 @@
 //! Agents as detached processes of this machine.
 
 use crate::{Compute, Error, Placement, Running, cgroup, check_name, process};
-use agent_api::{JobUser, LAUNCH_FILE, LaunchFile};
+use agent_api::{CONTAINERS_FILE, Engine, JobUser, LAUNCH_FILE, LaunchFile};
 use process::Identity;
 use std::{
     fs,
@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 use tokio::{process::Command, sync::Mutex};
@@ -44,9 +45,20 @@ pub struct LocalConfig {
     pub cgroups: bool,
 }
 
+/// Ends the containers of a placement. A container outlives the agent that made it.
+#[async_trait::async_trait]
+pub trait Containers: Send + Sync {
+    /// Ends and removes all of a placement.
+    ///
+    /// # Errors
+    /// Something of it is still there, or the engine does not answer.
+    async fn sweep(&self, placement: &str) -> Result<(), String>;
+}
+
 /// The local adapter.
 pub struct Local {
     config: LocalConfig,
+    containers: Option<(Engine, Arc<dyn Containers>)>,
     cgroups: Option<cgroup::Root>,
     program: PathBuf,
     /// Looking whether an agent runs and starting it must be one act.
@@ -67,7 +79,19 @@ impl Local {
             root.sweep();
         }
         tracing::info!(cgroups = cgroups.is_some(), program = %program.display(), "local compute is ready");
-        Ok(Self { config, cgroups, program, starting: Mutex::new(()) })
+        Ok(Self { config, containers: None, cgroups, program, starting: Mutex::new(()) })
+    }
+
+    /// Gives agents a container engine.
+    #[must_use]
+    pub fn with_engine(mut self, engine: Engine, containers: Arc<dyn Containers>) -> Self {
+        self.containers = Some((engine, containers));
+        self
+    }
+
+    /// The program that agents run.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     fn folder(&self, name: &str) -> PathBuf {
@@ -82,6 +106,7 @@ impl Local {
             isolation: self.config.isolation.clone(),
             job_user: self.config.job_user,
             hide: self.config.hide.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+            engine: self.containers.as_ref().map(|(engine, _)| engine.clone()),
             cgroup: group.map(|path| path.to_string_lossy().into_owned()),
         };
         let file = folder.join(LAUNCH_FILE);
@@ -151,11 +176,27 @@ impl Local {
             }
         }
         // Also with a cgroup: an earlier server may have had none.
-        if process::kill_all(agent, name, KILL_LIMIT).await {
-            Ok(())
-        } else {
-            Err(Error::Stuck(name.to_owned()))
+        if !process::kill_all(agent, name, KILL_LIMIT).await {
+            return Err(Error::Stuck(name.to_owned()));
         }
+        self.end_containers(name).await
+    }
+
+    /// Not before the agent has ended: it makes them.
+    async fn end_containers(&self, name: &str) -> Result<(), Error> {
+        let mark = self.folder(name).join(CONTAINERS_FILE);
+        if !mark.exists() {
+            return Ok(());
+        }
+        let Some((_, containers)) = &self.containers else {
+            tracing::warn!(%name, "containers may be left: no engine is configured any more");
+            return Ok(());
+        };
+        containers
+            .sweep(name)
+            .await
+            .map_err(|message| Error::Containers { name: name.to_owned(), message })?;
+        fs::remove_file(&mark).map_err(io_error("remove", &mark))
     }
 }
 

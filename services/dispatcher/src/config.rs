@@ -1,5 +1,6 @@
 //! Limits and durations. Those of leases may be shortened together by one factor.
 
+use crate::classes::Classes;
 use model::queue::Limits;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -36,11 +37,17 @@ pub struct Config {
     pub spool_bytes: u64,
     /// What a job that asks for a container does.
     pub docker: Docker,
+    /// How long an agent may prepare an environment before its task is queued again.
+    pub permit_timeout: Duration,
+    /// What resource classes mean.
+    pub classes: Classes,
 }
 
-/// What a job that asks for a container does where no container engine is.
+/// What a job that asks for a container does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Docker {
+    /// Gets its containers from the engine of the agent's machine.
+    Engine,
     /// Runs on the machine itself.
     Host,
     /// Ends with `infrastructure_fail`.
@@ -66,6 +73,8 @@ impl Default for Config {
             job_timeout: Duration::from_secs(5 * 3600),
             spool_bytes: 256 << 20,
             docker: Docker::Refuse,
+            permit_timeout: Duration::from_secs(600),
+            classes: Classes::default(),
         }
     }
 }

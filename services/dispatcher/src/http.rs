@@ -1,6 +1,6 @@
 //! What agents call.
 
-use crate::{lease, state::State};
+use crate::{lease, permit, state::State};
 use agent_api::{Claim, Commands, FinalReport, Lease, Problem, Renewed, Source};
 use axum::{
     Json, Router,
@@ -25,6 +25,8 @@ pub enum Refused {
     NotFound,
     /// The lease is over: stop at once.
     Stale(&'static str),
+    /// The task was canceled before its code ran.
+    Canceled,
     /// The request cannot be read.
     Invalid(String),
     /// Try again.
@@ -57,6 +59,7 @@ impl IntoResponse for Refused {
             }
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "no such task".to_owned()),
             Self::Stale(why) => (StatusCode::CONFLICT, "stale_lease", why.to_owned()),
+            Self::Canceled => (StatusCode::CONFLICT, "canceled", "the task was canceled".to_owned()),
             Self::Invalid(why) => (StatusCode::BAD_REQUEST, "invalid", why),
             Self::Unavailable(error) => {
                 tracing::error!(error = format!("{error:#}"), "an agent's request failed");
@@ -102,6 +105,7 @@ impl<T: serde::de::DeserializeOwned> FromRequest<Arc<State>> for Body<T> {
 pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/v1/claim", post(claim))
+        .route("/v1/tasks/{task}/start", post(start))
         .route("/v1/tasks/{task}/renew", post(renew))
         .route("/v1/tasks/{task}/commands", get(commands))
         .route("/v1/tasks/{task}/finish", post(finish))
@@ -111,6 +115,11 @@ pub fn router(state: Arc<State>) -> Router {
 
 async fn claim(Shared(state): App, Body(claim): Body<Claim>) -> Result<Json<Lease>, Refused> {
     lease::claim(&state, &claim).await.map(Json)
+}
+
+async fn start(Shared(state): App, Fenced(fence): Fenced) -> Result<Json<serde_json::Value>, Refused> {
+    permit::give(&state, &fence).await?;
+    Ok(Json(serde_json::json!({})))
 }
 
 async fn renew(Shared(state): App, Fenced(fence): Fenced) -> Result<Json<Renewed>, Refused> {

@@ -27,7 +27,8 @@ pub async fn claim(state: &State, claim: &Claim) -> Result<Lease, Refused> {
         state.keys.open_claims("placement", &claim.token).ok_or(Refused::Unauthorized)?;
     let known = store::peek(state.store.pool(), placement.task_id).await?.ok_or(Refused::NotFound)?;
     let ready = store::ready(state.store.pool(), known.job_id).await?;
-    let (task, deadline) = take(state, claim, &placement, &known).await?;
+    let prepared = rules::is_prepared(&ready.definition, state.config.docker);
+    let (task, deadline) = take(state, claim, &placement, &known, !prepared).await?;
     let (index, total) = (task.index(), task.total());
     let claims = FenceClaims {
         task_id: task.task(),
@@ -42,16 +43,18 @@ pub async fn claim(state: &State, claim: &Claim) -> Result<Lease, Refused> {
         fence: state.fence(&claims),
         permit: task.permit_at.is_some(),
         timing: state.config.timing(),
-        spec: rules::spec(ready, index, total, &state.public_url),
+        spec: rules::spec(ready, index, total, &state.public_url, &state.config),
     })
 }
 
-/// One commit: revocation and epoch are read, lease and permit written, the start announced.
+/// One commit: revocation and epoch are read, lease and (where nothing is to be prepared) permit written, the start
+/// announced.
 async fn take(
     state: &State,
     claim: &Claim,
     placement: &PlacementClaims,
     known: &TaskRow,
+    permit: bool,
 ) -> Result<(TaskRow, Timestamp), Refused> {
     let mut tx = state.store.begin(&store::of_task(known)).await?;
     let mut task = store::task(&mut tx, placement.task_id).await?;
@@ -67,7 +70,7 @@ async fn take(
     }
     let (at, deadline): (Timestamp, Timestamp) = sqlx::query_as(
         "UPDATE dispatcher.tasks t SET state = 'leased', claim_id = $2, instance_id = $3, public_key = $4, agent_version = $5, \
-             granted_at = n.at, permit_at = n.at, renewed_at = n.at, deadline = n.at + $6, next_action_at = n.at + $6 \
+             granted_at = n.at, permit_at = CASE WHEN $7 THEN n.at END, renewed_at = n.at, deadline = n.at + $6, next_action_at = n.at + $6 \
          FROM (SELECT clock_timestamp() AS at) n WHERE t.task_id = $1 RETURNING t.granted_at, t.deadline",
     )
     .bind(task.task_id)
@@ -76,9 +79,10 @@ async fn take(
     .bind(&claim.public_key)
     .bind(&claim.version)
     .bind(state.config.lease)
+    .bind(permit)
     .fetch_one(tx.conn())
     .await?;
-    task.permit_at = Some(at);
+    task.permit_at = permit.then_some(at);
     task.public_key = Some(claim.public_key.clone());
     let run = store::run(&mut tx, task.job_id).await?;
     let started = TaskStarted { task_id: task.task(), job_id: run.job(), index: task.index(), at };
@@ -102,13 +106,15 @@ pub async fn renew(state: &State, fence: &FenceClaims) -> Result<Renewed, Refuse
     let mut tx = state.store.begin(&[]).await?;
     tx.relaxed().await?;
     let renewed: Option<(Uuid, Option<String>, bool, Timestamp)> = sqlx::query_as(
-        "UPDATE dispatcher.tasks t SET renewed_at = n.at, deadline = n.at + $3, next_action_at = n.at + $3 \
+        "UPDATE dispatcher.tasks t SET renewed_at = n.at, deadline = n.at + $3, \
+             next_action_at = CASE WHEN t.permit_at IS NULL THEN least(n.at + $3, t.granted_at + $4) ELSE n.at + $3 END \
          FROM (SELECT clock_timestamp() AS at) n WHERE t.task_id = $1 AND t.epoch = $2 AND t.state = 'leased' \
          RETURNING t.job_id, t.public_key, t.cancel_requested, t.deadline",
     )
     .bind(fence.task_id.uuid())
     .bind(fence.epoch)
     .bind(state.config.lease)
+    .bind(state.config.permit_timeout)
     .fetch_optional(tx.conn())
     .await?;
     let (job_id, public_key, cancel, deadline) = renewed.ok_or(Refused::Stale("the lease has ended"))?;

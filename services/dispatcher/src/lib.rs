@@ -4,11 +4,13 @@
 //! have a slot, hands each to the one agent that claims it first, and folds what the tasks' agents report, or what
 //! becomes of those that stay silent, into the job's end. Where an agent runs is none of its business.
 
+pub mod classes;
 mod config;
 mod explain;
 mod http;
 mod lease;
 mod line;
+mod permit;
 mod ready;
 mod requests;
 pub mod rules;

@@ -78,8 +78,7 @@ impl Ready {
         let stillborn = if revoked {
             Some((JobStatus::Canceled, None))
         } else {
-            rules::impossible(ready, config.docker)
-                .map(|reason| (JobStatus::InfrastructureFail, Some(reason)))
+            rules::impossible(ready, config).map(|reason| (JobStatus::InfrastructureFail, Some(reason)))
         };
         if let Some((status, reason)) = stillborn {
             let ended = store::finish_run(tx, &run, status, reason).await?;

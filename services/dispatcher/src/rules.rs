@@ -1,9 +1,12 @@
 //! Decisions of the dispatcher, without I/O.
 
-use crate::config::Docker;
+use crate::config::{Config, Docker};
 use agent_api::TaskSpec;
 use contracts::conductor::JobReady;
-use model::{plan::Executor, status::JobStatus};
+use model::{
+    plan::{Executor, JobDefinition},
+    status::JobStatus,
+};
 
 /// Status and reason of a job whose tasks have all ended: the gravest of its tasks'.
 pub fn job_outcome(tasks: Vec<(JobStatus, Option<String>)>) -> (JobStatus, Option<String>) {
@@ -50,21 +53,26 @@ pub fn on_expiry(cancel_requested: bool, permit_given: bool, requeues: u32, max_
 }
 
 /// Why a job cannot run here, if it cannot.
-pub fn impossible(ready: &JobReady, docker: Docker) -> Option<String> {
-    match (&ready.definition.executor, docker) {
-        (Executor::Machine { .. } | Executor::Macos { .. }, _) | (Executor::Docker { .. }, Docker::Host) => {
-            None
-        }
-        (Executor::Docker { containers }, Docker::Refuse) => Some(format!(
+pub fn impossible(ready: &JobReady, config: &Config) -> Option<String> {
+    let definition = &ready.definition;
+    if let (Executor::Docker { containers }, Docker::Refuse) = (&definition.executor, config.docker) {
+        return Some(format!(
             "the job asks for the container image {} and no container engine answers here; start one, or set \
              `[executors] docker = \"host\"` to run such jobs on the machine itself",
             containers.first().map_or("(none)", |container| container.image.as_str()),
-        )),
+        ));
     }
+    config.classes.resolve(definition).err()
+}
+
+/// Whether the environment of a job has to be prepared before its code may run: then the start permit is asked for
+/// when it stands, and an agent that is lost before that costs nothing (R-16).
+pub fn is_prepared(definition: &JobDefinition, docker: Docker) -> bool {
+    matches!(definition.executor, Executor::Docker { .. }) && docker == Docker::Engine
 }
 
 /// The spec of one task.
-pub fn spec(ready: JobReady, index: u32, total: u32, public_url: &str) -> TaskSpec {
+pub fn spec(ready: JobReady, index: u32, total: u32, public_url: &str, config: &Config) -> TaskSpec {
     TaskSpec {
         job_id: ready.job_id,
         job_name: ready.name,
@@ -87,6 +95,9 @@ pub fn spec(ready: JobReady, index: u32, total: u32, public_url: &str) -> TaskSp
         index,
         total,
         has_secrets: true,
+        containers: is_prepared(&ready.definition, config.docker),
+        // Checked before the task was queued.
+        resources: config.classes.resolve(&ready.definition).unwrap_or_default(),
         definition: ready.definition,
     }
 }
