@@ -16,6 +16,8 @@ const MAX_COMMAND: usize = 256 << 10;
 const RUN_KEYS: &[&str] = &[
     "command",
     "name",
+    // Published orbs have it.
+    "description",
     "shell",
     "environment",
     "background",
@@ -345,10 +347,17 @@ impl Ctx<'_> {
             self.sink.error(code::MISSING_KEY, at, message);
             return None;
         };
-        let Some(items) = entry.value.as_seq().filter(|items| !items.is_empty()) else {
+        // One text is a list of one; many files rely on it.
+        let one = std::slice::from_ref(&entry.value);
+        let items = match &entry.value.value {
+            Value::Seq(items) => items.as_slice(),
+            Value::Null | Value::Map(_) => &[],
+            _ => one,
+        };
+        if items.is_empty() {
             self.wrong_type(&entry.value, &format!("`{key}`"), "a list of texts");
             return None;
-        };
+        }
         let texts: Vec<String> = items.iter().filter_map(Node::text).collect();
         for item in items.iter().filter(|item| item.text().is_none()) {
             self.wrong_type(item, &format!("an entry of `{key}`"), "a text");

@@ -4,9 +4,12 @@ use crate::diagnostics::{Sink, Span, code, suggest};
 use crate::explain::Recorder;
 use crate::interpolate::Args;
 use crate::orbs::OrbSource;
+use crate::pattern::Patterns;
 use crate::resolve::Imports;
 use crate::values::Values;
 use crate::yaml::{Map, Node};
+use model::plan::Schedule;
+use std::collections::HashSet;
 
 /// Values that one compile may produce: commands that call commands multiply.
 const MAX_WORK: usize = 3_000_000;
@@ -15,6 +18,13 @@ const MAX_BYTES: usize = 64 << 20;
 /// Nested calls and lists of steps.
 pub(crate) const MAX_CALLS: usize = 40;
 
+/// The ref of the pipeline: a branch or a tag.
+#[derive(Default)]
+pub(crate) struct Refs {
+    pub branch: Option<String>,
+    pub tag: Option<String>,
+}
+
 pub(crate) struct Ctx<'a> {
     pub sink: Sink,
     /// Where orbs come from, and those that came.
@@ -22,6 +32,12 @@ pub(crate) struct Ctx<'a> {
     pub imports: Imports,
     pub values: Values,
     pub pipeline_args: Args,
+    pub refs: Refs,
+    pub patterns: Patterns,
+    /// Schedules that hold for the pipeline's branch.
+    pub schedules: Vec<Schedule>,
+    /// Every context that a job names.
+    pub all_contexts: HashSet<String>,
     /// False for version 2, where `<<` is text.
     pub interpolation: bool,
     /// The commands being expanded, by the places of their definitions.
@@ -49,6 +65,10 @@ impl<'a> Ctx<'a> {
             imports: Imports::default(),
             values,
             pipeline_args,
+            refs: Refs::default(),
+            patterns: Patterns::default(),
+            schedules: Vec::new(),
+            all_contexts: HashSet::new(),
             interpolation: true,
             calls: Vec::new(),
             depth: 0,

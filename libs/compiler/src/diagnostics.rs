@@ -194,6 +194,7 @@ codes! {
     AMBIGUOUS_REQUIRES = "ambiguous-requires",
     REQUIRES_CYCLE = "requires-cycle",
     SIZE_LIMIT = "size-limit",
+    BAD_SCHEDULE = "bad-schedule",
     SETUP = "setup",
     IGNORED = "ignored",
 }
@@ -376,7 +377,8 @@ impl Sink {
     /// (errors, warnings), each in the order of the file, those in orbs last.
     pub fn finish(mut self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         self.found.sort_by_key(|(span, _)| *span);
-        self.found.into_iter().map(|(_, d)| d).partition(|d| d.severity == Severity::Error)
+        let found = crate::review::review(self.found);
+        found.into_iter().map(|(_, d)| d).partition(|d| d.severity == Severity::Error)
     }
 }
 

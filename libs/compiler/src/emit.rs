@@ -5,7 +5,6 @@ use crate::orbs::UsedOrb;
 use crate::scalars;
 use crate::workflows::{Compiled, Shown};
 use crate::yaml::{Entry, Map, Node, Value};
-use indexmap::IndexMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -17,21 +16,27 @@ fn entry(value: Node) -> Entry {
 
 /// The compiled form of `workflows` as a tree.
 pub(crate) fn tree(workflows: &[Compiled]) -> Map {
-    // One map holds the jobs of all workflows: the same name with another body gets a number.
-    let mut jobs: IndexMap<String, Node> = IndexMap::new();
+    let mut jobs = Map::new();
     let mut shown_workflows = Map::new();
     for workflow in workflows {
-        let mut names: IndexMap<&str, String> = IndexMap::new();
         for job in &workflow.shown {
-            names.insert(&job.name, key_of(&mut jobs, job));
+            if let Some(body) = &job.body {
+                jobs.insert(job.key.as_str().into(), entry(body.clone()));
+            }
         }
-        let list = workflow.shown.iter().map(|job| invocation(job, &names)).collect();
-        let body = Map::from_iter([(Arc::from("jobs"), entry(Node::seq(AT, list)))]);
+        let list = workflow.shown.iter().map(invocation).collect();
+        let mut body = Map::from_iter([(Arc::from("jobs"), entry(Node::seq(AT, list)))]);
+        if let Some(triggers) = &workflow.triggers {
+            body.insert("triggers".into(), entry(triggers.clone()));
+        }
+        if workflow.plan.max_auto_reruns > 0 {
+            let reruns = Value::Int(i64::from(workflow.plan.max_auto_reruns));
+            body.insert("max_auto_reruns".into(), entry(Node { span: AT, value: reruns }));
+        }
         shown_workflows.insert(workflow.plan.name.as_str().into(), entry(Node::map(AT, body)));
     }
     let two = || entry(Node { span: AT, value: Value::Int(2) });
     shown_workflows.insert("version".into(), two());
-    let jobs = jobs.into_iter().map(|(name, body)| (Arc::from(name), entry(body))).collect();
     Map::from_iter([
         (Arc::from("version"), two()),
         (Arc::from("jobs"), entry(Node::map(AT, jobs))),
@@ -56,37 +61,18 @@ pub(crate) fn emit(workflows: &[Compiled], orbs: &[UsedOrb], source: &str) -> St
     out
 }
 
-/// The key of a job in the one map of all; a new one is put there.
-pub(crate) fn key_of(jobs: &mut IndexMap<String, Node>, job: &Shown) -> String {
-    let Some(body) = &job.body else { return job.name.clone() };
-    let body = Node::map(AT, body.clone());
-    let mut name = job.name.clone();
-    let mut number = 1;
-    while let Some(other) = jobs.get(&name) {
-        if other.same(&body) {
-            return name;
-        }
-        number += 1;
-        name = format!("{}-{number}", job.name);
-    }
-    jobs.insert(name.clone(), body);
-    name
-}
-
-fn invocation(job: &Shown, names: &IndexMap<&str, String>) -> Node {
-    let key = |name: &str| names.get(name).cloned().unwrap_or_else(|| name.to_owned());
+fn invocation(job: &Shown) -> Node {
     let mut options = Map::new();
     if job.approval {
         options.insert("type".into(), entry(Node::str(AT, "approval")));
     }
     if !job.requires.is_empty() {
         let list = job.requires.iter().map(|r| {
-            let name = key(&r.job);
             let statuses: Vec<Node> = r.accepts.iter().map(|s| Node::str(AT, s.as_str())).collect();
             if r.accepts.len() == 1 && r.accepts.contains(&model::status::JobStatus::Success) {
-                return Node::str(AT, name);
+                return Node::str(AT, r.job.as_str());
             }
-            Node::map(AT, Map::from_iter([(Arc::from(name), entry(Node::seq(AT, statuses)))]))
+            Node::map(AT, Map::from_iter([(Arc::from(r.job.as_str()), entry(Node::seq(AT, statuses)))]))
         });
         options.insert("requires".into(), entry(Node::seq(AT, list.collect())));
     }
@@ -94,14 +80,16 @@ fn invocation(job: &Shown, names: &IndexMap<&str, String>) -> Node {
         let list = job.contexts.iter().map(|c| Node::str(AT, c.as_str())).collect();
         options.insert("context".into(), entry(Node::seq(AT, list)));
     }
+    if let Some(key) = &job.serial_group {
+        options.insert("serial-group".into(), entry(Node::str(AT, key.as_str())));
+    }
     if let Some(filters) = &job.filters {
         options.insert("filters".into(), entry(filters.clone()));
     }
-    let name = key(&job.name);
     if options.is_empty() {
-        return Node::str(AT, name);
+        return Node::str(AT, job.key.as_str());
     }
-    Node::map(AT, Map::from_iter([(Arc::from(name), entry(Node::map(AT, options)))]))
+    Node::map(AT, Map::from_iter([(Arc::from(job.key.as_str()), entry(Node::map(AT, options)))]))
 }
 
 fn indent(out: &mut String, level: usize) {

@@ -132,9 +132,9 @@ pub fn explain(input: &Input<'_>, path: &str) -> Result<Explanation, ExplainErro
     let path = path.to_owned();
     match parts.as_slice() {
         [Part::Key(jobs), Part::Key(key), rest @ ..] if jobs == "jobs" => {
-            let bodies =
-                workflows.iter().flat_map(|workflow| &workflow.shown).filter(|job| job.body.is_some());
-            let index = bodies.zip(tree_keys(&workflows)).position(|(_, own)| own == *key);
+            let mut expanded =
+                workflows.iter().flat_map(|workflow| &workflow.shown).filter(|job| job.expanded);
+            let index = expanded.position(|job| job.key == *key);
             let record = index.and_then(|index| recorder.jobs.get(index));
             let (calls, uses) = match record {
                 Some(record) => scene.of_job(record, node.span, rest),
@@ -150,13 +150,6 @@ pub fn explain(input: &Input<'_>, path: &str) -> Result<Explanation, ExplainErro
         }
         _ => Ok(Explanation { path, value, written: None, calls: Vec::new(), uses: Vec::new() }),
     }
-}
-
-/// Keys of the compiled jobs in the order in which they were expanded.
-fn tree_keys(workflows: &[crate::workflows::Compiled]) -> Vec<String> {
-    let mut jobs = indexmap::IndexMap::new();
-    let shown = workflows.iter().flat_map(|workflow| &workflow.shown).filter(|job| job.body.is_some());
-    shown.map(|job| emit::key_of(&mut jobs, job)).collect()
 }
 
 struct Scene<'s> {

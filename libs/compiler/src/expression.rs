@@ -1,6 +1,6 @@
 //! The expression language: `pipeline.git.branch == "main" and not pipeline.parameters.skip`.
 
-use crate::pattern;
+use crate::pattern::Patterns;
 
 /// A value of an expression.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,8 +47,17 @@ const MAX_PATTERN: usize = 256;
 
 /// The value of `text`; `lookup` gives the value of a name, or `None` for a name that does not exist.
 pub(crate) fn evaluate(text: &str, lookup: &mut dyn FnMut(&str) -> Option<Val>) -> Result<Val, Problem> {
+    evaluate_with(text, &Patterns::default(), lookup)
+}
+
+/// The same, with patterns that other expressions have used before.
+pub(crate) fn evaluate_with(
+    text: &str,
+    patterns: &Patterns,
+    lookup: &mut dyn FnMut(&str) -> Option<Val>,
+) -> Result<Val, Problem> {
     let tokens = scan(text)?;
-    let mut machine = Machine { tokens, next: 0, end: text.len(), lookup, depth: 0 };
+    let mut machine = Machine { tokens, next: 0, end: text.len(), patterns, lookup, depth: 0 };
     let value = machine.or(true)?;
     match machine.tokens.get(machine.next) {
         None => Ok(value),
@@ -80,6 +89,8 @@ fn scan(text: &str) -> Result<Vec<(Token, usize)>, Problem> {
                     (Token::Str(body), length)
                 } else if body.chars().count() > MAX_PATTERN {
                     return Err(problem("a pattern is longer than 256 characters"));
+                } else if body.chars().any(|c| c > '\u{ff}') || body.contains("\\u") || body.contains("\\x") {
+                    return Err(problem("a pattern holds Latin-1 characters alone, and no `\\u` or `\\x`"));
                 } else {
                     (Token::Pattern(body), length)
                 }
@@ -145,6 +156,7 @@ struct Machine<'l> {
     tokens: Vec<(Token, usize)>,
     next: usize,
     end: usize,
+    patterns: &'l Patterns,
     lookup: &'l mut dyn FnMut(&str) -> Option<Val>,
     depth: usize,
 }
@@ -188,7 +200,7 @@ impl Machine<'_> {
         let mut left = self.comparison(live)?;
         while let Some((op, at)) = self.op(&["==", "!=", "starts-with", "matches", "contains"]) {
             let right = self.comparison(live)?;
-            left = if live { infix(op, &left, &right, at)? } else { Val::Undefined };
+            left = if live { infix(op, &left, &right, self.patterns, at)? } else { Val::Undefined };
         }
         Ok(left)
     }
@@ -268,7 +280,7 @@ impl Machine<'_> {
     }
 }
 
-fn infix(op: &str, left: &Val, right: &Val, at: usize) -> Result<Val, Problem> {
+fn infix(op: &str, left: &Val, right: &Val, patterns: &Patterns, at: usize) -> Result<Val, Problem> {
     let wrong = |what: &str| Problem { message: format!("`{op}` needs {what}"), at };
     let result = match (op, left, right) {
         (_, Val::Undefined, _) | (_, _, Val::Undefined) => return Ok(Val::Undefined),
@@ -277,7 +289,7 @@ fn infix(op: &str, left: &Val, right: &Val, at: usize) -> Result<Val, Problem> {
         ("starts-with", Val::Str(a), Val::Str(b)) => a.starts_with(b.as_str()),
         ("contains", Val::Str(a), Val::Str(b)) => a.contains(b.as_str()),
         ("matches", Val::Str(a), Val::Pattern(b)) => {
-            pattern::matches_whole(b, a).map_err(|message| Problem { message, at })?
+            patterns.matches_linear(b, a).map_err(|message| Problem { message, at })?
         }
         ("matches", _, _) => return Err(wrong("a text on the left and a pattern on the right")),
         _ => return Err(wrong("two texts")),

@@ -1,11 +1,12 @@
 //! Whether a job runs for the branch or tag of the pipeline.
 
-use crate::PipelineValues;
 use crate::context::Ctx;
 use crate::diagnostics::code;
 use crate::interpolate::Env;
-use crate::pattern;
 use crate::yaml::{Map, Node, Value};
+
+/// Patterns of one list (security §5.2).
+const MAX_PATTERNS: usize = 100;
 
 /// `filters` of one invocation.
 pub(crate) enum Filter<'n> {
@@ -18,20 +19,22 @@ pub(crate) enum Filter<'n> {
 
 impl Ctx<'_> {
     /// Whether the pipeline's ref passes. All patterns are checked, whichever ref it is.
-    pub fn passes(&mut self, filter: &Filter<'_>, values: &PipelineValues, env: Env<'_>) -> bool {
+    pub fn passes(&mut self, filter: &Filter<'_>, env: Env<'_>) -> bool {
         let map = match filter {
-            Filter::None => return values.tag.is_none(),
+            Filter::None => return self.refs.tag.is_none(),
             Filter::Condition(node) => return self.condition(node, env).unwrap_or(true),
             Filter::Map(map) => map,
         };
         self.only_keys(map, &["branches", "tags"], "`filters`");
-        let branch = self.ref_filter(map, "branches", values.branch.as_deref());
-        let tag = self.ref_filter(map, "tags", values.tag.as_deref());
-        if values.tag.is_some() { tag.unwrap_or(false) } else { branch.unwrap_or(true) }
+        let (branch, tag) = (self.refs.branch.clone(), self.refs.tag.clone());
+        let is_tag = tag.is_some();
+        let branch = self.ref_filter(map, "branches", branch.as_deref());
+        let tag = self.ref_filter(map, "tags", tag.as_deref());
+        if is_tag { tag.unwrap_or(false) } else { branch.unwrap_or(true) }
     }
 
     /// `None`: there is no filter of this kind.
-    fn ref_filter(&mut self, map: &Map, key: &str, name: Option<&str>) -> Option<bool> {
+    pub fn ref_filter(&mut self, map: &Map, key: &str, name: Option<&str>) -> Option<bool> {
         let entry = map.get(key)?;
         let Some(body) = entry.value.as_map().cloned() else {
             if !entry.value.is_null() {
@@ -52,6 +55,11 @@ impl Ctx<'_> {
             Value::Null => return false,
             _ => vec![node.clone()],
         };
+        if items.len() > MAX_PATTERNS {
+            let message = format!("a filter has at most {MAX_PATTERNS} patterns, not {}", items.len());
+            self.sink.error(code::SIZE_LIMIT, node.span, message);
+            return false;
+        }
         let mut hit = false;
         for item in &items {
             let Some(text) = item.text() else {
@@ -60,8 +68,8 @@ impl Ctx<'_> {
             };
             let result = match text.strip_prefix('/').and_then(|t| t.strip_suffix('/')) {
                 Some(regex) => match name {
-                    Some(name) => pattern::matches_whole(regex, name),
-                    None => pattern::check(regex).map(|()| false),
+                    Some(name) => self.patterns.matches(regex, name),
+                    None => self.patterns.check(regex).map(|()| false),
                 },
                 None => Ok(Some(text.as_str()) == name),
             };

@@ -30,6 +30,8 @@ pub struct Input<'a> {
     pub values: PipelineValues,
     /// Where orbs come from.
     pub orbs: &'a dyn OrbSource,
+    /// The workflow whose schedule (`triggers`) has come: it alone runs. Without, scheduled workflows do not run.
+    pub schedule: Option<&'a str>,
     /// Whether the file continues a pipeline: it may not be a setup configuration itself, and it may be empty.
     pub continuation: bool,
 }
@@ -44,6 +46,7 @@ impl<'a> Input<'a> {
             inherited_parameters: &NO_PARAMETERS,
             values: PipelineValues::default(),
             orbs: &NoOrbs,
+            schedule: None,
             continuation: false,
         }
     }

@@ -174,7 +174,7 @@ impl Ctx<'_> {
             return found;
         }
         let mut unknown = None;
-        let result = expression::evaluate(content, &mut |name| {
+        let result = expression::evaluate_with(content, &self.patterns, &mut |name| {
             let found = self.lookup(name, env).map(|node| to_val(&node));
             if found.is_none() {
                 unknown = Some(name.to_owned());

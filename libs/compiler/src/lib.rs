@@ -32,21 +32,30 @@ mod expression;
 mod filters;
 pub mod format;
 pub mod graph;
+mod groups;
 mod input;
 mod interpolate;
+mod invocations;
 mod jobs;
 mod logic;
 mod lower;
+mod matrix;
+mod names;
 mod orbs;
 pub mod pack;
 mod params;
 mod pattern;
+mod requires;
 mod resolve;
+mod restriction;
+mod review;
 pub mod sarif;
 mod scalars;
+mod schedules;
 mod scope;
 pub mod simulate;
 mod steps;
+mod syntax;
 mod values;
 mod variables;
 mod workflows;
@@ -57,8 +66,9 @@ pub use data::data;
 pub use diagnostics::{Diagnostic, Related, Severity, SourceText, code};
 pub use input::{Compiled, Input, PipelineValues};
 pub use orbs::{BadOrbRef, NoOrbs, OrbError, OrbRef, OrbSource, OrbText, OrbVersion, Published, UsedOrb};
+pub use restriction::{Fact, MAX_RESTRICTION, restriction_holds};
 
-use context::Ctx;
+use context::{Ctx, Refs};
 use diagnostics::{Sink, Span};
 use model::plan::Plan;
 use values::Values;
@@ -78,6 +88,7 @@ pub fn compile(input: &Input<'_>) -> Result<Compiled, Vec<Diagnostic>> {
     let sink = Sink::new(input.file, input.source);
     let mut ctx = Ctx::new(sink, Values::new(&input.values), input.orbs);
     ctx.may_be_empty = input.continuation;
+    ctx.refs = Refs { branch: input.values.branch.clone(), tag: input.values.tag.clone() };
     let compiled = run(&mut ctx, input);
     let failed = ctx.sink.has_errors();
     let (errors, warnings) = ctx.sink.finish();
@@ -105,7 +116,7 @@ fn workflows_of(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Map, Vec<workfl
         ctx.sink.error(code::UNEXPECTED_ARGUMENT, Span::default(), message);
     }
     let project = ctx.project_scope(&map);
-    let workflows = ctx.workflows(&map, &project, &input.values);
+    let workflows = ctx.workflows(&map, &project, input.schedule);
     Some((map.as_ref().clone(), workflows))
 }
 
@@ -121,7 +132,7 @@ fn run(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Plan, String)> {
     }
     // A workflow in which no job passes its filters is not created.
     let workflows: Vec<_> =
-        workflows.into_iter().map(|w| w.plan).filter(|plan| !plan.jobs.is_empty()).collect();
+        workflows.into_iter().filter(|w| w.runs && !w.plan.jobs.is_empty()).map(|w| w.plan).collect();
     if ctx.setup
         && let [_, second, ..] = workflows.as_slice()
     {
@@ -130,7 +141,8 @@ fn run(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Plan, String)> {
         ctx.sink.error_hint(code::SETUP, at, message, "give all but one a `when` that excludes it");
         return None;
     }
-    Some((Plan { workflows, setup: ctx.setup }, processed))
+    let schedules = std::mem::take(&mut ctx.schedules);
+    Some((Plan { workflows, setup: ctx.setup, schedules }, processed))
 }
 
 /// Whether the version interpolates (2.1); `None` for an unknown version.
@@ -180,11 +192,6 @@ fn top_level(ctx: &mut Ctx<'_>, map: &Map, continuation: bool) -> bool {
                 Value::Bool(true) => setup = true,
                 _ => ctx.wrong_type(&entry.value, "`setup`", "a boolean"),
             },
-            "job-groups" if ctx.interpolation => {
-                if !entry.value.is_null() && entry.value.as_map().is_none_or(|m| !m.is_empty()) {
-                    ctx.sink.not_supported(entry.key, "`job-groups`");
-                }
-            }
             "experimental" | "notify" | "build_agent" => {
                 ctx.sink.warning(code::IGNORED, entry.key, format!("`{key}` has no effect"));
             }

@@ -4,7 +4,6 @@ use crate::context::Ctx;
 use crate::diagnostics::{code, suggest};
 use crate::expression;
 use crate::interpolate::{Env, to_val};
-use crate::pattern;
 use crate::yaml::{Node, Value};
 
 const OPERATORS: &[&str] = &["and", "or", "not", "equal", "matches"];
@@ -73,9 +72,8 @@ impl Ctx<'_> {
                     self.sink.error(code::BAD_CONDITION, entry.key, message);
                     return None;
                 };
-                pattern::matches_whole(&pattern, &value)
-                    .map_err(|message| self.sink.error(code::BAD_PATTERN, entry.key, message))
-                    .ok()
+                let matched = self.patterns.matches(&pattern, &value);
+                matched.map_err(|message| self.sink.error(code::BAD_PATTERN, entry.key, message)).ok()
             }
             other => {
                 let message =
@@ -93,8 +91,9 @@ impl Ctx<'_> {
             && !text.contains("<<")
             && !text.is_empty()
         {
-            let result =
-                expression::evaluate(text, &mut |name| self.lookup(name, env).map(|node| to_val(&node)));
+            let result = expression::evaluate_with(text, &self.patterns, &mut |name| {
+                self.lookup(name, env).map(|node| to_val(&node))
+            });
             return match result {
                 Ok(value) => Some(value.truthy()),
                 Err(problem) => {

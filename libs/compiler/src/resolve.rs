@@ -54,7 +54,10 @@ impl Ctx<'_> {
             Ok(reference) => reference,
             Err(problem) => {
                 let message = format!("`{exact}` is not a reference to an orb");
-                self.sink.error_hint(code::ORB_REFERENCE, at, message, problem.to_string());
+                // What a parameter leaves incomplete is not a slip of the pen: there is no such orb.
+                let dynamic = self.sink.interpolated(at);
+                let code = if dynamic { code::ORB_NOT_FOUND } else { code::ORB_REFERENCE };
+                self.sink.error_hint(code, at, message, problem.to_string());
                 return None;
             }
         };

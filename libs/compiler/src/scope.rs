@@ -43,6 +43,8 @@ pub(crate) struct Scope {
     jobs: Map,
     commands: Map,
     executors: Map,
+    /// Job groups; none in orbs.
+    pub groups: Map,
     /// `None`: an orb that cannot be loaded; the file is refused for it already.
     orbs: IndexMap<Arc<str>, Option<Arc<Scope>>>,
     pub is_orb: bool,
@@ -113,6 +115,11 @@ impl Scope {
         self.label.as_ref().map_or(String::new(), |label| format!(" in the orb `{label}`"))
     }
 
+    /// The orb behind an alias, if it could be had.
+    pub fn orb(&self, alias: &str) -> Option<&Arc<Scope>> {
+        self.orbs.get(alias)?.as_ref()
+    }
+
     pub fn has_jobs(&self) -> bool {
         !self.jobs.is_empty()
     }
@@ -132,6 +139,7 @@ impl Ctx<'_> {
     pub fn project_scope(&mut self, root: &Map) -> Arc<Scope> {
         let scope = self.scope(root, false, None, &BTreeMap::new(), 0);
         self.check_shapes(&scope);
+        self.check_groups(&scope);
         Arc::new(scope)
     }
 
@@ -168,7 +176,9 @@ impl Ctx<'_> {
             let orb = self.orb(&alias, &entry, is_orb, pins, depth);
             orbs.insert(alias, orb);
         }
-        Scope { jobs, commands, executors, orbs, is_orb, label }
+        let groups =
+            if self.interpolation && !is_orb { self.section(root, "job-groups") } else { Map::new() };
+        Scope { jobs, commands, executors, groups, orbs, is_orb, label }
     }
 
     fn orb(

@@ -2,7 +2,7 @@
 
 use crate::diagnostics::{Diagnostic, Sink, Span};
 use crate::input::{Compiled, Input, PipelineValues};
-use crate::pattern;
+use crate::pattern::Patterns;
 use crate::yaml::{self, Map, Node};
 use model::plan::JobKind;
 use serde::Serialize;
@@ -304,7 +304,7 @@ fn patterns(node: &Node) -> Vec<String> {
 
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_prefix('/').and_then(|p| p.strip_suffix('/')) {
-        Some(regex) => pattern::matches_whole(regex, name).unwrap_or(false),
+        Some(regex) => Patterns::default().matches(regex, name).unwrap_or(false),
         None => pattern == name,
     }
 }

@@ -12,6 +12,18 @@ pub struct Plan {
     /// Whether this is a setup configuration: one of its jobs continues the pipeline (config-language §19).
     #[serde(default)]
     pub setup: bool,
+    /// Workflows that run at times of their own while this file is the branch's newest (config-language §13.1).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<Schedule>,
+}
+
+/// A time at which a workflow runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Its name; compiled again with this schedule, the file yields that workflow alone.
+    pub workflow: String,
+    /// Five fields of cron, in UTC; checked.
+    pub cron: String,
 }
 
 /// One workflow: its filtered jobs, in file order. Names are unique in it.

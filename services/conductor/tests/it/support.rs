@@ -155,7 +155,7 @@ impl World {
     pub async fn announce_pipeline(&mut self, workflows: Vec<WorkflowPlan>) -> PipelineId {
         self.started += 1;
         let pipeline_id = PipelineId::new();
-        let plan = Plan { workflows, setup: false };
+        let plan = Plan { workflows, ..Plan::default() };
         let bytes = serde_json::to_vec(&plan).unwrap();
         let digest: [u8; 32] = Sha256::digest(&bytes).into();
         let (plan, plan_digest) = if bytes.len() < 64 * 1024 {
