@@ -13,6 +13,7 @@ mod audit;
 pub mod contract;
 mod fs;
 mod http;
+pub mod text;
 
 pub use audit::Damage;
 pub use fs::FsBlobs;

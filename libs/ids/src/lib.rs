@@ -86,12 +86,24 @@ ids! {
     StepId,
     /// A set of shared secrets.
     ContextId,
+    /// A restriction of a context.
+    RestrictionId,
     /// A message: an event or a request.
     MessageId,
     /// One attempt of an agent to claim a task.
     ClaimId,
     /// A process that takes part: a server or an agent, new at each start.
     InstanceId,
+    /// A namespace of the orb registry.
+    OrbNamespaceId,
+    /// An orb.
+    OrbId,
+    /// A version of an orb.
+    OrbVersionId,
+    /// A set of config policies.
+    PolicyBundleId,
+    /// A decision by config policies.
+    PolicyDecisionId,
 }
 
 #[cfg(test)]

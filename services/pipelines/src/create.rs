@@ -4,6 +4,8 @@ use crate::{
     State,
     compile::{self, Outcome},
     fetch::Source,
+    policies,
+    values::Facts,
 };
 use blobs::Put;
 use contracts::{
@@ -13,12 +15,13 @@ use contracts::{
 };
 use eventstore::{Key, Tx};
 use ids::{MessageId, PipelineId, Timestamp};
+use model::plan::Plan;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::types::Json;
 
-/// Plans from this size on are blobs: a message has 256 KiB, and the rest of the body needs some of it.
-const INLINE: usize = 192 * 1024;
+/// Plans from this size on are blobs.
+const INLINE: usize = 64 * 1024;
 
 /// What a pipeline is made of.
 pub(crate) struct New {
@@ -31,6 +34,20 @@ pub(crate) struct New {
     pub(crate) source: Source,
     pub(crate) actor: Actor,
     pub(crate) cause: Option<MessageId>,
+}
+
+impl New {
+    /// What its pipeline values come from.
+    pub(crate) fn facts(&self, id: PipelineId, number: i64) -> Facts<'_> {
+        Facts {
+            id,
+            number,
+            project: &self.project,
+            vcs: &self.vcs,
+            trigger: &self.trigger,
+            base_revision: self.before.as_deref(),
+        }
+    }
 }
 
 /// The lock under which a project's pipelines get their numbers. It is taken before the first write, so that the
@@ -47,23 +64,13 @@ pub(crate) async fn create(state: &State, tx: &mut Tx, new: New) -> anyhow::Resu
         .fetch_optional(tx.conn())
         .await?;
     let number = last.unwrap_or(0) + 1;
-    let Outcome { plan, errors, compiled } = compile::compile(state, id, number, &new).await?;
-
-    let (mut inline, mut digest) = (None, None);
-    if let Some(plan) = plan {
-        let bytes = serde_json::to_vec(&plan)?;
-        let sha256: [u8; 32] = Sha256::digest(&bytes).into();
-        let name = hex::encode(sha256);
-        if bytes.len() < INLINE {
-            inline = Some(plan);
-        } else {
-            // Named by its content: stored before the commit it does no harm without it.
-            let key = blobs::Key::new(format!("plans/{name}"))?;
-            let (Put::Stored(_) | Put::AlreadyExists(_)) =
-                state.blobs.put(&key, blobs::body(bytes), sha256).await?;
-        }
-        digest = Some(name);
+    let mut outcome = compile::compile(state, tx.conn(), id, number, &new).await?;
+    if let Ok(source) = &new.source {
+        policies::judge(state, tx, &new.facts(id, number), source, &mut outcome).await?;
     }
+    let Outcome { plan, errors, compiled } = outcome;
+    let setup = plan.as_ref().is_some_and(|plan| plan.setup);
+    let (inline, digest) = place(state, plan).await?;
 
     sqlx::query(
         "INSERT INTO pipelines.counters (project_id, last) VALUES ($1, $2)
@@ -73,11 +80,16 @@ pub(crate) async fn create(state: &State, tx: &mut Tx, new: New) -> anyhow::Resu
     .bind(number)
     .execute(tx.conn())
     .await?;
-    let state_word = if errors.is_empty() { "created" } else { "errored" };
+    let state_word = match (errors.is_empty(), setup) {
+        (false, _) => "errored",
+        (true, true) => "setup",
+        (true, false) => "created",
+    };
     let created_at: Timestamp = sqlx::query_scalar(
         "INSERT INTO pipelines.pipelines
-             (id, project_id, number, state, project, trigger, vcs, errors, subject, source, compiled, plan_digest)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING created_at",
+             (id, project_id, number, state, project, trigger, vcs, errors, subject, source, compiled, plan_digest,
+              parameters, base_revision)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING created_at",
     )
     .bind(id.uuid())
     .bind(new.project.id.uuid())
@@ -91,6 +103,8 @@ pub(crate) async fn create(state: &State, tx: &mut Tx, new: New) -> anyhow::Resu
     .bind(new.source.as_deref().unwrap_or_default())
     .bind(&compiled)
     .bind(&digest)
+    .bind(Json(&new.parameters))
+    .bind(&new.before)
     .fetch_one(tx.conn())
     .await?;
 
@@ -100,7 +114,7 @@ pub(crate) async fn create(state: &State, tx: &mut Tx, new: New) -> anyhow::Resu
         number,
         trigger: new.trigger,
         vcs: new.vcs,
-        setup: false,
+        setup,
         errors,
         plan: inline,
         plan_digest: digest,
@@ -122,4 +136,22 @@ pub(crate) async fn create(state: &State, tx: &mut Tx, new: New) -> anyhow::Resu
         subject: new.subject,
         trigger: body.trigger,
     })
+}
+
+/// Where a plan rides: itself in the event, or its digest alone when it is large and lies in the blob store.
+pub(crate) async fn place(
+    state: &State,
+    plan: Option<Plan>,
+) -> anyhow::Result<(Option<Plan>, Option<String>)> {
+    let Some(plan) = plan else { return Ok((None, None)) };
+    let bytes = serde_json::to_vec(&plan)?;
+    let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+    let name = hex::encode(sha256);
+    if bytes.len() < INLINE {
+        return Ok((Some(plan), Some(name)));
+    }
+    // Named by its content: stored before the commit it does no harm without it.
+    let key = blobs::Key::new(format!("plans/{name}"))?;
+    let (Put::Stored(_) | Put::AlreadyExists(_)) = state.blobs.put(&key, blobs::body(bytes), sha256).await?;
+    Ok((None, Some(name)))
 }

@@ -1,19 +1,28 @@
-//! Deliveries and triggers become pipelines: fetch the configuration, compile it, publish the plan.
+//! Deliveries and triggers become pipelines: fetch the configuration, compile it, ask the policies, publish the plan.
 //!
-//! Owns the aggregate `pipeline` and the decision about each delivery. Consumes `delivery.received`; answers
-//! the requests of [`contracts::pipelines`] and [`contracts::delivery::GetDecision`].
+//! Owns the aggregate `pipeline` and the decision about each delivery, the orb registry (`orb_namespace`, `orb`) and
+//! the organisations' config policies (`policies`). Consumes `delivery.received`; answers the requests of
+//! [`contracts::pipelines`], [`contracts::orbs`], [`contracts::policies`] and [`contracts::delivery::GetDecision`].
 
 mod compile;
+mod continuation;
 mod create;
 mod deliveries;
+mod dry;
 mod fetch;
+mod orbs;
+mod policies;
 mod queries;
 mod trigger;
+mod values;
 
 use async_trait::async_trait;
 use blobs::Blobs;
 use bus::{Bus, Responder, route, unknown};
-use contracts::{Request, RequestError, delivery::GetDecision, pipelines as ask, request::Ask};
+use contracts::{
+    Request, RequestError, delivery::GetDecision, orbs as orb, pipelines as ask, policies as rule,
+    request::Ask,
+};
 use eventstore::Store;
 use sqlx::PgPool;
 use std::{path::PathBuf, sync::Arc};
@@ -58,6 +67,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         git: Git::new(deps.git_root),
         git_url: deps.git_url.trim_end_matches('/').into(),
         decided: Arc::new(watch::Sender::new(0)),
+        policies: Arc::default(),
     };
     deps.bus.register_source(&store);
     deps.bus.respond(NAME, Arc::new(state.clone()));
@@ -83,6 +93,8 @@ pub(crate) struct State {
     pub(crate) git_url: Arc<str>,
     /// Ticks after each decision about a delivery.
     pub(crate) decided: Arc<watch::Sender<u64>>,
+    /// Parsed policies.
+    pub(crate) policies: Arc<policies::Cache>,
 }
 
 #[async_trait]
@@ -100,7 +112,28 @@ impl Responder for State {
             ask::TriggerPipeline::NAME => answer!(ask::TriggerPipeline, trigger::trigger),
             ask::GetPipeline::NAME => answer!(ask::GetPipeline, queries::get),
             ask::GetPipelineConfig::NAME => answer!(ask::GetPipelineConfig, queries::config),
+            ask::GetPipelineValues::NAME => answer!(ask::GetPipelineValues, values::get),
+            ask::ContinuePipeline::NAME => answer!(ask::ContinuePipeline, continuation::go_on),
+            ask::CompileConfig::NAME => answer!(ask::CompileConfig, dry::config),
             GetDecision::NAME => answer!(GetDecision, queries::decision),
+            orb::CreateOrbNamespace::NAME => answer!(orb::CreateOrbNamespace, orbs::create_namespace),
+            orb::GetOrbNamespace::NAME => answer!(orb::GetOrbNamespace, orbs::get_namespace),
+            orb::RenameOrbNamespace::NAME => answer!(orb::RenameOrbNamespace, orbs::rename_namespace),
+            orb::DeleteOrbNamespace::NAME => answer!(orb::DeleteOrbNamespace, orbs::delete_namespace),
+            orb::CreateOrb::NAME => answer!(orb::CreateOrb, orbs::create),
+            orb::GetOrb::NAME => answer!(orb::GetOrb, orbs::get),
+            orb::ListOrbs::NAME => answer!(orb::ListOrbs, orbs::list),
+            orb::GetOrbVersion::NAME => answer!(orb::GetOrbVersion, orbs::version),
+            orb::PublishOrb::NAME => answer!(orb::PublishOrb, orbs::publish),
+            orb::PromoteOrb::NAME => answer!(orb::PromoteOrb, orbs::promote),
+            orb::SetOrbListed::NAME => answer!(orb::SetOrbListed, orbs::set_listed),
+            orb::ValidateOrb::NAME => answer!(orb::ValidateOrb, orbs::validate),
+            rule::GetPolicyBundle::NAME => answer!(rule::GetPolicyBundle, policies::get),
+            rule::PushPolicyBundle::NAME => answer!(rule::PushPolicyBundle, policies::push),
+            rule::GetPolicySettings::NAME => answer!(rule::GetPolicySettings, policies::settings),
+            rule::SetPolicySettings::NAME => answer!(rule::SetPolicySettings, policies::set_settings),
+            rule::DecidePolicy::NAME => answer!(rule::DecidePolicy, policies::decide),
+            rule::ListPolicyDecisions::NAME => answer!(rule::ListPolicyDecisions, policies::list),
             _ => Err(unknown(&request)),
         }
     }

@@ -6,7 +6,10 @@ use contracts::{
     Refusal, Request,
     delivery::{Decision, GetDecision},
     domain::Project,
-    pipelines::{GetPipeline, GetPipelineConfig, PipelineConfig, PipelineError, PipelineView, Trigger, Vcs},
+    pipelines::{
+        GetPipeline, GetPipelineConfig, PipelineConfig, PipelineError, PipelineView, SetupConfig, Trigger,
+        Vcs,
+    },
 };
 use ids::{DeliveryId, PipelineId, Timestamp};
 use sqlx::{Row, types::Json};
@@ -46,13 +49,27 @@ pub(crate) async fn config(
     _: &Request,
     ask: GetPipelineConfig,
 ) -> Result<PipelineConfig, Failure> {
-    let row: Option<(String, String)> =
-        sqlx::query_as("SELECT source, compiled FROM pipelines.pipelines WHERE id = $1")
-            .bind(ask.id.uuid())
-            .fetch_optional(state.store.pool())
-            .await?;
-    let (source, compiled) = row.ok_or_else(|| Refusal::not_found("Pipeline"))?;
-    Ok(PipelineConfig { source, compiled })
+    type Row = (String, String, Option<String>, Option<String>);
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT source, compiled, setup_source, setup_compiled FROM pipelines.pipelines WHERE id = $1",
+    )
+    .bind(ask.id.uuid())
+    .fetch_optional(state.store.pool())
+    .await?;
+    let (source, compiled, first, first_compiled) = row.ok_or_else(|| Refusal::not_found("Pipeline"))?;
+    let blobs = state.blobs.as_ref();
+    let failed = |error: blobs::Error| Failure(bus::failed(crate::NAME)(error));
+    Ok(PipelineConfig {
+        source: blobs::text::send(blobs, source).await.map_err(failed)?,
+        compiled: blobs::text::send(blobs, compiled).await.map_err(failed)?,
+        setup: match (first, first_compiled) {
+            (Some(source), Some(compiled)) => Some(SetupConfig {
+                source: blobs::text::send(blobs, source).await.map_err(failed)?,
+                compiled: blobs::text::send(blobs, compiled).await.map_err(failed)?,
+            }),
+            _ => None,
+        },
+    })
 }
 
 pub(crate) async fn decision(state: &State, _: &Request, ask: GetDecision) -> Result<Decision, Failure> {
