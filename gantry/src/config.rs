@@ -58,15 +58,51 @@ macro_rules! adapter {
     };
 }
 
-adapter!(/// The bus between services.
-    Bus, BusKind { /// In process, over the event tables.
-    #[default] Local = "local" });
+/// `[bus]`: what carries messages between services.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bus {
+    /// Which adapter.
+    pub kind: BusKind,
+    /// Of `kind = "amqp"`: `amqp://user:password@host:port/vhost`.
+    pub url: String,
+}
+
+/// Adapters of the bus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BusKind {
+    /// In process, over the event tables.
+    #[default]
+    Local,
+    /// RabbitMQ.
+    Amqp,
+}
+
+/// `[live]`: what is happening right now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Live {
+    /// Which adapter.
+    pub kind: LiveKind,
+    /// Of `kind = "redis"`: `redis://host:port`.
+    pub url: String,
+}
+
+/// Adapters of live state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LiveKind {
+    /// In process.
+    #[default]
+    Local,
+    /// Redis.
+    Redis,
+}
+
 adapter!(/// Records of what ran.
     Records, RecordsKind { /// JSONB in Postgres.
     #[default] Postgres = "postgres" });
-adapter!(/// What is happening right now.
-    Live, LiveKind { /// In process.
-    #[default] Local = "local" });
 adapter!(/// Bytes by key.
     Blobs, BlobsKind { /// Files.
     #[default] Fs = "fs" });
@@ -198,6 +234,9 @@ impl Default for Dispatcher {
 pub struct Agents {
     /// Path of `gantry-runner`; empty: beside `gantry`.
     pub binary: String,
+    /// Address under which agents of this machine reach the services that they call, for example
+    /// `http://127.0.0.1:8585` of a balancer before them; empty: a socket of this process.
+    pub url: String,
 }
 
 /// `[server]`

@@ -5,6 +5,7 @@
 //! between services need a bus between processes; on the local bus all roles must run in this process.
 
 use crate::{
+    adapters,
     config::{BusKind, Config, DatabaseKind, Loaded},
     disk,
     isolation::Isolation,
@@ -18,9 +19,8 @@ use crate::{
     tls, up,
 };
 use anyhow::{Context, bail};
-use bus::Bus;
 use clap::Args;
-use kit::telemetry;
+use kit::{keys::Keys, telemetry};
 use serde_json::json;
 use std::{
     net::SocketAddr,
@@ -139,6 +139,21 @@ fn check(config: &Config, roles: &[&str]) -> anyhow::Result<()> {
             missing.join(", ")
         ),
         BusKind::Local => Ok(()),
+        BusKind::Amqp if config.bus.url.is_empty() => {
+            bail!("[bus] kind = \"amqp\" needs url = \"amqp://user:password@host:5672/\"")
+        }
+        BusKind::Amqp if !roles.contains(&"api") && config.server.public_url.is_empty() => {
+            bail!("links need an address: set [server] public_url to where the role api is reached")
+        }
+        BusKind::Amqp
+            if roles.contains(&"scheduler") && !missing.is_empty() && config.agents.url.is_empty() =>
+        {
+            bail!(
+                "agents call {}: set [agents] url to where all of them are reached",
+                CALLED_BY_AGENTS.join(", ")
+            )
+        }
+        BusKind::Amqp => Ok(()),
     }
 }
 
@@ -183,7 +198,8 @@ async fn serve(
     let pool = eventstore::open_pool_with(options, config.database.connections.0)
         .await
         .context("the database of [database] url does not answer")?;
-    let bus = Bus::local(pool.clone());
+    let keys = Keys::load_or_create(&layout.join("keys").join("signing")).context("the signing key")?;
+    let bus = adapters::bus(config, &pool, &keys);
     let wakes = bus.across_processes(stop.clone());
     let place = Place {
         url: address(&config.server.public_url, &open, "public"),
@@ -192,6 +208,9 @@ async fn serve(
         layout: layout.clone(),
     };
     let suite = Suite::start(config, &place, pool.clone(), bus.clone(), &roles, stop.clone()).await?;
+    if roles.contains(&"domain") {
+        suite.bootstrap(&up::admin_token(&layout.join("admin-token"))?).await?;
+    }
     telemetry::metrics(&config.telemetry.statsd)?;
     if !config.telemetry.statsd.is_empty() {
         tokio::spawn(gauges::count_regularly(pool.clone(), stop.clone()));
@@ -219,7 +238,9 @@ async fn serve(
         open.push(opened("agents", listener, None, router, &stop)?);
         // The receiver keeps the value; agents of this machine come over the socket.
         drop(routes);
-        unix = Some(listen::agents(&layout.agent_socket(), suite.agents(), stop.clone())?);
+        if config.agents.url.is_empty() {
+            unix = Some(listen::agents(&layout.agent_socket(), suite.agents(), stop.clone())?);
+        }
     }
     let instance = ids::InstanceId::new();
     let listeners: serde_json::Map<_, _> =

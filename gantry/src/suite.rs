@@ -1,6 +1,7 @@
 //! Puts adapters and services together: the only place that names them side by side.
 
 use crate::{
+    adapters,
     config::{Config, DockerPolicy},
     isolation::Isolation,
     layout::Layout,
@@ -15,7 +16,7 @@ use contracts::{
     domain::{Bootstrap, User},
 };
 use kit::keys::Keys;
-use live::{Live, LocalLive};
+use live::Live;
 use records::{PostgresRecords, Records};
 use secrets::{Keyring, Secrets};
 use sha2::{Digest, Sha256};
@@ -83,7 +84,7 @@ impl Suite {
             .context("the blobs' folder")?;
         let blob_routes = files.router();
         let blobs: Arc<dyn Blobs> = Arc::new(files);
-        let live: Arc<dyn Live> = Arc::new(LocalLive::new());
+        let live: Arc<dyn Live> = adapters::live(config)?;
         let records: Arc<dyn Records> =
             Arc::new(PostgresRecords::open(pool.clone()).await.context("the records")?);
         let compute: Option<Arc<dyn Compute>> = if roles.contains(&"scheduler") {
@@ -309,7 +310,11 @@ fn local_compute(config: &Config, place: &Place) -> anyhow::Result<LocalConfig> 
     Ok(LocalConfig {
         data: layout.data.clone(),
         agent,
-        endpoint: format!("unix:{}", layout.agent_socket().display()),
+        endpoint: if config.agents.url.is_empty() {
+            format!("unix:{}", layout.agent_socket().display())
+        } else {
+            config.agents.url.clone()
+        },
         isolation: place.isolation.word().to_owned(),
         job_user: match place.isolation {
             Isolation::User { uid, gid } => Some(agent_api::JobUser { uid, gid }),

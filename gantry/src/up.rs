@@ -1,6 +1,7 @@
 //! `gantry up`: the whole suite in one process tree on embedded defaults.
 
 use crate::{
+    adapters,
     config::{Config, DatabaseKind, Loaded, LogLines},
     disk,
     instance::{self, Instance},
@@ -18,8 +19,8 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use bus::Bus;
 use clap::{Args, ValueEnum};
+use kit::keys::Keys;
 use kit::telemetry::{self, LogFormat};
 use serde_json::json;
 use std::{
@@ -151,7 +152,8 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
 
     phase.send_replace("the services");
     let token = admin_token(&layout.join("admin-token"))?;
-    let bus = Bus::local(pool.clone());
+    let keys = Keys::load_or_create(&layout.join("keys").join("signing")).context("the signing key")?;
+    let bus = adapters::bus(&config, &pool, &keys);
     let place = Place { url: url.clone(), git_url, layout: layout.clone(), isolation: isolation.clone() };
     let suite = Suite::start(&config, &place, pool.clone(), bus.clone(), &ROLES, stop.clone()).await?;
     let admin = suite.bootstrap(&token).await?;
@@ -330,7 +332,7 @@ async fn listener(wanted: SocketAddr, last: Option<&str>) -> anyhow::Result<TcpL
 }
 
 /// The administrator's token: kept in a file of mode 0600, made at the first start.
-fn admin_token(path: &Path) -> anyhow::Result<String> {
+pub fn admin_token(path: &Path) -> anyhow::Result<String> {
     match fs::read_to_string(path) {
         Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
         Ok(_) => {}

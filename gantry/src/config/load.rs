@@ -80,11 +80,22 @@ impl Loaded {
             for (key, value) in keys {
                 let name = format!("{section}.{key}");
                 let origin = self.origins.get(&name).map_or("default", String::as_str);
-                lines.push_str(&format!("{name} = {value}  # {origin}\n"));
+                lines.push_str(&format!("{name} = {}  # {origin}\n", without_password(value)));
             }
         }
         lines
     }
+}
+
+/// A value as it may be shown: a URL without its password.
+fn without_password(value: &Value) -> Value {
+    let Value::String(text) = value else { return value.clone() };
+    let hidden = text.split_once("://").and_then(|(scheme, rest)| {
+        let (user, host) = rest.split_once('@')?;
+        let (name, _) = user.split_once(':')?;
+        Some(format!("{scheme}://{name}:***@{host}"))
+    });
+    Value::String(hidden.unwrap_or_else(|| text.clone()))
 }
 
 /// The file's values, and the place of each key as its origin.
