@@ -4,6 +4,7 @@
 //! bus. The edge owns one aggregate, the delivery: a push that was accepted.
 
 mod auth;
+mod configs;
 mod error;
 mod git;
 mod graphql;
@@ -11,10 +12,12 @@ mod logs;
 mod orchestration;
 mod page;
 mod path;
+mod policies;
 mod setup;
 mod state;
 mod store;
 mod text;
+mod unstable;
 mod v1;
 mod v2;
 mod view;
@@ -105,6 +108,9 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
 fn router(app: App) -> Router {
     let json = Router::new()
         .merge(v2::routes())
+        .merge(configs::routes())
+        .merge(policies::routes())
+        .merge(unstable::routes(&app))
         .merge(v1::routes())
         .merge(orchestration::routes())
         .merge(logs::routes())
