@@ -1,7 +1,7 @@
 //! Contexts and project variables; owner: `contexts`. Values never ride in events.
 
 use crate::{ask, event};
-use ids::{ContextId, OrgId, ProjectId, Timestamp};
+use ids::{ContextId, OrgId, ProjectId, RestrictionId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A context came into being.
@@ -141,3 +141,108 @@ pub struct DeleteContext {
     pub id: ContextId,
 }
 ask!(DeleteContext, "contexts", "context.delete", ());
+
+/// Whom a restriction lets use a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestrictionKind {
+    /// One of the projects that are named.
+    Project,
+    /// Pipelines for which every expression holds.
+    Expression,
+    /// Members of one of the groups that are named.
+    Group,
+}
+
+impl RestrictionKind {
+    /// The word of the API and of the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Project => "project",
+            Self::Expression => "expression",
+            Self::Group => "group",
+        }
+    }
+
+    /// Reads the word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Project, Self::Expression, Self::Group].into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// A restriction of a context.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restriction {
+    /// Its id.
+    pub id: RestrictionId,
+    /// Of which context.
+    pub context_id: ContextId,
+    /// Which kind.
+    pub kind: RestrictionKind,
+    /// Id of a project or group, or the text of an expression.
+    pub value: String,
+}
+
+/// A context may be used by fewer from now on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextRestricted {
+    /// How.
+    pub restriction: Restriction,
+}
+event!(ContextRestricted, "context.restricted", 1);
+
+/// One restriction is gone; its kind stays restricted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestrictionRemoved {
+    /// Of which context.
+    pub context_id: ContextId,
+    /// Which.
+    pub restriction_id: RestrictionId,
+}
+event!(RestrictionRemoved, "context.restriction_removed", 1);
+
+/// A context is open to the whole organisation again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContextUnrestricted {
+    /// Which.
+    pub context_id: ContextId,
+}
+event!(ContextUnrestricted, "context.unrestricted", 1);
+
+/// Restricts a context. Refused `invalid`, `not_found`, `exists`, `limit_reached`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddRestriction {
+    /// Which context.
+    pub context_id: ContextId,
+    /// Which kind.
+    pub kind: RestrictionKind,
+    /// Id of a project or group, or the text of an expression.
+    pub value: String,
+}
+ask!(AddRestriction, "contexts", "restriction.add", Restriction);
+
+/// Restrictions of a context, oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListRestrictions {
+    /// Which context.
+    pub context_id: ContextId,
+}
+ask!(ListRestrictions, "contexts", "restriction.list", Vec<Restriction>);
+
+/// Removes a restriction. Without the last one of a kind nobody may use the context, until it is unrestricted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemoveRestriction {
+    /// Of which context.
+    pub context_id: ContextId,
+    /// Which.
+    pub id: RestrictionId,
+}
+ask!(RemoveRestriction, "contexts", "restriction.remove", ());
+
+/// Removes all restrictions and opens the context to the whole organisation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unrestrict {
+    /// Which context.
+    pub context_id: ContextId,
+}
+ask!(Unrestrict, "contexts", "context.unrestrict", ());
