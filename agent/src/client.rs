@@ -3,10 +3,14 @@
 
 use agent_api::Problem;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{Method, Request, client::conn::http1::SendRequest, header::HeaderValue};
 use hyper_util::rt::TokioIo;
-use std::{sync::Mutex, time::Duration};
+use std::{
+    future::Future,
+    sync::{Mutex, OnceLock},
+    time::Duration,
+};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Largest answer that is read.
@@ -59,9 +63,16 @@ enum Endpoint {
     Tls { base: String, client: reqwest::Client },
 }
 
+/// A request's body.
+pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
 pub(crate) struct Client {
     endpoint: Endpoint,
-    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    idle: Mutex<Vec<SendRequest<Body>>>,
 }
 
 pub(crate) struct Call<'a> {
@@ -105,43 +116,73 @@ impl Client {
         let sent = async {
             match &self.endpoint {
                 Endpoint::Tls { base, client } => send_tls(base, client, call).await,
-                _ => self.send(call).await,
+                _ => {
+                    let Call { method, path, bearer, header, body, .. } = call;
+                    let header = [("content-type", "application/json".to_owned())].into_iter().chain(header);
+                    self.send(method, path, bearer, header, whole(body)).await
+                }
             }
         };
-        let (status, body) = tokio::time::timeout(timeout, sent)
-            .await
-            .map_err(|_| Failure::Transport(format!("no answer within {timeout:?}")))?
-            .map_err(Failure::Transport)?;
-        if (200..300).contains(&status) {
-            return Ok(body);
-        }
-        let problem = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
-            code: String::new(),
-            message: String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned(),
-            next_offset: None,
-        });
-        Err(Failure::Problem { status, problem })
+        judged(timeout, sent).await
     }
 
-    async fn send(&self, call: Call<'_>) -> Result<(u16, Bytes), String> {
+    /// Puts bytes where the suite said: a path of its own endpoint, or the URL of a store. `size` is what the body
+    /// has.
+    pub(crate) async fn put(
+        &self,
+        url: &str,
+        size: u64,
+        body: Body,
+        timeout: Duration,
+    ) -> Result<(), Failure> {
+        let sent = async {
+            match (&self.endpoint, is_relative(url)) {
+                (Endpoint::Unix(_) | Endpoint::Tcp { .. }, true) => {
+                    let header = [("content-length", size.to_string())];
+                    self.send(Method::PUT, url, None, header, body).await
+                }
+                (endpoint, _) => put_tls(&endpoint.absolute(url), size, body).await,
+            }
+        };
+        judged(timeout, sent).await.map(drop)
+    }
+
+    /// Gets the bytes that the suite named in the same way.
+    pub(crate) async fn get(&self, url: &str, timeout: Duration) -> Result<Bytes, Failure> {
+        let sent = async {
+            match (&self.endpoint, is_relative(url)) {
+                (Endpoint::Unix(_) | Endpoint::Tcp { .. }, true) => {
+                    self.send(Method::GET, url, None, [], whole(Bytes::new())).await
+                }
+                (endpoint, _) => get_tls(&endpoint.absolute(url)).await,
+            }
+        };
+        judged(timeout, sent).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        bearer: Option<&str>,
+        headers: impl IntoIterator<Item = (&'static str, String)>,
+        body: Body,
+    ) -> Result<(u16, Bytes), String> {
         let (host, prefix) = match &self.endpoint {
             Endpoint::Tcp { authority, prefix } => (authority.as_str(), prefix.as_str()),
             _ => ("localhost", ""),
         };
-        let mut request = Request::builder()
-            .method(call.method)
-            .uri(format!("{prefix}{}", call.path))
-            .header("host", host)
-            .header("content-type", "application/json");
-        if let Some(token) = call.bearer {
+        let mut request =
+            Request::builder().method(method).uri(format!("{prefix}{path}")).header("host", host);
+        if let Some(token) = bearer {
             let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|e| e.to_string())?;
             value.set_sensitive(true);
             request = request.header("authorization", value);
         }
-        if let Some((name, value)) = call.header {
+        for (name, value) in headers {
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(call.body)).map_err(|e| e.to_string())?;
+        let request = request.body(body).map_err(|e| e.to_string())?;
         let mut sender = match self.take_idle() {
             Some(sender) => sender,
             None => self.connect().await?,
@@ -157,11 +198,11 @@ impl Client {
         Ok((status, body))
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<SendRequest<Full<Bytes>>>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<SendRequest<Body>>> {
         self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
+    fn take_idle(&self) -> Option<SendRequest<Body>> {
         let mut idle = self.idle();
         while let Some(sender) = idle.pop() {
             if sender.is_ready() {
@@ -171,7 +212,7 @@ impl Client {
         None
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+    async fn connect(&self) -> Result<SendRequest<Body>, String> {
         let connected = async {
             match &self.endpoint {
                 Endpoint::Unix(path) => {
@@ -191,7 +232,7 @@ impl Client {
     }
 }
 
-async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>
+async fn handshake<S>(stream: S) -> Result<SendRequest<Body>, String>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -200,6 +241,70 @@ where
     // Its error comes out of the request that it carries.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
+}
+
+/// What an answer means.
+async fn judged(
+    timeout: Duration,
+    sent: impl Future<Output = Result<(u16, Bytes), String>>,
+) -> Result<Bytes, Failure> {
+    let (status, body) = tokio::time::timeout(timeout, sent)
+        .await
+        .map_err(|_| Failure::Transport(format!("no answer within {timeout:?}")))?
+        .map_err(Failure::Transport)?;
+    if (200..300).contains(&status) {
+        return Ok(body);
+    }
+    let problem = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
+        code: String::new(),
+        message: String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned(),
+        next_offset: None,
+    });
+    Err(Failure::Problem { status, problem })
+}
+
+fn is_relative(url: &str) -> bool {
+    url.starts_with('/')
+}
+
+impl Endpoint {
+    /// The URL of a path of this endpoint.
+    fn absolute(&self, url: &str) -> String {
+        match self {
+            Self::Tls { base, .. } if is_relative(url) => format!("{base}{url}"),
+            _ => url.to_owned(),
+        }
+    }
+}
+
+/// A client for stores, which have their own addresses.
+fn store_client() -> Result<reqwest::Client, String> {
+    static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
+    if let Some(client) = CLIENT.get() {
+        return Ok(client.clone());
+    }
+    // Fails only when one is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let client = reqwest::Client::builder().connect_timeout(CONNECT).build().map_err(|e| e.to_string())?;
+    Ok(CLIENT.get_or_init(|| client).clone())
+}
+
+async fn put_tls(url: &str, size: u64, body: Body) -> Result<(u16, Bytes), String> {
+    let stream = http_body_util::BodyDataStream::new(body);
+    let sent =
+        store_client()?.put(url).header("content-length", size).body(reqwest::Body::wrap_stream(stream));
+    answered(sent.send().await).await
+}
+
+async fn get_tls(url: &str) -> Result<(u16, Bytes), String> {
+    answered(store_client()?.get(url).send().await).await
+}
+
+/// Without the URL in errors: it is a permission.
+async fn answered(sent: reqwest::Result<reqwest::Response>) -> Result<(u16, Bytes), String> {
+    let response = sent.map_err(|e| e.without_url().to_string())?;
+    let status = response.status().as_u16();
+    Ok((status, response.bytes().await.map_err(|e| e.without_url().to_string())?))
 }
 
 async fn send_tls(base: &str, client: &reqwest::Client, call: Call<'_>) -> Result<(u16, Bytes), String> {
@@ -213,7 +318,5 @@ async fn send_tls(base: &str, client: &reqwest::Client, call: Call<'_>) -> Resul
     if let Some((name, value)) = call.header {
         request = request.header(name, value);
     }
-    let response = request.send().await.map_err(|e| e.without_url().to_string())?;
-    let status = response.status().as_u16();
-    Ok((status, response.bytes().await.map_err(|e| e.without_url().to_string())?))
+    answered(request.send().await).await
 }

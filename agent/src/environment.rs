@@ -55,6 +55,8 @@ pub(crate) fn expand(path: &str, home: &Path, base: &Path) -> PathBuf {
 pub(crate) struct Environment {
     pub(crate) variables: BTreeMap<String, String>,
     pub(crate) shown: String,
+    /// What the agent was given, without what the configuration adds: cache keys are made of it.
+    pub(crate) given: BTreeMap<String, String>,
 }
 
 impl Environment {
@@ -92,11 +94,13 @@ impl Environment {
         for (name, value) in &built_in {
             set(name, value.clone());
         }
+        let mut given: BTreeMap<String, String> = secrets.variables.iter().cloned().collect();
+        given.extend(built_in.clone());
         for (name, value) in &definition.environment {
             set(name, value.clone());
         }
         let shown = show(&built_in, &definition.environment, secrets);
-        Ok(Self { variables, shown })
+        Ok(Self { variables, shown, given })
     }
 
     pub(crate) fn with(&self, more: &[(String, String)]) -> Vec<(String, String)> {

@@ -1,5 +1,7 @@
 //! The command that steps find as `circleci`, `circleci-agent` and `gantry-agent` (execution §20).
 
+pub(crate) mod tests;
+
 use std::{
     io::{Read, Write},
     path::PathBuf,
@@ -11,6 +13,7 @@ pub fn run(words: &[&str]) -> i32 {
         ["step" | "task", "halt"] => halt(),
         ["--version" | "version"] => say(concat!("gantry-runner ", env!("CARGO_PKG_VERSION"), "\n")),
         ["--version", "--short"] => say(concat!(env!("CARGO_PKG_VERSION"), "\n")),
+        ["tests", rest @ ..] => tests::run(rest),
         ["env", "subst"] => {
             let mut text = String::new();
             match std::io::stdin().read_to_string(&mut text) {
@@ -20,7 +23,9 @@ pub fn run(words: &[&str]) -> i32 {
         }
         ["env", "subst", text] => say(&substitute(text, |name| std::env::var(name).ok())),
         _ => {
-            eprintln!("usage: circleci step halt | env subst [TEXT] | --version [--short]");
+            eprintln!(
+                "usage: circleci step halt | tests glob|split|run | env subst [TEXT] | --version [--short]"
+            );
             2
         }
     }

@@ -8,11 +8,14 @@ mod checkout;
 mod client;
 mod control;
 mod environment;
+pub mod files;
+mod helper;
 pub mod injob;
 mod output;
 mod sealed;
 mod state;
 mod steps;
+mod stores;
 mod task;
 
 use std::path::PathBuf;

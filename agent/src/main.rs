@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match (name, words.as_slice()) {
         ("circleci" | "circleci-agent" | "gantry-agent", words) => exit(gantry_runner::injob::run(words)),
+        (_, [gantry_runner::files::NAME, request]) => exit(gantry_runner::files::main(request)),
         (_, ["--task-dir", dir]) => exit(gantry_runner::run(PathBuf::from(dir))),
         (_, ["--version" | "-V"]) => {
             println!("gantry-runner {}", env!("CARGO_PKG_VERSION"));

@@ -12,6 +12,7 @@
 //! | `GET /v1/tasks/{task}/commands?wait_ms=N` → [`Commands`] | dispatcher; answers when there is a command, or after `wait_ms` (at most 25 s) |
 //! | `GET /v1/tasks/{task}/secrets` → [`SealedSecrets`] | contexts, role delivery |
 //! | `POST /v1/tasks/{task}/steps` [`StepReport`] → `{}` | output-processor |
+//! | `GET /v1/tasks/{task}/siblings?step=N` → [`Siblings`] | output-processor |
 //! | `PUT /v1/tasks/{task}/streams/{step}/chunks?offset=N` → [`ChunkAck`] | output-processor |
 //! | `POST /v1/tasks/{task}/streams/{step}/seal` [`Seal`] → `{}` | output-processor |
 //! | `…/stores/…` and `GET /v1/tasks/{task}/timings`: [`stores`] | output-processor, test-results |
@@ -274,6 +275,15 @@ pub struct StepReport {
     pub started_at: Timestamp,
     /// The agent's clock: a claim.
     pub ended_at: Option<Timestamp>,
+}
+
+/// How far the other tasks of the job are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Siblings {
+    /// How many came to the step, with all before it successful.
+    pub arrived: u32,
+    /// How many failed before it.
+    pub failed: u32,
 }
 
 /// Answer to a chunk.

@@ -28,15 +28,16 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Ends the stream with a last word.
+    /// Ends the stream with a last word, and gives back what it was written to.
     ///
     /// # Errors
     /// The reader is gone.
-    pub fn finish(mut self, word: &[u8]) -> io::Result<()> {
+    pub fn finish(mut self, word: &[u8]) -> io::Result<W> {
         self.piece()?;
         self.out.write_all(&0u32.to_le_bytes())?;
         self.out.write_all(word)?;
-        self.out.flush()
+        self.out.flush()?;
+        Ok(self.out)
     }
 }
 

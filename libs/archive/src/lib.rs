@@ -16,7 +16,7 @@ mod unpack;
 
 pub use chunk::{Cutter, MAX_CHUNK, compress, decompress, sha256};
 pub use pack::{Packed, Source, pack};
-pub use unpack::{Limits, Roots, Unpacked, unpack};
+pub use unpack::{Limits, Roots, Unpacked, unpack, unpack_with};
 
 /// Why an archive was not packed or not unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Who asked for it does not want this entry.
+    #[error("{0}")]
+    Refused(String),
     /// A file cannot be read or written.
     #[error("{path}: {source}")]
     File {
@@ -44,3 +47,21 @@ pub enum Error {
 
 /// The result of an operation on archives.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Reads the files of a small archive one after another, without writing any.
+///
+/// # Errors
+/// The stream breaks off or is no archive.
+pub fn each_file<R: std::io::Read>(from: R, mut each: impl FnMut(&str, &[u8])) -> Result<()> {
+    let mut archive = tar::Archive::new(from);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        if entry.header().entry_type().is_file() {
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let mut content = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut content)?;
+            each(&name, &content);
+        }
+    }
+    Ok(())
+}

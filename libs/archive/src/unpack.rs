@@ -71,8 +71,22 @@ pub struct Unpacked {
 /// # Errors
 /// After an error nothing is left of what did not exist before.
 pub fn unpack<R: Read>(from: R, roots: &Roots, limits: Limits) -> Result<Unpacked> {
+    unpack_with(from, roots, limits, &mut |_| Ok(()))
+}
+
+/// Like [`unpack`]; `claim` hears of every file and link before it is written, and may refuse it.
+///
+/// # Errors
+/// As [`unpack`], and what `claim` says.
+pub fn unpack_with<R: Read>(
+    from: R,
+    roots: &Roots,
+    limits: Limits,
+    claim: &mut dyn FnMut(&Path) -> Result<(), String>,
+) -> Result<Unpacked> {
     let mut unpacker = Unpacker {
         roots,
+        claim,
         limits,
         trees: HashMap::new(),
         seen: HashMap::new(),
@@ -113,6 +127,7 @@ struct Folder {
 
 struct Unpacker<'a> {
     roots: &'a Roots,
+    claim: &'a mut dyn FnMut(&Path) -> Result<(), String>,
     limits: Limits,
     trees: HashMap<usize, Tree>,
     /// Hashes of all names: a million names would not fit.
@@ -256,6 +271,9 @@ impl Unpacker<'_> {
         }
         if self.seen.insert(hash(&spot), kind).is_some_and(|before| before != kind) {
             return Err(unsafe_entry(&name, "it is there twice, as different things"));
+        }
+        if kind != Kind::Folder {
+            (self.claim)(&spot.path).map_err(Error::Refused)?;
         }
         let time = time_of(entry)?;
         let mode = entry.header().mode()? & 0o777;

@@ -32,6 +32,7 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route(steps, routing::post(post_step))
         .route(chunks, routing::put(put_chunk))
         .route(seal, routing::post(post_seal))
+        .route("/v1/tasks/{task}/siblings", routing::get(crate::siblings::siblings))
         .merge(crate::stores::router())
         .layer(DefaultBodyLimit::max(MAX_CHUNK))
         .with_state(hub)

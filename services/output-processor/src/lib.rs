@@ -13,6 +13,7 @@ mod hub;
 mod journal;
 mod keeper;
 mod scribe;
+mod siblings;
 mod store;
 mod stores;
 mod task;

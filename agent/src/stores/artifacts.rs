@@ -1,0 +1,211 @@
+//! `store_artifacts` and `store_test_results` (execution §17, §18).
+
+use super::transfer::{AT_A_TIME, call, patience, put};
+use crate::{
+    client::Body,
+    files::{Artifact, Ask, Report},
+    helper::{Ends, Failed, pieces},
+    output::Stream,
+    steps::Runner,
+};
+use agent_api::stores::{
+    ArtifactUpload, ArtifactUploads, Committed, MAX_BATCH, ObjectsCommit, TestsUpload, Upload, Uploads,
+};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use std::io::{self, Write};
+use tokio::sync::mpsc;
+
+/// Files up to this size are sent side by side; larger ones go through without being held.
+const SMALL: u64 = 1 << 20;
+/// Most bytes of reports, compressed, that are held before they are sent; the suite has the same limit.
+const MAX_REPORTS: u64 = 100 << 20;
+
+impl Runner {
+    pub(super) async fn store_artifacts(
+        &self,
+        path: &str,
+        destination: Option<&str>,
+        stream: &mut Stream,
+    ) -> Result<(), Failed> {
+        let place = self.located(path);
+        let ask = Ask::ListArtifacts {
+            path: place.clone(),
+            written: path.to_owned(),
+            destination: destination.map(str::to_owned),
+            home: self.places.home.clone(),
+        };
+        let artifacts: Vec<Artifact> = self.ask_helper(&ask, stream).await?;
+        if artifacts.is_empty() {
+            return Ok(stream.note(&format!("No artifact files found at {}", place.display()))?);
+        }
+        stream.note(&format!("Uploading {} to {}", place.display(), destination.unwrap_or(path)))?;
+        for batch in artifacts.chunks(MAX_BATCH) {
+            let files = batch.iter().map(|artifact| ArtifactUpload {
+                path: artifact.name.clone(),
+                size: artifact.size,
+                sha256: artifact.sha256.clone(),
+            });
+            let ask = ArtifactUploads { files: files.collect() };
+            let Uploads { uploads } = call(&self.control, "artifacts/uploads", &ask).await?;
+            let ask = Ask::Send {
+                files: batch.iter().map(|artifact| (artifact.source.clone(), artifact.size)).collect(),
+            };
+            self.helper(&ask, stream, |ends| self.send_artifacts(batch, &uploads, ends)).await?;
+            let commit = ObjectsCommit { objects: uploads.iter().map(|upload| upload.object).collect() };
+            let _: Committed = call(&self.control, "artifacts/commit", &commit).await?;
+            for artifact in batch {
+                stream.note(&format!(
+                    "  Uploading {} to {}: DONE",
+                    artifact.source.display(),
+                    artifact.name
+                ))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the files of a batch, one after another out of one stream.
+    async fn send_artifacts(&self, batch: &[Artifact], uploads: &[Upload], ends: Ends) -> Result<(), Failed> {
+        let (from, reading) = pieces(ends);
+        let mut from = Pieces { from, rest: Bytes::new() };
+        let mut small = Vec::new();
+        for (artifact, upload) in batch.iter().zip(uploads) {
+            if artifact.size <= SMALL {
+                let bytes = from.whole(artifact.size).await?;
+                small.push(put(&self.control, &upload.url, bytes));
+                if small.len() == 2 * AT_A_TIME {
+                    all(std::mem::take(&mut small)).await?;
+                }
+            } else {
+                let sent = from.through(&self.control.client, &upload.url, artifact.size).await;
+                sent.map_err(|e| Failed::Told(format!("{}: {e}", artifact.source.display())))?;
+            }
+        }
+        all(small).await?;
+        reading.await.map_err(io::Error::other)??;
+        Ok(())
+    }
+
+    pub(super) async fn store_test_results(&self, path: &str, stream: &mut Stream) -> Result<(), Failed> {
+        let ask = Ask::PackReports { path: self.located(path) };
+        let (reports, packed) = self.helper(&ask, stream, packed_reports).await?;
+        if reports.is_empty() {
+            return Ok(stream.note(&format!("No test results found at {}", self.located(path).display()))?);
+        }
+        stream.note("Archiving the following test results")?;
+        for report in &reports {
+            stream.note(&format!("  * {}", report.path.display()))?;
+        }
+        for report in &reports {
+            if let Some(problem) = &report.problem {
+                let file = report.path.display();
+                stream.note(&format!("File: {file} had the following problems:\n  * {problem}"))?;
+            }
+        }
+        if reports.iter().all(|report| report.problem.is_some()) {
+            return Err(Failed::Told("no file could be read".into()));
+        }
+        let bytes = Bytes::from(packed);
+        let sha256 = hex::encode(archive::sha256(&bytes));
+        let ask = TestsUpload { size: bytes.len() as u64, sha256 };
+        let Uploads { uploads } = call(&self.control, "tests/upload", &ask).await?;
+        let Some(Upload { object, url }) = uploads.into_iter().next() else {
+            return Err(Failed::Told("the suite named no place for them".into()));
+        };
+        put(&self.control, &url, bytes).await?;
+        let _: Committed =
+            call(&self.control, "tests/commit", &ObjectsCommit { objects: vec![object] }).await?;
+        Ok(stream.note("Uploaded")?)
+    }
+}
+
+/// All of these, several at once.
+async fn all(work: Vec<impl Future<Output = Result<(), Failed>>>) -> Result<(), Failed> {
+    let done: Vec<Result<(), Failed>> = stream::iter(work).buffer_unordered(AT_A_TIME).collect().await;
+    done.into_iter().collect()
+}
+
+/// A compressed archive of reports in memory, and what was found.
+async fn packed_reports(ends: Ends) -> Result<(Vec<Report>, Vec<u8>), Failed> {
+    drop(ends.input);
+    let output = tokio_util::io::SyncIoBridge::new(ends.output);
+    let read = move || {
+        let mut reader = archive::frames::Reader::new(io::BufReader::new(output));
+        let mut packed = zstd::Encoder::new(Vec::new(), 3)?;
+        let mut piece = vec![0; 128 << 10];
+        loop {
+            let read = io::Read::read(&mut reader, &mut piece)?;
+            if read == 0 {
+                break;
+            }
+            packed.write_all(&piece[..read])?;
+            if packed.get_ref().len() as u64 > MAX_REPORTS {
+                return Err(io::Error::other(format!("they have more than {MAX_REPORTS} bytes, compressed")));
+            }
+        }
+        let packed = packed.finish()?;
+        Ok((serde_json::from_slice(&reader.finish(crate::files::MAX_ANSWER)?)?, packed))
+    };
+    let read = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
+    read.map_err(|e| Failed::Told(e.to_string()))
+}
+
+/// Files out of one stream.
+struct Pieces {
+    from: mpsc::Receiver<Bytes>,
+    rest: Bytes,
+}
+
+fn broken() -> Failed {
+    Failed::Told("the files could not be read".into())
+}
+
+impl Pieces {
+    /// So many bytes in one.
+    async fn whole(&mut self, size: u64) -> Result<Bytes, Failed> {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let mut whole = BytesMut::with_capacity(size);
+        while whole.len() < size {
+            if self.rest.is_empty() {
+                self.rest = self.from.recv().await.ok_or_else(broken)?;
+            }
+            let wanted = (size - whole.len()).min(self.rest.len());
+            whole.extend_from_slice(&self.rest.split_to(wanted));
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Sends so many bytes as they come.
+    async fn through(&mut self, client: &crate::client::Client, url: &str, size: u64) -> Result<(), Failed> {
+        let (to, body) = mpsc::channel::<Bytes>(2);
+        let frames = stream::unfold(body, |mut body| async move {
+            let piece = body.recv().await?;
+            Some((Ok::<_, io::Error>(Frame::data(piece)), body))
+        });
+        let body: Body = BodyExt::boxed_unsync(StreamBody::new(frames));
+        let sending = client.put(url, size, body, patience(size));
+        let moving = async {
+            let mut left = size;
+            while left > 0 {
+                if self.rest.is_empty() {
+                    self.rest = self.from.recv().await.ok_or_else(broken)?;
+                }
+                let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(self.rest.len());
+                let piece = self.rest.split_to(wanted);
+                left -= piece.len() as u64;
+                // The store says itself why it takes no more.
+                if to.send(piece).await.is_err() {
+                    break;
+                }
+            }
+            drop(to);
+            Ok::<(), Failed>(())
+        };
+        let (sent, moved) = tokio::join!(sending, moving);
+        sent.map_err(|failure| Failed::Told(failure.to_string()))?;
+        moved
+    }
+}

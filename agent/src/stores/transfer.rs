@@ -1,0 +1,209 @@
+//! Chunks up and down, several at once, each checked by its digest.
+
+use crate::{
+    client::{Body, Failure},
+    control::{Control, backoff, decode},
+    helper::{Chunk, Ends, Failed, cut},
+};
+use agent_api::stores::{
+    ArchiveMade, ArchiveRef, ChunkDownloads, ChunkUpload, ChunkUploads, ChunksMissing, ChunksWanted,
+    Download, Downloads, MAX_BATCH, Upload, Uploads,
+};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http_body_util::{BodyExt, Full};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+
+/// Bytes that wait for one answer about what is stored.
+const WINDOW: usize = 16 << 20;
+/// Transfers at the same time.
+pub(super) const AT_A_TIME: usize = 4;
+/// Tries of one transfer (reliability §8.4).
+const TRIES: usize = 10;
+/// A transfer takes this long at most, and so much longer for each MiB.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PER_MIB: Duration = Duration::from_secs(2);
+
+/// A call below `stores/`.
+pub(super) async fn call<A: Serialize, R: DeserializeOwned>(
+    control: &Control,
+    route: &str,
+    ask: &A,
+) -> Result<R, Failed> {
+    Ok(decode(&control.post(&format!("stores/{route}"), ask).await?)?)
+}
+
+pub(super) fn patience(size: u64) -> Duration {
+    PATIENCE + PER_MIB * u32::try_from(size >> 20).unwrap_or(u32::MAX)
+}
+
+/// Repeats a transfer that may succeed later.
+async fn persist<T, F>(control: &Control, transfer: impl Fn() -> F) -> Result<T, Failed>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let mut pauses = backoff(&control.client).take(TRIES);
+    loop {
+        match transfer().await {
+            Ok(done) => return Ok(done),
+            Err(failure) => match pauses.next() {
+                Some(pause) if failure.is_temporary() => {
+                    tracing::debug!(error = %failure, "a transfer is tried again");
+                    tokio::time::sleep(pause).await;
+                }
+                _ => return Err(Failed::Told(failure.to_string())),
+            },
+        }
+    }
+}
+
+/// Puts bytes that are in memory.
+pub(super) async fn put(control: &Control, url: &str, bytes: Bytes) -> Result<(), Failed> {
+    let size = bytes.len() as u64;
+    persist(control, || {
+        let body: Body = Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync();
+        control.client.put(url, size, body, patience(size))
+    })
+    .await
+}
+
+/// Compresses a chunk beside the runtime.
+async fn stored_form(chunk: Arc<Chunk>) -> Result<(Arc<Chunk>, Bytes, String), Failed> {
+    let work = move || {
+        let stored = archive::compress(&chunk.bytes)?;
+        let sha256 = hex::encode(archive::sha256(&stored));
+        Ok::<_, std::io::Error>((chunk, Bytes::from(stored), sha256))
+    };
+    Ok(tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)??)
+}
+
+/// Uploads those chunks of a window that are not stored yet. How many bytes went.
+async fn upload_window(control: &Control, window: Vec<Chunk>) -> Result<u64, Failed> {
+    let ask = ChunksWanted { chunks: window.iter().map(|chunk| hex::encode(chunk.sha256)).collect() };
+    let ChunksMissing { missing } = call(control, "chunks/missing", &ask).await?;
+    let missing: Vec<Arc<Chunk>> = window
+        .into_iter()
+        .enumerate()
+        .filter(|(place, _)| missing.contains(place))
+        .map(|(_, chunk)| Arc::new(chunk))
+        .collect();
+    if missing.is_empty() {
+        return Ok(0);
+    }
+    let stored: Vec<_> = stream::iter(missing).map(stored_form).buffered(AT_A_TIME).collect().await;
+    let stored = stored.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let chunks = stored.iter().map(|(chunk, bytes, sha256)| ChunkUpload {
+        content_sha256: hex::encode(chunk.sha256),
+        content_size: u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX),
+        sha256: sha256.clone(),
+        size: bytes.len() as u64,
+    });
+    let ask = ChunkUploads { chunks: chunks.collect() };
+    let Uploads { uploads } = call(control, "chunks/uploads", &ask).await?;
+    let total = stored.iter().map(|(_, bytes, _)| bytes.len() as u64).sum();
+    let puts = uploads.iter().zip(stored).map(|(Upload { url, .. }, (_, bytes, _))| put(control, url, bytes));
+    let done: Vec<Result<(), Failed>> = stream::iter(puts).buffer_unordered(AT_A_TIME).collect().await;
+    done.into_iter().collect::<Result<(), _>>()?;
+    Ok(total)
+}
+
+/// What was uploaded of an archive.
+pub(super) struct Uploaded<T> {
+    pub(super) archive: ArchiveMade,
+    /// Bytes that were sent.
+    pub(super) sent: u64,
+    /// The helper's last word.
+    pub(super) word: T,
+}
+
+/// Takes an archive from a helper, and uploads what of it is not stored yet.
+pub(super) async fn upload<T>(control: &Control, ends: Ends) -> Result<Uploaded<T>, Failed>
+where
+    T: DeserializeOwned + Send + 'static,
+{
+    let (mut chunks, cutting) = cut::<T>(ends);
+    let mut archive = ArchiveMade { chunks: Vec::new(), bytes: 0 };
+    let mut sent = 0;
+    let mut window: Vec<Chunk> = Vec::new();
+    let mut gathered = 0;
+    // One window is sent while the next is gathered.
+    let mut sending = None;
+    loop {
+        let chunk = match &mut sending {
+            Some(upload) => tokio::select! {
+                done = upload => {
+                    sent += done?;
+                    sending = None;
+                    continue;
+                }
+                chunk = chunks.recv(), if gathered < WINDOW => chunk,
+            },
+            None => chunks.recv().await,
+        };
+        let ended = chunk.is_none();
+        if let Some(chunk) = chunk {
+            archive.bytes += chunk.bytes.len() as u64;
+            archive.chunks.push(hex::encode(chunk.sha256));
+            gathered += chunk.bytes.len();
+            window.push(chunk);
+        }
+        if gathered >= WINDOW || window.len() == MAX_BATCH || ended {
+            if let Some(upload) = sending.take() {
+                sent += upload.await?;
+            }
+            let full = std::mem::take(&mut window);
+            gathered = 0;
+            if !full.is_empty() {
+                sending = Some(Box::pin(upload_window(control, full)));
+            }
+        }
+        if ended {
+            break;
+        }
+    }
+    if let Some(upload) = sending {
+        sent += upload.await?;
+    }
+    let word = cutting.await.map_err(std::io::Error::other)??;
+    Ok(Uploaded { archive, sent, word })
+}
+
+/// A chunk as it was before it was stored; anything else is refused.
+async fn fetch(control: &Control, chunk: Download) -> Result<Bytes, Failed> {
+    let stored = persist(control, || control.client.get(&chunk.url, patience(chunk.size))).await?;
+    let open = move || {
+        let bytes = archive::decompress(&stored, chunk.content_size as usize)?;
+        if hex::encode(archive::sha256(&bytes)) != chunk.content_sha256 {
+            return Err(std::io::Error::other("a stored chunk is not what its digest says"));
+        }
+        Ok(Bytes::from(bytes))
+    };
+    let opened = tokio::task::spawn_blocking(open).await.map_err(std::io::Error::other)?;
+    opened.map_err(|e| Failed::Told(e.to_string()))
+}
+
+/// Sends all of an archive to a helper, several chunks ahead. The stream is ended.
+pub(super) async fn download(
+    control: &Control,
+    archive: &ArchiveRef,
+    to: &mpsc::Sender<Bytes>,
+) -> Result<(), Failed> {
+    let mut from = 0;
+    while from < archive.chunks {
+        let count = u32::try_from(MAX_BATCH / 2).unwrap_or(1).min(archive.chunks - from);
+        let ask = ChunkDownloads { archive: archive.id, from, count };
+        let Downloads { chunks } = call(control, "chunks/downloads", &ask).await?;
+        if chunks.is_empty() {
+            return Err(Failed::Told("the archive is shorter than it was".into()));
+        }
+        from += u32::try_from(chunks.len()).unwrap_or(u32::MAX);
+        let mut fetched = stream::iter(chunks).map(|chunk| fetch(control, chunk)).buffered(AT_A_TIME);
+        while let Some(bytes) = fetched.next().await {
+            // A helper that is gone says itself why.
+            to.send(bytes?).await.map_err(|_| Failed::Told("the files could not be unpacked".into()))?;
+        }
+    }
+    to.send(Bytes::new()).await.map_err(|_| Failed::Told("the files could not be unpacked".into()))
+}

@@ -1,0 +1,103 @@
+//! What other services say.
+
+use crate::State;
+use async_trait::async_trait;
+use bus::{Fault, Group};
+use contracts::{Envelope, Event, conductor::JobReady, stores::ReportsStored};
+use eventstore::{Key, Tx};
+use std::sync::Arc;
+
+/// Remembers ready jobs of several tasks.
+pub(crate) struct Jobs;
+
+#[async_trait]
+impl Group for Jobs {
+    fn name(&self) -> &'static str {
+        "test-results.jobs"
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        kind == JobReady::TYPE
+    }
+
+    fn batch(&self) -> usize {
+        64
+    }
+
+    fn relaxed(&self) -> bool {
+        true // a copy: read again from the source after a crash
+    }
+
+    fn locks(&self, _: &Envelope) -> Vec<Key> {
+        Vec::new()
+    }
+
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        for message in batch {
+            let job: JobReady = message.body_as()?;
+            if job.definition.parallelism < 2 {
+                continue;
+            }
+            sqlx::query(
+                "INSERT INTO test_results.jobs (job_id, project_id, name, branch) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT DO NOTHING",
+            )
+            .bind(job.job_id.uuid())
+            .bind(job.project.id.uuid())
+            .bind(&job.name)
+            .bind(&job.vcs.branch)
+            .execute(tx.conn())
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes in uploads that are to be read: the blob store is not asked while a transaction is open.
+pub(crate) struct Reports(pub(crate) Arc<State>);
+
+#[async_trait]
+impl Group for Reports {
+    fn name(&self) -> &'static str {
+        "test-results.reports"
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        kind == ReportsStored::TYPE
+    }
+
+    fn batch(&self) -> usize {
+        32
+    }
+
+    fn locks(&self, _: &Envelope) -> Vec<Key> {
+        Vec::new()
+    }
+
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        for message in batch {
+            let stored: ReportsStored = message.body_as()?;
+            sqlx::query(
+                "INSERT INTO test_results.reports \
+                     (object_id, job_id, index, project_id, job_name, branch, revision, blob, at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+            )
+            .bind(stored.object)
+            .bind(stored.job_id.uuid())
+            .bind(i32::try_from(stored.index).unwrap_or(i32::MAX))
+            .bind(stored.project_id.uuid())
+            .bind(&stored.job_name)
+            .bind(&stored.branch)
+            .bind(&stored.revision)
+            .bind(&stored.blob)
+            .bind(stored.at)
+            .execute(tx.conn())
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn after_commit(&self, _: &[Envelope]) {
+        self.0.waiting.notify_one();
+    }
+}
