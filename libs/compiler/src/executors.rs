@@ -14,8 +14,13 @@ pub(crate) const MACHINE_KEYS: &[&str] =
     &["image", "docker_layer_caching", "resource_class", "shell", "enabled", "reusable", "exclusive"];
 /// Keys of `macos`.
 pub(crate) const MACOS_KEYS: &[&str] = &["xcode", "resource_class", "shell", "code_signing"];
-const AWS_KEYS: &[&str] = &["aws_access_key_id", "aws_secret_access_key", "oidc_role_arn"];
-const GCP_KEYS: &[&str] = &["oidc_service_account", "workload_identity_pool", "workload_identity_provider"];
+/// Keys of `aws_auth`.
+pub(crate) const AWS_KEYS: &[&str] = &["aws_access_key_id", "aws_secret_access_key", "oidc_role_arn"];
+/// Keys of `gcp_auth`.
+pub(crate) const GCP_KEYS: &[&str] =
+    &["oidc_service_account", "workload_identity_pool", "workload_identity_provider"];
+/// Keys of `auth`.
+pub(crate) const BASIC_KEYS: &[&str] = &["username", "password"];
 /// Containers of one job.
 const MAX_CONTAINERS: usize = 50;
 
@@ -190,9 +195,7 @@ impl Ctx<'_> {
 
     fn registry_auth(&mut self, map: &Map) -> Option<RegistryAuth> {
         let mut found = None;
-        for (key, allowed) in
-            [("auth", &["username", "password"][..]), ("aws_auth", AWS_KEYS), ("gcp_auth", GCP_KEYS)]
-        {
+        for (key, allowed) in [("auth", BASIC_KEYS), ("aws_auth", AWS_KEYS), ("gcp_auth", GCP_KEYS)] {
             let Some(entry) = map.get(key).filter(|e| !e.value.is_null()) else { continue };
             let Some(auth) = entry.value.as_map() else {
                 self.wrong_type(&entry.value, &format!("`{key}`"), "a map");

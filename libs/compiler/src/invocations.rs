@@ -14,7 +14,8 @@ use crate::yaml::{Entry, Map, Node, Value};
 use model::plan::JobKind;
 use std::sync::Arc;
 
-const INVOCATION_KEYS: &[&str] = &[
+/// Keys of an invocation that are no arguments.
+pub(crate) const INVOCATION_KEYS: &[&str] = &[
     "name",
     "requires",
     "context",
@@ -119,13 +120,26 @@ impl Ctx<'_> {
                 (name, entry.key, options)
             }
             Value::Map(map) => {
-                let first = map.first().map_or("", |(name, _)| name.as_ref());
+                let is_job = |name: &str| project.peek(Kind::Job, name).is_some();
+                let job = map.keys().find(|name| is_job(name)).or(map.keys().next());
+                let foreign =
+                    map.iter().find(|(name, _)| job != Some(*name) && !is_job(name)).or(map.get_index(1));
                 let message = format!(
                     "maximum size: [1], found: [{}]: a job of a workflow is a map with one key",
                     map.len()
                 );
-                let hint = format!("indent what belongs to `{first}:` further");
-                self.sink.error_hint(code::STEP_SHAPE, item.span, message, hint);
+                let hint = match (job, foreign) {
+                    (Some(job), Some((key, _))) => {
+                        format!("indent `{key}:` further, so that it stands below `{job}:`")
+                    }
+                    _ => "name a job".to_owned(),
+                };
+                self.sink.error_hint(
+                    code::STEP_SHAPE,
+                    foreign.map_or(item.span, |(_, e)| e.key),
+                    message,
+                    hint,
+                );
                 return;
             }
             _ => return self.wrong_type(item, "a job of a workflow", "a name or a map with one key"),
@@ -187,6 +201,10 @@ impl Ctx<'_> {
         job.contexts = self.option(options, "context").map(|node| self.contexts(&node)).unwrap_or_default();
         match self.option(options, "type") {
             Some(node) if node.as_str().is_some_and(|t| t.as_ref() == "approval") => {
+                let varied = options.env.matrix;
+                let own = options.map.iter().filter(|(k, _)| varied.is_none_or(|m| !m.contains_key(*k)));
+                let own: Map = own.map(|(k, e)| (k.clone(), e.clone())).collect();
+                self.only_keys(&own, INVOCATION_KEYS, "an approval");
                 job.kind = Some(JobKind::Approval);
                 return Some(job);
             }

@@ -52,6 +52,7 @@ mod review;
 pub mod sarif;
 mod scalars;
 mod schedules;
+mod schema;
 mod scope;
 pub mod simulate;
 mod steps;
@@ -117,6 +118,7 @@ fn workflows_of(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Map, Vec<workfl
     }
     let project = ctx.project_scope(&map);
     let workflows = ctx.workflows(&map, &project, input.schedule);
+    ctx.check_document(&map, &project);
     Some((map.as_ref().clone(), workflows))
 }
 

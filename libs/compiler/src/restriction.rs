@@ -1,6 +1,7 @@
 //! Expressions outside a configuration: what a context asks of the jobs that want to use it (security §4.2).
 
 use crate::expression::{Val, evaluate};
+use crate::values::is_known;
 
 /// Longest expression, in bytes.
 pub const MAX_RESTRICTION: usize = 1024;
@@ -16,7 +17,7 @@ pub enum Fact {
     Text(String),
 }
 
-/// Whether an expression holds for these pipeline values; a name that is not among them is undefined.
+/// Whether an expression holds for these values; a name of the language without a value is undefined.
 ///
 /// # Errors
 /// The expression is too long or cannot be read; the text says what is wrong and where.
@@ -25,11 +26,12 @@ pub fn restriction_holds(expression: &str, lookup: &dyn Fn(&str) -> Option<Fact>
         return Err(format!("an expression has at most {MAX_RESTRICTION} bytes"));
     }
     let mut values = |name: &str| {
-        lookup(name).map(|fact| match fact {
+        let fact = lookup(name).map(|fact| match fact {
             Fact::Bool(value) => Val::Bool(value),
             Fact::Int(value) => Val::Int(value),
             Fact::Text(value) => Val::Str(value),
-        })
+        });
+        fact.or_else(|| is_known(name).then_some(Val::Undefined))
     };
     evaluate(expression, &mut values).map(|value| value.truthy()).map_err(|problem| problem.to_string())
 }
@@ -53,6 +55,7 @@ mod tests {
         assert_eq!(holds("pipeline.git.branch == \"dev\""), Ok(false));
         assert_eq!(holds("pipeline.git.branch.is_default"), Ok(true));
         assert_eq!(holds("pipeline.git.tag"), Ok(false));
+        assert!(holds("pipeline.git.brnch").is_err());
         assert!(holds("pipeline.git.branch ==").is_err());
         assert!(holds(&format!("pipeline.number == {}", "1".repeat(MAX_RESTRICTION))).is_err());
     }

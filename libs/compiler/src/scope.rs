@@ -115,6 +115,23 @@ impl Scope {
         self.label.as_ref().map_or(String::new(), |label| format!(" in the orb `{label}`"))
     }
 
+    /// The node that defines a name of this scope.
+    pub fn element(&self, kind: Kind, name: &str) -> Option<&Node> {
+        self.map(kind).get(name).map(|e| &e.value)
+    }
+
+    /// Every definition that is a map.
+    pub fn bodies(&self) -> impl Iterator<Item = (Kind, &Arc<str>, &Arc<Map>)> {
+        [Kind::Job, Kind::Command, Kind::Executor].into_iter().flat_map(|kind| {
+            self.map(kind).iter().filter_map(move |(name, entry)| Some((kind, name, entry.value.as_map()?)))
+        })
+    }
+
+    /// The orbs whose definitions stand in the same file.
+    pub fn inline_orbs(&self) -> impl Iterator<Item = &Arc<Scope>> {
+        self.orbs.values().flatten().filter(|orb| orb.label.is_none())
+    }
+
     /// The orb behind an alias, if it could be had.
     pub fn orb(&self, alias: &str) -> Option<&Arc<Scope>> {
         self.orbs.get(alias)?.as_ref()

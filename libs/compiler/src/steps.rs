@@ -87,15 +87,7 @@ impl Ctx<'_> {
                 Some((name, entry)) if map.len() == 1 => {
                     self.named_step(name, entry.key, Some(&entry.value), scope, out);
                 }
-                Some((first, _)) => {
-                    let message = format!(
-                        "maximum size: [1], found: [{}]: a step is a map with exactly one key",
-                        map.len()
-                    );
-                    let hint =
-                        format!("indent the keys behind `{first}:` further, or start another step with `-`");
-                    self.sink.error_hint(code::STEP_SHAPE, item.span, message, hint);
-                }
+                Some(_) => self.step_keys(item, map, scope),
                 None => self.sink.error(code::STEP_SHAPE, item.span, "a step cannot be an empty map"),
             },
             Value::Null if self.sink.reported_within(item.span) => {}

@@ -54,7 +54,8 @@ const KNOWN_PREFIXES: &[&str] = &[
     "pipeline.deploy.",
 ];
 
-fn is_known(name: &str) -> bool {
+/// Whether the language has this name.
+pub(crate) fn is_known(name: &str) -> bool {
     KNOWN.contains(&name) || KNOWN_PREFIXES.iter().any(|p| name.len() > p.len() && name.starts_with(p))
 }
 

@@ -13,7 +13,9 @@ use crate::yaml::{Map, Node, Value};
 use model::plan::{JobKind, JobPlan, Requirement, WorkflowPlan};
 use std::sync::Arc;
 
-const WORKFLOW_KEYS: &[&str] = &["jobs", "when", "unless", "triggers", "max_auto_reruns", "description"];
+/// Keys of a workflow.
+pub(crate) const WORKFLOW_KEYS: &[&str] =
+    &["jobs", "when", "unless", "triggers", "max_auto_reruns", "description"];
 /// Workflows of a pipeline, jobs of one of them, and of all (security §5.2).
 const MAX_WORKFLOWS: usize = 100;
 const MAX_JOBS: usize = 1000;
