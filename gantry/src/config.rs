@@ -27,6 +27,8 @@ pub struct Config {
     pub database: Database,
     /// `[executors]`
     pub executors: Executors,
+    /// `[stores]`
+    pub stores: Stores,
     /// `[dispatcher]`
     pub dispatcher: Dispatcher,
     /// `[agents]`
@@ -343,6 +345,59 @@ pub struct Logs {
 impl Default for Logs {
     fn default() -> Self {
         Self { retention_days: 0, sweep: Span::secs(3600), max_step_mib: 1024, max_task_mib: 4096 }
+    }
+}
+
+/// `[stores]`: what jobs keep. Days of 0: for ever.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stores {
+    /// Days that a cache is kept after it was saved.
+    pub cache_days: u32,
+    /// Days that a layer of a workspace is kept.
+    pub workspace_days: u32,
+    /// Days that artifacts are kept.
+    pub artifact_days: u32,
+    /// Days that test results are kept.
+    pub test_days: u32,
+    /// MiB of one cache or workspace layer, before compression.
+    pub max_archive_mib: u64,
+    /// MiB of one artifact.
+    pub max_artifact_mib: u64,
+    /// MiB of all artifacts of a job.
+    pub max_job_artifact_mib: u64,
+    /// Artifacts of a job.
+    pub max_artifacts: u64,
+}
+
+impl Default for Stores {
+    fn default() -> Self {
+        Self {
+            cache_days: 15,
+            workspace_days: 15,
+            artifact_days: 30,
+            test_days: 30,
+            max_archive_mib: 5 << 10,
+            max_artifact_mib: 3 << 10,
+            max_job_artifact_mib: 50 << 10,
+            max_artifacts: 5_000,
+        }
+    }
+}
+
+impl Stores {
+    /// As the service has them.
+    pub fn limits(&self) -> output_processor::Stores {
+        output_processor::Stores {
+            cache_days: self.cache_days,
+            workspace_days: self.workspace_days,
+            artifact_days: self.artifact_days,
+            max_archive_bytes: self.max_archive_mib << 20,
+            max_artifact_bytes: self.max_artifact_mib << 20,
+            max_job_artifact_bytes: self.max_job_artifact_mib << 20,
+            max_artifacts: self.max_artifacts,
+            ..output_processor::Stores::default()
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use sqlx::{PgPool, migrate::Migrator, postgres::PgConnectOptions};
 use std::str::FromStr;
 
 /// Every service with its own tables, in the order in which they are migrated.
-fn schemas() -> [(&'static str, &'static Migrator); 10] {
+fn schemas() -> [(&'static str, &'static Migrator); 11] {
     [
         ("domain", &domain::MIGRATOR),
         ("permissions", &permissions::MIGRATOR),
@@ -18,6 +18,7 @@ fn schemas() -> [(&'static str, &'static Migrator); 10] {
         ("dispatcher", &dispatcher::MIGRATOR),
         ("scheduler", &scheduler::MIGRATOR),
         ("output-processor", &output_processor::MIGRATOR),
+        ("test-results", &test_results::MIGRATOR),
         ("projector", &projector::MIGRATOR),
         ("api", &api::MIGRATOR),
     ]

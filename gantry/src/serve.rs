@@ -43,7 +43,7 @@ const BALANCERS: Duration = Duration::from_secs(5);
 const FINISH: Duration = Duration::from_secs(25);
 
 /// Roles, each a service of its own.
-pub const ROLES: [&str; 10] = [
+pub const ROLES: [&str; 11] = [
     "api",
     "projector",
     "domain",
@@ -54,9 +54,10 @@ pub const ROLES: [&str; 10] = [
     "dispatcher",
     "scheduler",
     "output-processor",
+    "test-results",
 ];
 /// Roles that agents call.
-const CALLED_BY_AGENTS: [&str; 3] = ["dispatcher", "contexts", "output-processor"];
+const CALLED_BY_AGENTS: [&str; 4] = ["dispatcher", "contexts", "output-processor", "test-results"];
 
 /// Arguments of `gantry serve`.
 #[derive(Args, Debug)]

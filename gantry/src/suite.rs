@@ -52,6 +52,7 @@ pub struct Suite {
     dispatcher: Option<dispatcher::Service>,
     scheduler: Option<scheduler::Service>,
     output: Option<output_processor::Service>,
+    test_results: Option<test_results::Service>,
 }
 
 /// Starts a service if it is among the wanted roles.
@@ -184,6 +185,24 @@ impl Suite {
                 stop.clone(),
             )
         );
+        let test_results = role!(
+            roles,
+            "test-results",
+            test_results::start(
+                test_results::Deps {
+                    pool: pool.clone(),
+                    bus: bus.clone(),
+                    keys: keys.clone(),
+                    blobs: Arc::clone(&blobs),
+                    config: test_results::Config {
+                        retention_days: config.stores.test_days,
+                        sweep_seconds: config.logs.sweep.0.as_secs().max(1),
+                        ..test_results::Config::default()
+                    },
+                },
+                stop.clone(),
+            )
+        );
         let projector = role!(
             roles,
             "projector",
@@ -222,6 +241,7 @@ impl Suite {
             dispatcher,
             scheduler,
             output,
+            test_results,
         })
     }
 
@@ -246,6 +266,7 @@ impl Suite {
             self.dispatcher.as_ref().map(dispatcher::Service::agent_router),
             self.contexts.as_ref().map(contexts::Service::agent_router),
             self.output.as_ref().map(output_processor::Service::agent_router),
+            self.test_results.as_ref().map(test_results::Service::agent_router),
             Some(self.blobs.clone()),
         ];
         parts.into_iter().flatten().fold(Router::new(), Router::merge)
@@ -285,6 +306,9 @@ impl Suite {
         ended!(scheduler, dispatcher, conductor, pipelines, contexts, permissions, domain);
         if let Some(output) = self.output {
             output.join().await;
+        }
+        if let Some(test_results) = self.test_results {
+            test_results.join().await;
         }
         if let Some(projector) = self.projector {
             projector.join().await;
@@ -357,6 +381,7 @@ fn output(config: &Config) -> output_processor::Config {
         sweep_seconds: ours.sweep.0.as_secs().max(1),
         max_step_bytes: ours.max_step_mib << 20,
         max_task_bytes: ours.max_task_mib << 20,
+        stores: config.stores.limits(),
         ..output_processor::Config::default()
     }
 }

@@ -48,7 +48,7 @@ pub(super) async fn uploads(caller: Caller, ask: ArtifactUploads) -> Result<Uplo
     let mut total = u64::try_from(bytes).unwrap_or_default();
     if u64::try_from(count).unwrap_or_default() + ask.files.len() as u64 > config.max_artifacts {
         let message =
-            format!("a job stores at most {} artifacts (logs.stores.max_artifacts)", config.max_artifacts);
+            format!("a job stores at most {} artifacts (stores.max_artifacts)", config.max_artifacts);
         return Err(refuse("too_many_artifacts", message));
     }
     let mut wanted = Vec::with_capacity(ask.files.len());
@@ -58,7 +58,7 @@ pub(super) async fn uploads(caller: Caller, ask: ArtifactUploads) -> Result<Uplo
         if file.size > config.max_artifact_bytes || total > config.max_job_artifact_bytes {
             let message = format!(
                 "{:.200} is too large: an artifact has at most {} bytes, all of a job {} \
-                 (logs.stores.max_artifact_bytes, logs.stores.max_job_artifact_bytes)",
+                 (stores.max_artifact_mib, stores.max_job_artifact_mib)",
                 file.path, config.max_artifact_bytes, config.max_job_artifact_bytes
             );
             return Err(refuse("artifact_too_large", message));

@@ -116,7 +116,7 @@ pub(super) async fn check(
 ) -> Result<Result<Checked, Vec<String>>, Refused> {
     let limit = objects::config(&caller.hub).max_archive_bytes;
     if made.bytes > limit {
-        let message = format!("an archive has at most {limit} bytes (logs.stores.max_archive_bytes)");
+        let message = format!("an archive has at most {limit} bytes (stores.max_archive_mib)");
         return Err(refuse("archive_too_large", message));
     }
     let digests = objects::digests(&made.chunks)?;

@@ -16,8 +16,7 @@ use uuid::Uuid;
 pub(super) async fn upload(caller: Caller, ask: TestsUpload) -> Result<Uploads, Refused> {
     let limit = objects::config(&caller.hub).max_reports_bytes;
     if ask.size > limit {
-        let message =
-            format!("test reports have at most {limit} bytes, compressed (logs.stores.max_reports_bytes)");
+        let message = format!("test reports have at most {limit} bytes, compressed");
         return Err(refuse("test_report_rejected", message));
     }
     let sha256 = super::digest(&ask.sha256)?;
