@@ -3,7 +3,9 @@
 //! Works from this service's own tables alone, so that agents get what they need while the bus is away.
 
 use crate::{
-    NAME, State, seal,
+    NAME, State,
+    restrictions::{self, Wants},
+    seal,
     variables::{self, Place},
 };
 use agent_api::{Problem, SealedSecrets, Secrets};
@@ -14,17 +16,19 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use contracts::{Actor, contexts::Scope};
+use contracts::{Actor, contexts::Scope, pipelines::ContinuationClaims};
 use eventstore::{Act, Key};
-use ids::{ContextId, OrgId, ProjectId, TaskId, UserId};
+use ids::{ContextId, OrgId, PipelineId, ProjectId, TaskId, UserId};
 use kit::keys::FenceClaims;
 use model::permission::{Permission, Role, allow_any};
 use secrets::Zeroizing;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
 
+/// What a job of a setup configuration finds its pipeline's key in (config-language §19).
+const CONTINUATION_KEY: &str = "CIRCLE_CONTINUATION_KEY";
 /// How long a request waits for news of its job: this service follows the conductor by some milliseconds.
 const NEWS: Duration = Duration::from_secs(5);
 /// Between two looks for it.
@@ -122,20 +126,26 @@ struct Job {
     project: ProjectId,
     contexts: Vec<String>,
     acting_user: Option<UserId>,
+    /// The pipeline that it may continue.
+    continues: Option<PipelineId>,
+    /// Pipeline values, for restrictions.
+    facts: Value,
 }
 
 async fn job(state: &State, claims: &FenceClaims) -> Result<Job, Denied> {
     let until = tokio::time::Instant::now() + NEWS;
     loop {
-        let row: Option<(Uuid, Uuid, Vec<String>, Option<Uuid>)> = sqlx::query_as(
-            "SELECT org_id, project_id, contexts, acting_user FROM contexts.jobs WHERE job_id = $1",
+        type Row = (Uuid, Uuid, Vec<String>, Option<Uuid>, Option<Uuid>, Value);
+        let row: Option<Row> = sqlx::query_as(
+            "SELECT org_id, project_id, contexts, acting_user, continues, facts FROM contexts.jobs WHERE job_id = $1",
         )
         .bind(claims.job_id.uuid())
         .fetch_optional(state.store.pool())
         .await?;
-        if let Some((org, project, contexts, user)) = row {
+        if let Some((org, project, contexts, user, continues, facts)) = row {
             let (org, project) = (OrgId(org), ProjectId(project));
-            return Ok(Job { org, project, contexts, acting_user: user.map(UserId) });
+            let (acting_user, continues) = (user.map(UserId), continues.map(PipelineId));
+            return Ok(Job { org, project, contexts, acting_user, continues, facts });
         }
         if tokio::time::Instant::now() >= until {
             let message = "nothing is known of the job yet; try again";
@@ -170,7 +180,13 @@ async fn answer(
     let mut places = vec![Place::of(&Scope::Project(job.project))];
     let mut used = Vec::new();
     if !job.contexts.is_empty() {
-        may_use(tx.conn(), job).await?;
+        let roles = may_use(tx.conn(), job).await?;
+        let wants = Wants {
+            project: job.project,
+            facts: &job.facts,
+            member: !roles.is_empty(),
+            admin: allow_any(roles.iter().copied(), Permission::Admin),
+        };
         for name in &job.contexts {
             let id: Option<Uuid> =
                 sqlx::query_scalar("SELECT id FROM contexts.contexts WHERE org_id = $1 AND name = $2")
@@ -181,6 +197,14 @@ async fn answer(
             let id = ContextId(id.ok_or_else(|| {
                 Denied::new(StatusCode::FORBIDDEN, "context_not_found", format!("Context {name} not found"))
             })?);
+            if let Some(kind) = restrictions::unmet(tx.conn(), id, &wants).await? {
+                // Which kind, and nothing of what it says.
+                let message = format!(
+                    "Context {name} may not be used by this job: its {} restriction does not hold",
+                    kind.as_str()
+                );
+                return Err(Denied::new(StatusCode::FORBIDDEN, "context_unauthorized", message));
+            }
             used.push(id);
             places.push(Place::of(&Scope::Context(id)));
         }
@@ -188,6 +212,10 @@ async fn answer(
     let mut variables: Vec<(String, Zeroizing<Vec<u8>>)> = Vec::new();
     for place in &places {
         variables.extend(variables::open(state, tx.conn(), place).await?);
+    }
+    if let Some(pipeline_id) = job.continues {
+        let key = state.keys.seal_claims(ContinuationClaims::PURPOSE, &ContinuationClaims { pipeline_id });
+        variables.push((CONTINUATION_KEY.to_owned(), Zeroizing::new(key.into_bytes())));
     }
     let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
     let detail = json!({
@@ -225,10 +253,10 @@ async fn answer(
     Ok(Json(sealed))
 }
 
-/// Contexts are used on behalf of a person, who must be one who may run jobs there; what no person started
-/// uses unrestricted contexts, and there are no others yet.
-async fn may_use(conn: &mut PgConnection, job: &Job) -> Result<(), Denied> {
-    let Some(user) = job.acting_user else { return Ok(()) };
+/// Contexts are used on behalf of a person, who must be one who may run jobs there: their roles. What no person
+/// started has none, and meets no restriction to a group.
+async fn may_use(conn: &mut PgConnection, job: &Job) -> Result<Vec<Role>, Denied> {
+    let Some(user) = job.acting_user else { return Ok(Vec::new()) };
     let roles: Vec<String> =
         sqlx::query_scalar("SELECT role FROM contexts.grants WHERE user_id = $1 AND org_id IN ($2, $3)")
             .bind(user.uuid())
@@ -236,8 +264,9 @@ async fn may_use(conn: &mut PgConnection, job: &Job) -> Result<(), Denied> {
             .bind(Uuid::nil())
             .fetch_all(conn)
             .await?;
-    if allow_any(roles.iter().filter_map(|role| Role::parse(role)), Permission::Trigger) {
-        return Ok(());
+    let roles: Vec<Role> = roles.iter().filter_map(|role| Role::parse(role)).collect();
+    if allow_any(roles.iter().copied(), Permission::Trigger) {
+        return Ok(roles);
     }
     let message = "whoever started the job may not use contexts of this organisation";
     Err(Denied::new(StatusCode::FORBIDDEN, "context_unauthorized", message))

@@ -8,6 +8,7 @@ use contracts::{
     permissions::RoleGranted,
 };
 use eventstore::{Key, Tx};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// Whose variables each ready job may get, until it ends.
@@ -49,19 +50,45 @@ impl Group for Jobs {
             }
             let job: JobReady = message.body_as()?;
             sqlx::query(
-                "INSERT INTO contexts.jobs (job_id, org_id, project_id, contexts, acting_user)
-                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+                "INSERT INTO contexts.jobs (job_id, org_id, project_id, contexts, acting_user, continues, facts)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
             )
             .bind(job.job_id.uuid())
             .bind(job.project.org_id.uuid())
             .bind(job.project.id.uuid())
             .bind(&job.contexts)
             .bind(job.acting_user.map(|user| user.uuid()))
+            .bind(job.definition.continues.then(|| job.pipeline_id.uuid()))
+            .bind(facts(&job))
             .execute(tx.conn())
             .await?;
         }
         Ok(())
     }
+}
+
+/// Pipeline values by name, for expressions of restrictions (config-language §20).
+fn facts(job: &JobReady) -> Value {
+    let branch = job.vcs.branch.as_deref();
+    let mut facts = json!({
+        "pipeline.id": job.pipeline_id,
+        "pipeline.number": job.pipeline_number,
+        "pipeline.project.slug": job.project.slug,
+        "pipeline.project.type": job.project.slug.split('/').next(),
+        "pipeline.git.revision": job.vcs.revision,
+        "pipeline.git.branch": branch,
+        "pipeline.git.branch.is_default": branch == Some(job.project.default_branch.as_str()),
+        "pipeline.git.tag": job.vcs.tag,
+        "pipeline.git.repo_owner": job.project.org,
+        "pipeline.git.repo_name": job.project.name,
+        "pipeline.trigger.type": job.trigger.kind,
+        "pipeline.trigger_source": job.trigger.kind,
+    });
+    // What is not there is undefined, as in a configuration.
+    if let Some(facts) = facts.as_object_mut() {
+        facts.retain(|_, value| !value.is_null());
+    }
+    facts
 }
 
 /// Who may use contexts.

@@ -8,6 +8,7 @@
 mod contexts;
 mod delivery;
 mod follow;
+mod restrictions;
 mod seal;
 mod variables;
 
@@ -116,6 +117,10 @@ impl Responder for State {
             ask::DeleteContext::NAME => answer!(ask::DeleteContext, contexts::delete),
             ask::GetContext::NAME => answer!(ask::GetContext, contexts::get),
             ask::ListContexts::NAME => answer!(ask::ListContexts, contexts::list),
+            ask::AddRestriction::NAME => answer!(ask::AddRestriction, restrictions::add),
+            ask::ListRestrictions::NAME => answer!(ask::ListRestrictions, restrictions::list),
+            ask::RemoveRestriction::NAME => answer!(ask::RemoveRestriction, restrictions::remove),
+            ask::Unrestrict::NAME => answer!(ask::Unrestrict, restrictions::unrestrict),
             ask::SetVariable::NAME => answer!(ask::SetVariable, variables::set),
             ask::RemoveVariable::NAME => answer!(ask::RemoveVariable, variables::remove),
             ask::ListVariables::NAME => answer!(ask::ListVariables, variables::list),

@@ -32,7 +32,12 @@ pub(crate) async fn set(state: &State, request: &Request, ask: SetVariable) -> R
         return Err(Refusal::new("invalid", "a value is UTF-8 text without NUL").into());
     }
     let place = Place::of(&ask.scope);
-    let mut once = match Once::begin(&state.store, request, &[place.key()]).await? {
+    // A value is sealed anew each time it is sent: a repeat is known by what it says, under a keyed digest.
+    let mut known = request.clone();
+    if let Some(sealed) = known.body.get_mut("sealed") {
+        *sealed = B64.encode(state.keys.sign("variable repeat", &value)).into();
+    }
+    let mut once = match Once::begin(&state.store, &known, &[place.key()]).await? {
         Begun::New(once) => once,
         Begun::Answered(answer) => return Ok(answer),
     };

@@ -1,5 +1,7 @@
 //! Secrets from the request that sets them to the agent that opens them.
 
+mod restrictions;
+
 use agent_api::{Problem, SealedSecrets, Secrets as Opened};
 use aws_lc_rs::{aead, agreement, hkdf};
 use axum::{body::Body, http};
