@@ -27,8 +27,15 @@ enum Part {
     Section { name: String, inverted: bool, body: Vec<Part> },
 }
 
-/// The parts of a text; the error says what is malformed.
-fn parse(text: &str) -> Result<Vec<Part>, String> {
+/// How references begin.
+const SCOPES: &[&str] = &["parameters.", "pipeline.", "matrix."];
+
+fn is_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
+}
+
+/// The parts of a text; the error says what is malformed, and which part of the text that is.
+fn parse(text: &str) -> Result<Vec<Part>, (String, String)> {
     let mut stack: Vec<(String, bool, Vec<Part>)> = Vec::new();
     let mut parts: Vec<Part> = Vec::new();
     let mut literal = String::new();
@@ -47,6 +54,13 @@ fn parse(text: &str) -> Result<Vec<Part>, String> {
         let run = rest.find(|c| c != '<').unwrap_or(rest.len());
         let close = rest.find(">>").filter(|close| run == 2 && !rest[2..*close].contains("<<"));
         let Some(close) = close else {
+            let inner = rest[run..].trim_start();
+            if run == 2 && SCOPES.iter().any(|scope| inner.starts_with(scope)) {
+                let end = rest.len() - inner.len();
+                let name = inner.find(|c: char| !is_name(c)).unwrap_or(inner.len());
+                let open = &rest[..end + name];
+                return Err((format!("`{open}` is not closed: write `>>` behind the name"), open.to_owned()));
+            }
             literal.push_str(&rest[..run]);
             rest = &rest[run..];
             continue;
@@ -58,7 +72,7 @@ fn parse(text: &str) -> Result<Vec<Part>, String> {
         }
         if let Some(name) = content.strip_prefix(['#', '^']) {
             if stack.len() >= 20 {
-                return Err("sections are nested deeper than 20 levels".into());
+                return Err(("sections are nested deeper than 20 levels".into(), content.to_owned()));
             }
             stack.push((name.trim().to_owned(), content.starts_with('^'), std::mem::take(&mut parts)));
         } else if let Some(name) = content.strip_prefix('/') {
@@ -67,7 +81,10 @@ fn parse(text: &str) -> Result<Vec<Part>, String> {
                     let body = std::mem::replace(&mut parts, outer);
                     parts.push(Part::Section { name: open, inverted, body });
                 }
-                _ => return Err(format!("the section end `<</{}>>` closes no open section", name.trim())),
+                _ => {
+                    let message = format!("the section end `<</{}>>` closes no open section", name.trim());
+                    return Err((message, content.to_owned()));
+                }
             }
         } else {
             parts.push(Part::Tag(content.to_owned()));
@@ -75,7 +92,7 @@ fn parse(text: &str) -> Result<Vec<Part>, String> {
     }
     literal.push_str(rest);
     if let Some((name, ..)) = stack.pop() {
-        return Err(format!("the section `{name}` is not closed"));
+        return Err((format!("the section `{name}` is not closed"), name));
     }
     if !literal.is_empty() {
         parts.push(Part::Text(literal));
@@ -114,8 +131,9 @@ impl Ctx<'_> {
         let null = Node { span, value: Value::Null };
         let parts = match parse(text) {
             Ok(parts) => parts,
-            Err(message) => {
-                self.sink.error(code::BAD_INTERPOLATION, span, message);
+            Err((message, part)) => {
+                let at = self.sink.narrow(span, &part);
+                self.sink.error(code::BAD_INTERPOLATION, at, message);
                 return null;
             }
         };

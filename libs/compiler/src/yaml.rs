@@ -204,7 +204,13 @@ impl<'s> Reader<'s, '_> {
                 let start = self.offset(error.marker());
                 let end = self.source[start..].chars().next().map_or(start, |c| start + c.len_utf8());
                 let message = format!("Unable to parse YAML: {}", error.info());
-                self.sink.error(code::YAML_SYNTAX, self.span(start, end), message);
+                match crate::syntax::slip(self.source, start, &error.info()) {
+                    Some(slip) => {
+                        let at = self.span(slip.at.start, slip.at.end);
+                        self.sink.error_hint(code::YAML_SYNTAX, at, message, slip.hint);
+                    }
+                    None => self.sink.error(code::YAML_SYNTAX, self.span(start, end), message),
+                }
                 Err(Failed)
             }
             None => Ok((Event::StreamEnd, self.span(self.source.len(), self.source.len()))),

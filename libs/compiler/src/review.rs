@@ -1,0 +1,206 @@
+//! A last look at the findings of a compile: what only follows from another finding is left out, and what a
+//! finding alone could not know is said as its hint.
+
+use crate::diagnostics::{Diagnostic, Severity, Span, code, suggest};
+
+/// Keys of an invocation of a job beside its arguments.
+const INVOCATION_KEYS: &[&str] =
+    &["name", "requires", "context", "type", "filters", "matrix", "pre-steps", "post-steps", "serial-group"];
+
+/// What becomes of a finding.
+enum Verdict {
+    Stays,
+    /// It follows from an error.
+    Goes,
+    /// Its cause is a warning elsewhere: it is told there.
+    MovesTo(usize),
+}
+
+/// The findings without those that follow from others, with better hints.
+pub(crate) fn review(found: Vec<(Span, Diagnostic)>) -> Vec<(Span, Diagnostic)> {
+    let verdicts: Vec<Verdict> = (0..found.len()).map(|index| verdict(&found, index)).collect();
+    let mut kept = Vec::with_capacity(found.len());
+    for (index, verdict) in verdicts.into_iter().enumerate() {
+        let (mut span, mut finding) = found[index].clone();
+        match verdict {
+            Verdict::Goes => continue,
+            Verdict::Stays => {}
+            Verdict::MovesTo(cause) => {
+                let (at, cause) = &found[cause];
+                span = *at;
+                finding.hint.clone_from(&cause.hint);
+                (finding.line, finding.column) = (cause.line, cause.column);
+                (finding.end_line, finding.end_column) = (cause.end_line, cause.end_column);
+            }
+        }
+        if finding.hint.is_none() {
+            finding.hint = hint(span, &finding);
+        }
+        kept.push((span, finding));
+    }
+    kept.sort_by_key(|(span, _)| *span);
+    kept
+}
+
+/// Whether another finding is the cause of this one.
+fn verdict(found: &[(Span, Diagnostic)], index: usize) -> Verdict {
+    let (span, finding) = &found[index];
+    if finding.severity == Severity::Warning {
+        return Verdict::Stays;
+    }
+    let others = || found.iter().enumerate().filter(|(other, _)| *other != index);
+    let cause = match finding.code {
+        // The key is there, misspelt.
+        code::MISSING_KEY | code::NO_EXECUTOR => {
+            let bracketed = finding.message.split(['[', ']']).nth(1);
+            let keys = match finding.code {
+                code::MISSING_KEY => bracketed.into_iter().collect(),
+                _ => vec!["docker", "machine", "macos", "executor"],
+            };
+            let end = element_end(&finding.text.0, span.start as usize);
+            others().find(|(_, (at, other))| {
+                let inside = at.file == span.file && at.start >= span.start && (at.start as usize) < end;
+                let meant = meant(other);
+                inside && other.code == code::UNKNOWN_KEY && meant.is_some_and(|word| keys.contains(&word))
+            })
+        }
+        // Its declaration is wrong.
+        code::UNEXPECTED_ARGUMENT | code::UNDECLARED_PARAMETER => {
+            let name = finding.message.rsplit(": ").next().unwrap_or_default().split([':', ',']).next();
+            others().find(|(_, (at, other))| {
+                other.code == code::PARAMETER_DECLARATION
+                    && name.is_some_and(|name| declares(at, other, name))
+            })
+        }
+        // The job that is required is in the workflow, under a name that is wrong.
+        code::UNKNOWN_REQUIRES => meant(finding).and_then(|word| {
+            others().find(|(_, (_, other))| {
+                other.code == code::UNKNOWN_JOB && other.message.ends_with(&format!("named {word}"))
+            })
+        }),
+        _ => None,
+    };
+    match cause {
+        None => Verdict::Stays,
+        Some((_, (_, other))) if other.severity == Severity::Error => Verdict::Goes,
+        Some((cause, _)) => Verdict::MovesTo(cause),
+    }
+}
+
+/// The word of a `did you mean`.
+fn meant(finding: &Diagnostic) -> Option<&str> {
+    finding.hint.as_deref()?.strip_prefix("did you mean `")?.strip_suffix("`?")
+}
+
+/// Whether a finding stands in the declaration of a parameter.
+fn declares(at: &Span, finding: &Diagnostic, name: &str) -> bool {
+    let text = &finding.text.0;
+    let before = text.get(..at.start as usize).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+    let own = text[line_start..].lines().next().unwrap_or_default();
+    let is_key = |line: &str| {
+        line.trim_start().strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with(':'))
+    };
+    // In one line with its name, or below it.
+    is_key(own)
+        || own.contains(&format!("{name}: {{"))
+        || before[..line_start]
+            .lines()
+            .rev()
+            .take(8)
+            .find(|line| indent(line) < indent(own))
+            .is_some_and(is_key)
+}
+
+fn indent(line: &str) -> usize {
+    line.len() - line.trim_start_matches(' ').len()
+}
+
+/// The end of what is indented below the line of `start`.
+fn element_end(text: &str, start: usize) -> usize {
+    let line_start = text.get(..start).and_then(|before| before.rfind('\n')).map_or(0, |i| i + 1);
+    let Some(rest) = text.get(line_start..) else { return start };
+    let mut end = line_start;
+    let mut own = None;
+    for line in rest.split_inclusive('\n') {
+        let blank = line.trim().is_empty() || line.trim_start().starts_with('#');
+        match own {
+            None => own = Some(indent(line)),
+            Some(own) if !blank && indent(line) <= own => break,
+            Some(_) => {}
+        }
+        end += line.len();
+    }
+    end
+}
+
+/// What to do, for findings that came without it.
+fn hint(span: Span, finding: &Diagnostic) -> Option<String> {
+    let source = finding.text.0.get(span.start as usize..span.end as usize).unwrap_or_default();
+    match finding.code {
+        code::WRONG_TYPE | code::INVALID_VALUE if is_unclosed(source) => {
+            Some("close the reference: write `>>` behind its name".to_owned())
+        }
+        code::WRONG_TYPE | code::STEP_SHAPE | code::UNKNOWN_COMMAND | code::UNKNOWN_JOB => {
+            missing_colon(source)
+        }
+        code::UNEXPECTED_ARGUMENT => {
+            let in_job = finding.related.first().is_some_and(|r| r.message.starts_with("Error calling job"));
+            let name = finding.message.rsplit(": ").next()?;
+            in_job.then(|| suggest(name, INVOCATION_KEYS.iter().copied())).flatten()
+        }
+        _ => None,
+    }
+}
+
+/// `<< parameters.x` without its end.
+fn is_unclosed(source: &str) -> bool {
+    let Some((_, rest)) = source.split_once("<<") else { return false };
+    let rest = rest.trim_start();
+    !source.contains(">>")
+        && ["parameters.", "pipeline.", "matrix."].iter().any(|name| rest.starts_with(name))
+}
+
+/// A text of several lines whose first is one word was meant to be a key.
+fn missing_colon(source: &str) -> Option<String> {
+    let (first, rest) = source.split_once('\n')?;
+    let word = first.trim();
+    let is_word =
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    (is_word && !rest.trim().is_empty()).then(|| format!("a `:` is missing behind `{word}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Input, compile};
+
+    fn findings(source: &str) -> Vec<(usize, &'static str, Option<String>)> {
+        let errors = compile(&Input::new("c.yml", source)).expect_err("broken");
+        errors.into_iter().map(|error| (error.line, error.code, error.hint)).collect()
+    }
+
+    #[test]
+    fn a_misspelt_key_is_not_missing_as_well() {
+        let source = "version: 2.1\njobs:\n  build:\n    dokcer: [{image: a}]\n    steps:\n      - run:\n          comand: x\n";
+        let expected = [
+            (4, "unknown-key", Some("did you mean `docker`?".to_owned())),
+            (7, "unknown-key", Some("did you mean `command`?".to_owned())),
+        ];
+        assert_eq!(findings(source), expected);
+        let missing = "version: 2.1\njobs:\n  build:\n    machine: true\n    steps: [{run: {name: x}}]\n";
+        assert_eq!(findings(missing)[0].1, "missing-key");
+    }
+
+    #[test]
+    fn a_broken_declaration_is_the_only_finding() {
+        let source = "version: 2.1\ncommands:\n  c:\n    parameters:\n      x:\n        type: strng\n    steps: [checkout]\njobs:\n  build:\n    machine: true\n    steps: [{c: {x: a}}]\n";
+        assert_eq!(findings(source).len(), 1, "{:?}", findings(source));
+        assert_eq!(findings(source)[0].0, 6);
+    }
+
+    #[test]
+    fn a_text_that_was_meant_to_be_a_key() {
+        let source = "version: 2.1\njobs:\n  build:\n    machine: true\n    steps: [checkout]\nworkflows:\n  w:\n    jobs\n      - build\n";
+        assert_eq!(findings(source)[0].2.as_deref(), Some("a `:` is missing behind `jobs`"));
+    }
+}
