@@ -184,6 +184,12 @@ impl Suite {
         Ok(())
     }
 
+    /// Waits for the end of a server that dies by itself.
+    pub async fn ended(mut self, limit: Duration) -> anyhow::Result<()> {
+        tokio::time::timeout(limit, self.child.wait()).await.context("it still runs")??;
+        Ok(())
+    }
+
     /// Stops the server and asserts that it ends well within its limit of 10 s.
     pub async fn down(mut self) -> anyhow::Result<()> {
         kill(Pid::from_raw(self.pid), Signal::SIGTERM)?;

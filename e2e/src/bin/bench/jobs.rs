@@ -1,0 +1,203 @@
+//! Jobs: how soon they begin, how many run, how soon their output is seen.
+
+use crate::{
+    LIMIT,
+    database::{Database, Work},
+    files,
+    machine::{self, Limits},
+    numbers::{median, ms, percentile, ratio, round, spread},
+};
+use anyhow::{Context, ensure};
+use chrono::DateTime;
+use gantry_e2e::{Suite, until};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// From the API call to user code: the job creates a file that is watched for here.
+pub async fn trigger(suite: &Suite, work: &Path, limits: &Limits) -> anyhow::Result<Value> {
+    let signal = work.join("signal");
+    let config = format!(
+        "version: 2.1\njobs:\n  one:\n    machine: true\n    steps:\n      - run: touch {}\nworkflows:\n  main:\n    jobs: [one]\n",
+        signal.display()
+    );
+    let files = files(work, "trigger-files", &config)?;
+    suite.push(work, "trigger", &files, "refs/heads/main").await?;
+    settle(suite, "trigger", 1).await?;
+    let (mut calls, mut firsts) = (Vec::new(), Vec::new());
+    for _ in 0..40 {
+        let _ = fs::remove_file(&signal);
+        let begun = Instant::now();
+        let (status, answer) = suite.post("/api/v2/project/git/local/trigger/pipeline", &json!({})).await?;
+        calls.push(begun.elapsed());
+        ensure!(status == 201, "trigger: {status} {answer}");
+        while !signal.exists() {
+            ensure!(begun.elapsed() < LIMIT, "the job does not run");
+            tokio::time::sleep(Duration::from_micros(500)).await;
+        }
+        firsts.push(begun.elapsed());
+        settle(suite, "trigger", 1).await?;
+    }
+    let first = median(&mut firsts);
+    Ok(json!({
+        "call_p50_ms": ms(median(&mut calls)), "first_effect": spread(&mut firsts),
+        "times_the_least": limits.times_least(first),
+    }))
+}
+
+/// Many jobs of one command in one workflow.
+pub async fn throughput(
+    suite: &Suite,
+    work: &Path,
+    data: &str,
+    jobs: usize,
+    limits: &Limits,
+) -> anyhow::Result<Value> {
+    let database = Database::of(&work.join(data))?;
+    let project = "many";
+    let files = files(work, "many-files", &many(jobs))?;
+    let (before, written) = (database.work()?, machine::written(suite.pid)?);
+    let begun = Instant::now();
+    suite.push(work, project, &files, "refs/heads/main").await?;
+    settle(suite, project, 1).await?;
+    let took = begun.elapsed();
+    // What is written in batches is on its way.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (after, written) = (database.work()?, machine::written(suite.pid)?.saturating_sub(written));
+    let rate = jobs as f64 / took.as_secs_f64();
+    Ok(json!({
+        "jobs": jobs, "jobs_per_s": round(rate), "times_a_30th_of_the_shell_rate": round(rate / limits.shells * 30.0),
+        "per_job": per_job(before, after, written, jobs),
+    }))
+}
+
+fn per_job(before: Work, after: Work, written: u64, jobs: usize) -> Value {
+    let each = |before: i64, after: i64| round((after - before) as f64 / jobs as f64);
+    json!({
+        "messages": each(before.messages, after.messages), "rows": each(before.rows, after.rows),
+        "writing_transactions": each(before.transactions, after.transactions),
+        "all_transactions": each(before.commits, after.commits), "wal_fsyncs": each(before.syncs, after.syncs),
+        "wal_kib": round((after.wal_bytes - before.wal_bytes) as f64 / 1024.0 / jobs as f64),
+        "written_kib": round(written as f64 / 1024.0 / jobs as f64),
+    })
+}
+
+/// A configuration of so many jobs that print a word.
+pub fn many(jobs: usize) -> String {
+    let mut config = String::from(
+        "version: 2.1\njobs:\n  echo:\n    machine: true\n    steps:\n      - run: echo hello\nworkflows:\n  main:\n    jobs:\n",
+    );
+    for job in 0..jobs {
+        config.push_str(&format!("      - echo: {{ name: j{job} }}\n"));
+    }
+    config
+}
+
+/// One job, fifty that wait for it, and one that waits for those: from the workflow's begin to its end.
+pub async fn fan(suite: &Suite, work: &Path) -> anyhow::Result<Value> {
+    let mut config = String::from(
+        "version: 2.1\njobs:\n  echo:\n    machine: true\n    steps:\n      - run: echo hello\nworkflows:\n  main:\n    jobs:\n      - echo: { name: first }\n",
+    );
+    let mut names = Vec::new();
+    for job in 0..50 {
+        config.push_str(&format!("      - echo: {{ name: m{job}, requires: [first] }}\n"));
+        names.push(format!("m{job}"));
+    }
+    config.push_str(&format!("      - echo: {{ name: last, requires: [{}] }}\n", names.join(", ")));
+    let files = files(work, "fan-files", &config)?;
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        suite.push(work, "fan", &files, "refs/heads/main").await?;
+        let workflow = settle(suite, "fan", 1).await?.remove(0);
+        let at = |name: &str| -> anyhow::Result<_> {
+            Ok(DateTime::parse_from_rfc3339(workflow[name].as_str().context("no time")?)?)
+        };
+        times.push((at("stopped_at")? - at("created_at")?).to_std()?);
+    }
+    Ok(json!({ "runs": times.len(), "median_ms": ms(median(&mut times)), "bar_ms": 1500 }))
+}
+
+/// From the moment at which a line is printed to the one at which a subscriber has it.
+pub async fn lines(suite: &Suite, work: &Path) -> anyhow::Result<Value> {
+    let command = "sleep 1; for i in $(seq 200); do date +%s%N; sleep 0.02; done";
+    let config = format!(
+        "version: 2.1\njobs:\n  one:\n    machine: true\n    steps:\n      - run: {{ name: print, command: \"{command}\" }}\nworkflows:\n  main:\n    jobs: [one]\n"
+    );
+    let files = files(work, "lines-files", &config)?;
+    suite.push(work, "lines", &files, "refs/heads/main").await?;
+    let step = until("the step", LIMIT, || async {
+        let build = suite.get("/api/v1.1/project/git/local/lines/1").await?;
+        let steps = build["steps"].as_array().cloned().unwrap_or_default();
+        let print = steps.iter().find(|step| step["name"] == "print");
+        Ok(print.and_then(|step| step["actions"][0]["step_id"].as_str().map(str::to_owned)))
+    })
+    .await?;
+    let query = "subscription ($step: ID!) { log(stepId: $step) { text end } }";
+    let mut answer = reqwest::Client::new()
+        .post(format!("{}/graphql/stream", suite.url))
+        .header("Circle-Token", &suite.token)
+        .json(&json!({ "query": query, "variables": { "step": step } }))
+        .send()
+        .await?
+        .error_for_status()?;
+    let (mut events, mut text, mut delays) = (String::new(), String::new(), Vec::new());
+    'all: while let Some(bytes) = answer.chunk().await? {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        events.push_str(&String::from_utf8_lossy(&bytes));
+        while let Some(end) = events.find("\n\n") {
+            let event: String = events.drain(..end + 2).collect();
+            let Some(data) = event.lines().find_map(|line| line.strip_prefix("data:")) else { continue };
+            let Ok(data) = serde_json::from_str::<Value>(data.trim()) else { continue };
+            let piece = &data["data"]["log"];
+            text.push_str(piece["text"].as_str().unwrap_or_default());
+            while let Some(end) = text.find('\n') {
+                let line: String = text.drain(..=end).collect();
+                if let Ok(nanoseconds) = line.trim().parse::<u64>() {
+                    delays.push(now.saturating_sub(Duration::from_nanos(nanoseconds)));
+                }
+            }
+            if piece["end"] == true {
+                break 'all;
+            }
+        }
+    }
+    ensure!(delays.len() == 200, "{} lines of 200 were seen", delays.len());
+    let p95 = percentile(&mut delays, 95);
+    Ok(
+        json!({ "delay": spread(&mut delays), "bar_ms": 250, "of_the_bar": ratio(p95, Duration::from_millis(250)) }),
+    )
+}
+
+/// One step that prints 100 MB, against the same command alone.
+pub async fn large_log(suite: &Suite, work: &Path) -> anyhow::Result<Value> {
+    let command = "seq -f %079.0f 1 1250000";
+    let alone = machine::timed(|| machine::run("script", &["-qec", command, "/dev/null"]))?;
+    let config = format!(
+        "version: 2.1\njobs:\n  one:\n    machine: true\n    steps:\n      - run: {{ name: print, command: \"{command}\" }}\nworkflows:\n  main:\n    jobs: [one]\n"
+    );
+    let files = files(work, "large-files", &config)?;
+    suite.push(work, "large", &files, "refs/heads/main").await?;
+    settle(suite, "large", 1).await?;
+    let build = suite.get("/api/v1.1/project/git/local/large/1").await?;
+    let steps = build["steps"].as_array().cloned().unwrap_or_default();
+    let print = &steps.iter().find(|step| step["name"] == "print").context("no step")?["actions"][0];
+    let took = Duration::from_millis(print["run_time_millis"].as_u64().unwrap_or_default());
+    let log = suite.bytes(&format!("/logs/{}/raw", print["step_id"].as_str().unwrap_or_default())).await?;
+    ensure!(log.len() == 100_000_000, "{} bytes of log", log.len());
+    Ok(json!({ "step_ms": ms(took), "pty_alone_ms": ms(alone), "ratio": ratio(took, alone), "bar": 2 }))
+}
+
+/// Waits until the newest pipeline's workflows have ended well, and returns them.
+pub async fn settle(suite: &Suite, project: &str, workflows: usize) -> anyhow::Result<Vec<Value>> {
+    until("the end", LIMIT, || async {
+        let page = suite.get(&format!("/api/v2/project/git/local/{project}/pipeline")).await?;
+        let Some(id) = page["items"][0]["id"].as_str() else { return Ok(None) };
+        let found = suite.items(&format!("/api/v2/pipeline/{id}/workflow")).await?;
+        let done = found.len() == workflows && found.iter().all(|workflow| workflow["status"] == "success");
+        Ok(done.then_some(found))
+    })
+    .await
+}

@@ -1,0 +1,8 @@
+//! What the public API promises beside its routes: limits of documents, streams that go on where they broke off, and
+//! decisions that are made once.
+
+mod decisions;
+mod limits;
+mod streams;
+mod support;
+mod timeouts;
