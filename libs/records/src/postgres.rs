@@ -4,7 +4,7 @@ use crate::{Document, NewDocument, Records, Result};
 use async_trait::async_trait;
 use ids::Timestamp;
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{PgPool, Postgres, Transaction};
 use std::collections::HashSet;
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ impl PostgresRecords {
     /// # Errors
     /// The database cannot be reached or refuses.
     pub async fn open(pool: PgPool) -> Result<Self> {
-        let mut tx = pool.begin().await?;
+        let mut tx = begin(&pool, "BEGIN").await?;
         // `CREATE … IF NOT EXISTS` of two sessions at once can still collide: one after the other.
         for statement in [
             "SELECT pg_advisory_xact_lock(hashtextextended('gantry records', 0))",
@@ -46,6 +46,14 @@ impl PostgresRecords {
     }
 }
 
+/// Begins a transaction in a task of its own: a BEGIN whose caller goes away before it is answered would leave the
+/// connection to the pool with a transaction open, into which the next user's writes would vanish.
+async fn begin(pool: &PgPool, how: &'static str) -> Result<Transaction<'static, Postgres>> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin_with(how).await });
+    Ok(begun.await.map_err(|_| sqlx::Error::WorkerCrashed)??)
+}
+
 fn document((id, group, version, updated_at, body): Row) -> Document {
     Document { id, group, version, updated_at, body }
 }
@@ -66,8 +74,8 @@ impl Records for PostgresRecords {
         let groups: Vec<Uuid> = newest.iter().map(|document| document.group).collect();
         let versions: Vec<i64> = newest.iter().map(|document| document.version).collect();
         let bodies: Vec<&Value> = newest.iter().map(|document| &document.body).collect();
-        let mut tx = self.pool.begin().await?;
-        sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *tx).await?;
+        // What a crash loses is made again from the journal.
+        let mut tx = begin(&self.pool, "BEGIN; SET LOCAL synchronous_commit = off").await?;
         let written: Vec<(String, Uuid, i64)> = sqlx::query_as(
             "INSERT INTO records.documents AS d (kind, id, group_id, version, body)
              SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::bigint[], $5::jsonb[])

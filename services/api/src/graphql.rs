@@ -14,7 +14,7 @@ use crate::{
     view,
 };
 use async_graphql::{
-    Context, ErrorExtensions, ID, Object, Schema, SchemaBuilder,
+    BatchRequest, BatchResponse, Context, ErrorExtensions, ID, Object, Schema, SchemaBuilder,
     dataloader::{DataLoader, Loader},
     parser::types::OperationType,
 };
@@ -38,14 +38,7 @@ use subscriptions::Subscription;
 use types::{Job, Pipeline, PipelineConnection, Project, ProjectConnection, Step, Viewer, Workflow};
 use uuid::Uuid;
 
-/// Bytes of a request.
-const DOCUMENT: usize = 64 << 10;
-/// Rows of a list at most.
-const ROWS: i32 = 100;
-/// The introspection query of common tools is 15 deep.
-const DEPTH: usize = 15;
-const COMPLEXITY: usize = 2000;
-const DIRECTIVES: usize = 50;
+/// How long a request may take.
 const EXECUTION: Duration = Duration::from_secs(5);
 
 type Suite = Schema<Query, Mutation, Subscription>;
@@ -72,8 +65,8 @@ fn parse<T: FromStr>(id: &ID, what: &str) -> Outcome<T> {
 
 fn first(first: Option<i32>) -> Outcome<i64> {
     match first.unwrap_or(20) {
-        rows @ 1..=ROWS => Ok(rows.into()),
-        _ => Err(Fail::invalid(format!("first is from 1 to {ROWS}")).into()),
+        rows @ 1..=limits::ROWS => Ok(rows.into()),
+        _ => Err(Fail::invalid(format!("first is from 1 to {}", limits::ROWS)).into()),
     }
 }
 
@@ -235,9 +228,8 @@ impl Query {
 
 fn build() -> SchemaBuilder<Query, Mutation, Subscription> {
     Schema::build(Query, Mutation, Subscription)
-        .limit_depth(DEPTH)
-        .limit_complexity(COMPLEXITY)
-        .limit_directives(DIRECTIVES)
+        // Room for their own counts, which say what is too large; recursion of the parser itself is bounded.
+        .limit_recursive_depth(32)
         .extension(limits::Limits)
 }
 
@@ -270,27 +262,65 @@ pub fn routes(app: &App) -> Router<App> {
         )
 }
 
-fn bad(status: StatusCode, message: String) -> Response {
-    let body = json!({ "errors": [{ "message": message }] }).to_string();
+fn bad(status: StatusCode, code: &str, message: String) -> Response {
+    let body = json!({ "errors": [{ "message": message, "extensions": { "code": code } }] }).to_string();
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 #[expect(clippy::result_large_err, reason = "the early answer of a handler, made once per request")]
-fn read(body: &Bytes) -> Result<async_graphql::Request, Response> {
-    if body.len() > DOCUMENT {
-        return Err(bad(StatusCode::PAYLOAD_TOO_LARGE, format!("a request has at most {DOCUMENT} bytes")));
+fn read<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, Response> {
+    if body.len() > limits::DOCUMENT {
+        let message = format!("a request has at most {} bytes", limits::DOCUMENT);
+        return Err(bad(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
     }
-    serde_json::from_slice(body)
-        .map_err(|error| bad(StatusCode::BAD_REQUEST, format!("the request cannot be read: {error}")))
+    serde_json::from_slice(body).map_err(|error| {
+        bad(StatusCode::BAD_REQUEST, "invalid_json", format!("the request cannot be read: {error}"))
+    })
 }
 
-async fn execute(schema: Suite, caller: Caller, request: async_graphql::Request) -> Response {
-    match tokio::time::timeout(EXECUTION, schema.execute(request.data(caller))).await {
-        Ok(response) => match serde_json::to_vec(&response) {
-            Ok(body) => ([(header::CONTENT_TYPE, "application/json; charset=utf-8")], body).into_response(),
-            Err(error) => bad(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-        },
-        Err(_) => bad(StatusCode::REQUEST_TIMEOUT, "the query took longer than 5 s".to_owned()),
+/// Whether a document was refused for its size, before anything was executed.
+fn refused(response: &async_graphql::Response) -> bool {
+    let code = |error: &async_graphql::ServerError| match error.extensions.as_ref()?.get("code")? {
+        async_graphql::Value::String(code) => Some(code.clone()),
+        _ => None,
+    };
+    !response.errors.is_empty()
+        && response
+            .errors
+            .iter()
+            .all(|error| code(error).is_some_and(|code| limits::CODES.contains(&code.as_str())))
+}
+
+/// Executes a request within its time; a batch one after the other, each with limits of its own.
+async fn execute(schema: Suite, caller: Caller, request: BatchRequest) -> Response {
+    if let BatchRequest::Batch(batch) = &request
+        && !(1..=limits::BATCH).contains(&batch.len())
+    {
+        let message = format!("a batch has 1 to {} requests, this one has {}", limits::BATCH, batch.len());
+        return bad(StatusCode::BAD_REQUEST, "batch_too_large", message);
+    }
+    let response = match tokio::time::timeout(EXECUTION, schema.execute_batch(request.data(caller))).await {
+        Ok(response) => response,
+        Err(_) => {
+            let message = format!("the query took longer than {} s", EXECUTION.as_secs());
+            return bad(StatusCode::REQUEST_TIMEOUT, "query_timeout", message);
+        }
+    };
+    let refused = match &response {
+        BatchResponse::Single(response) => refused(response),
+        BatchResponse::Batch(all) => all.iter().all(refused),
+    };
+    let status = if refused { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+    match serde_json::to_vec(&response) {
+        Ok(body) if body.len() > limits::RESPONSE => {
+            let message =
+                format!("the answer has more than {} bytes: ask for less at once", limits::RESPONSE);
+            bad(StatusCode::PAYLOAD_TOO_LARGE, "response_too_large", message)
+        }
+        Ok(body) => {
+            (status, [(header::CONTENT_TYPE, "application/json; charset=utf-8")], body).into_response()
+        }
+        Err(error) => bad(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string()),
     }
 }
 
@@ -305,21 +335,26 @@ async fn answer_get(schema: Suite, caller: Caller, uri: Uri) -> Response {
     let request = async_graphql::http::parse_query_string(uri.query().unwrap_or_default());
     let mut request = match request {
         Ok(request) => request,
-        Err(error) => return bad(StatusCode::BAD_REQUEST, error.to_string()),
+        Err(error) => return bad(StatusCode::BAD_REQUEST, "invalid", error.to_string()),
     };
+    if request.query.len() > limits::DOCUMENT {
+        let message = format!("a request has at most {} bytes", limits::DOCUMENT);
+        return bad(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message);
+    }
     // A link must change nothing.
     let changes = request
         .parsed_query()
         .is_ok_and(|document| document.operations.iter().any(|(_, op)| op.node.ty != OperationType::Query));
     if changes {
-        return bad(StatusCode::METHOD_NOT_ALLOWED, "only queries are answered to GET".to_owned());
+        let message = "only queries are answered to GET".to_owned();
+        return bad(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
     }
-    execute(schema, caller, request).await
+    execute(schema, caller, request.into()).await
 }
 
 /// `text/event-stream` with `next` and `complete` events, one operation per connection.
 async fn follow(schema: Suite, app: App, caller: Caller, body: Bytes) -> Response {
-    let request = match read(&body) {
+    let request: async_graphql::Request = match read(&body) {
         Ok(request) => request,
         Err(response) => return response,
     };
@@ -357,8 +392,11 @@ async fn socket(
     let Ok(permit) = app.streams.clone().try_acquire_owned() else {
         return StatusCode::TOO_MANY_REQUESTS.into_response();
     };
-    upgrade.max_message_size(DOCUMENT).protocols(["graphql-transport-ws", "graphql-ws"]).on_upgrade(
-        move |socket| async move {
+    upgrade
+        .max_message_size(limits::MESSAGE)
+        .max_frame_size(limits::MESSAGE)
+        .protocols(["graphql-transport-ws", "graphql-ws"])
+        .on_upgrade(move |socket| async move {
             let _held = permit;
             let stop = app.stop.clone();
             let serve = GraphQLWebSocket::new(socket, schema, protocol)
@@ -384,8 +422,7 @@ async fn socket(
                 () = serve => {}
                 () = stop.cancelled() => {}
             }
-        },
-    )
+        })
 }
 
 /// A fresh personal token; only its digest is kept.

@@ -126,5 +126,16 @@ fn router(app: App) -> Router {
         .with_state(app)
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .layer(axum::middleware::from_fn(traced))
         .layer(CatchPanicLayer::new())
+}
+
+/// What a request causes is one trace: that of its `traceparent`, or a new one.
+async fn traced(
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> axum::response::Response {
+    let given = request.headers().get("traceparent").and_then(|value| value.to_str().ok()?.parse().ok());
+    let trace = given.unwrap_or_else(|| contracts::trace::Trace::root(ids::MessageId::new()));
+    eventstore::trace::within(Some(trace), next.run(request)).await
 }

@@ -126,9 +126,9 @@ pub async fn next_due(state: &State, which: &str) -> sqlx::Result<Option<Duratio
 }
 
 /// Moves a placement on; without effect if it is no longer where we saw it.
-pub async fn advance(state: &State, row: &Row, from: &str, to: &str) -> sqlx::Result<()> {
-    let mut tx = state.store.pool().begin().await?;
-    sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *tx).await?;
+pub async fn advance(state: &State, row: &Row, from: &str, to: &str) -> eventstore::Result<()> {
+    let mut tx = state.store.begin(&[]).await?;
+    tx.relaxed().await?;
     sqlx::query(
         "UPDATE scheduler.placements SET state = $4, next_action_at = NULL, attempts = 0, \
              started_at = CASE WHEN $4 = 'started' THEN clock_timestamp() ELSE started_at END \
@@ -138,7 +138,7 @@ pub async fn advance(state: &State, row: &Row, from: &str, to: &str) -> sqlx::Re
     .bind(row.epoch)
     .bind(from)
     .bind(to)
-    .execute(&mut *tx)
+    .execute(tx.conn())
     .await?;
     tx.commit().await
 }

@@ -54,9 +54,6 @@ async fn the_graph_is_read_and_changed() {
     let answer = ask(&world, TOKEN, cancel, json!({ "id": run.workflow })).await;
     assert_eq!(answer["data"]["cancelWorkflow"]["workflow"]["id"], json!(run.workflow));
 
-    let many: String = (0..31).map(|n| format!("a{n}: viewer {{ id }} ")).collect();
-    let answer = ask(&world, TOKEN, &format!("{{ {many} }}"), json!({})).await;
-    assert!(answer["errors"][0]["message"].as_str().unwrap().contains("31 aliases"), "{answer}");
     let change = "/graphql?query=mutation%7BrevokeToken(id:%22x%22)%7Berrors%7Bcode%7D%7D%7D";
     assert_eq!(world.get(change).await.0, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(
@@ -101,5 +98,101 @@ async fn a_subscription_tells_each_change() {
         )
         .await;
     wait_for("\"canceled\"").await;
+    world.stop.cancel();
+}
+
+/// A query of so many of something, and the code of its refusal, if it was refused.
+async fn refused(world: &World, body: Value) -> Option<String> {
+    let (status, answer) = world.call(Method::POST, "/graphql", Some(TOKEN), Some(body)).await;
+    match status {
+        StatusCode::OK => {
+            assert!(answer.get("errors").is_none(), "{answer}");
+            None
+        }
+        StatusCode::BAD_REQUEST => {
+            Some(answer["errors"][0]["extensions"]["code"].as_str().unwrap().to_owned())
+        }
+        other => panic!("{other}: {answer}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_limit_of_a_document_holds_at_n_and_not_at_n_plus_1() {
+    let world = World::new().await;
+    let run = history(&world).await;
+    let query = |text: String| json!({ "query": text });
+    let aliases = |n: usize| (0..n).map(|n| format!("a{n}: __typename ")).collect::<String>();
+    assert_eq!(refused(&world, query(format!("{{ {} }}", aliases(30)))).await, None);
+    assert_eq!(
+        refused(&world, query(format!("{{ {} }}", aliases(31)))).await.as_deref(),
+        Some("query_too_many_aliases")
+    );
+    // Through fragments, which count wherever they are spread.
+    let spread = format!("{{ ...f ...f }} fragment f on Query {{ {} }}", aliases(16));
+    assert_eq!(refused(&world, query(spread)).await.as_deref(), Some("query_too_many_aliases"));
+    let bomb: String =
+        (0..40).map(|n| format!("fragment f{n} on Query {{ ...f{m} ...f{m} }} ", m = n + 1)).collect();
+    let bomb = format!("{{ ...f0 }} {bomb} fragment f40 on Query {{ __typename }}");
+    assert_eq!(refused(&world, query(bomb)).await.as_deref(), Some("query_too_many_fields"));
+
+    let fields = |n: usize| format!("{{ {} }}", "__typename ".repeat(n));
+    assert_eq!(refused(&world, query(fields(500))).await, None);
+    assert_eq!(refused(&world, query(fields(501))).await.as_deref(), Some("query_too_many_fields"));
+
+    let directives = |n: usize| format!("{{ {} }}", "__typename @include(if: true) ".repeat(n));
+    assert_eq!(refused(&world, query(directives(50))).await, None);
+    assert_eq!(refused(&world, query(directives(51))).await.as_deref(), Some("query_too_many_directives"));
+
+    // workflow > pipeline > workflows > pipeline …
+    let deep = |n: usize| {
+        let mut text = "id".to_owned();
+        for level in (1..n - 1).rev() {
+            text = format!("{} {{ {text} }}", if level % 2 == 1 { "pipeline" } else { "workflows" });
+        }
+        format!("{{ workflow(id: \"{}\") {{ {text} }} }}", run.workflow)
+    };
+    assert_eq!(refused(&world, query(deep(12))).await, None);
+    assert_eq!(refused(&world, query(deep(13))).await.as_deref(), Some("query_too_deep"));
+
+    // Three tokens for the braces and the field, the rest in a list that is ignored.
+    let many = |n: usize| format!("{{ __typename @include(if: true) }} # {}", "x ".repeat(n));
+    assert_eq!(refused(&world, query(many(6000))).await, None, "comments are no tokens");
+    let list = |n: usize| {
+        format!(
+            "query($x: [Int!]) {{ pipelines(first: 1) {{ nodes {{ id }} }} __typename @include(if: true) }} {}",
+            "{ ".repeat(n)
+        )
+    };
+    assert_eq!(refused(&world, query(list(5000))).await.as_deref(), Some("query_too_many_tokens"));
+
+    let costly = "{ pipelines(first: 100) { nodes { workflows { jobs { steps { id name status log { bytes } } } } } } }";
+    assert_eq!(refused(&world, query(costly.into())).await.as_deref(), Some("query_too_complex"));
+
+    let one = json!({ "query": "{ __typename }" });
+    let batch = |n: usize| Value::Array(vec![one.clone(); n]);
+    let (status, answer) = world.call(Method::POST, "/graphql", Some(TOKEN), Some(batch(5))).await;
+    assert_eq!((status, answer.as_array().map(Vec::len)), (StatusCode::OK, Some(5)));
+    for wrong in [0, 6] {
+        let (status, answer) = world.call(Method::POST, "/graphql", Some(TOKEN), Some(batch(wrong))).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "batch_too_large");
+    }
+    for (first, fine) in [(100, true), (101, false)] {
+        let answer =
+            ask(&world, TOKEN, &format!("{{ pipelines(first: {first}) {{ nodes {{ id }} }} }}"), json!({}))
+                .await;
+        assert_eq!(answer.get("errors").is_none(), fine, "{answer}");
+    }
+    let padded = |n: usize| {
+        let text = json!({ "query": "{ __typename }", "x": "" }).to_string();
+        json!({ "query": "{ __typename }", "x": "x".repeat(n - text.len()) })
+    };
+    let (status, _) = world.call(Method::POST, "/graphql", Some(TOKEN), Some(padded(64 << 10))).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, _) = world.call(Method::POST, "/graphql", Some(TOKEN), Some(padded((64 << 10) + 1))).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    // Tools read the schema.
+    let introspection = "{ __schema { types { fields { type { ofType { ofType { ofType { ofType { ofType { ofType { ofType { name } } } } } } } } } } } }";
+    assert_eq!(refused(&world, query(introspection.into())).await, None);
     world.stop.cancel();
 }

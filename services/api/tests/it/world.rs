@@ -355,6 +355,8 @@ pub async fn history(world: &World) -> Run {
         name: "main".to_owned(),
         started_by: Some(world.owners.admin.id),
         rerun_of: None,
+        total: 2,
+        plan_digest: None,
         jobs: vec![
             node(run.build, "build", "build", vec![]),
             node(
