@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 /// A configuration of about 10,000 lines: 320 jobs of 15 steps, one of them in a matrix of 500, an orb of 20
 /// commands, no comments.
+#[allow(dead_code, reason = "not every test that shares this module needs it")]
 pub fn large() -> String {
     let mut out = String::from("version: 2.1\n\norbs:\n  kit:\n    commands:\n");
     for n in 0..20 {
