@@ -63,33 +63,44 @@ pub fn configuration() -> String {
     let known = toml::Table::try_from(Config::default()).unwrap_or_default();
     for (section, keys) in &known {
         let toml::Value::Table(keys) = keys else { continue };
-        let _ = writeln!(page, "\n## [{section}]\n\n| key | default | meaning |\n|---|---|---|");
-        for (key, default) in keys {
-            let meaning = meaning(section, key).unwrap_or_default();
-            let _ = writeln!(page, "| `{key}` | `{default}` | {} |", meaning.replace('|', "\\|"));
+        let Some((kind, about)) = field("Config", section) else { continue };
+        let _ = writeln!(page, "\n## [{section}]\n");
+        if keys.is_empty() {
+            let _ = writeln!(page, "{about} Its keys are names that you choose.");
+            continue;
         }
+        let _ = writeln!(page, "| key | default | meaning |\n|---|---|---|");
+        rows(&kind, "", keys, &mut page);
     }
     page
 }
 
-/// The doc comment of a key, out of the source.
-fn meaning(section: &str, key: &str) -> Option<String> {
+/// A row per key; a section in a section has its keys with a dot.
+fn rows(kind: &str, prefix: &str, keys: &toml::Table, page: &mut String) {
+    for (key, default) in keys {
+        let (inner, meaning) = field(kind, key).unwrap_or_default();
+        match default {
+            toml::Value::Table(keys) => rows(&inner, &format!("{prefix}{key}."), keys, page),
+            _ => {
+                let _ = writeln!(page, "| `{prefix}{key}` | `{default}` | {} |", meaning.replace('|', "\\|"));
+            }
+        }
+    }
+}
+
+/// Type and doc comment of a field of the configuration, out of the source.
+fn field(kind: &str, key: &str) -> Option<(String, String)> {
     let source = include_str!("config.rs");
-    let root = body_of(source, "Config")?;
-    let kind = root.lines().find_map(|line| {
-        line.trim().strip_prefix(&format!("pub {section}: "))?.strip_suffix(',').map(str::to_owned)
-    })?;
-    let body = match body_of(source, &kind) {
-        Some(body) => body,
+    let Some(body) = body_of(source, kind) else {
         // Sections with nothing but an adapter come from a macro, whose comment is the section's own.
-        None => return adapter(source, &kind),
+        return Some((String::new(), adapter(source, kind)?));
     };
     let mut comment = Vec::new();
     for line in body.lines().map(str::trim) {
         if let Some(text) = line.strip_prefix("///") {
             comment.push(text.trim());
-        } else if line.starts_with(&format!("pub {key}:")) {
-            return Some(comment.join(" "));
+        } else if let Some(kind) = line.strip_prefix(&format!("pub {key}: ")) {
+            return Some((kind.trim_end_matches(',').to_owned(), comment.join(" ")));
         } else if line.starts_with("pub ") {
             comment.clear();
         }
