@@ -13,6 +13,7 @@ mod orchestration;
 mod page;
 mod path;
 mod policies;
+mod restrictions;
 mod setup;
 mod state;
 mod store;
@@ -117,6 +118,7 @@ fn router(app: App) -> Router {
         .merge(graphql::routes(&app))
         .merge(page::routes())
         .merge(setup::routes())
+        .merge(restrictions::routes())
         .layer(axum::extract::DefaultBodyLimit::max(BODY));
     // A push may have any size; git and the disk are its limits.
     let git = git::routes().layer(axum::extract::DefaultBodyLimit::disable());
@@ -124,17 +126,14 @@ fn router(app: App) -> Router {
         .merge(json)
         .merge(git)
         .with_state(app)
+        .layer(axum::middleware::from_fn(traced))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-        .layer(axum::middleware::from_fn(traced))
         .layer(CatchPanicLayer::new())
 }
 
 /// What a request causes is one trace: that of its `traceparent`, or a new one.
-async fn traced(
-    request: axum::extract::Request,
-    next: axum::middleware::Next,
-) -> axum::response::Response {
+async fn traced(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
     let given = request.headers().get("traceparent").and_then(|value| value.to_str().ok()?.parse().ok());
     let trace = given.unwrap_or_else(|| contracts::trace::Trace::root(ids::MessageId::new()));
     eventstore::trace::within(Some(trace), next.run(request)).await

@@ -11,12 +11,18 @@ use crate::{
 };
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::{OriginalUri, Path, State},
-    http::{Method, Uri},
+    http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
     routing::{any, get},
 };
-use contracts::{conductor::RerunWorkflow, domain::Project, output::GetSteps};
+use contracts::{
+    conductor::RerunWorkflow,
+    contexts::{ListVariables, RemoveVariable, Scope, VariableInfo},
+    domain::Project,
+    output::GetSteps,
+};
 use ids::{JobId, WorkflowId};
 use model::permission::Permission;
 use serde_json::{Value, json};
@@ -257,6 +263,7 @@ async fn project(
     caller: Caller,
     OriginalUri(uri): OriginalUri,
     method: Method,
+    bytes: Bytes,
 ) -> Answer {
     let (reference, rest) =
         path::project(&uri, "/api/v1.1/project/").ok_or_else(|| Fail::not_found("Project"))?;
@@ -270,6 +277,7 @@ async fn project(
         ("POST", ["follow"]) => {
             Ok(Json(json!({ "followed": true, "following": true, "first_build": null })).into_response())
         }
+        (_, ["envvar", rest @ ..]) => variables(&app, &caller, &project, &method, rest, &bytes).await,
         ("GET", [number]) => {
             let job = view::numbered_job(&app, &caller, &project, number).await?;
             Ok(Json(build(&app, &caller, &job).await?).into_response())
@@ -283,6 +291,41 @@ async fn project(
         ("POST", [number, "retry"]) => {
             let job = view::numbered_job(&app, &caller, &project, number).await?;
             retry(&app, &caller, &job).await
+        }
+        _ => Err(Fail::not_found("Route")),
+    }
+}
+
+/// Variables of a project: as v2 has them, but lists are bare arrays and nothing but name and value is shown.
+async fn variables(
+    app: &App,
+    caller: &Caller,
+    project: &Project,
+    method: &Method,
+    rest: &[&str],
+    bytes: &Bytes,
+) -> Answer {
+    let scope = Scope::Project(project.id);
+    app.allow(caller, Permission::WriteProject, project.org_id).await?;
+    let shown = |variable: &VariableInfo| json!({ "name": variable.name, "value": variable.masked });
+    match (method.as_str(), rest) {
+        ("GET", []) => {
+            let found = app.ask(caller, &ListVariables { scope }).await?;
+            Ok(Json(found.iter().map(shown).collect::<Vec<_>>()).into_response())
+        }
+        ("POST", []) => {
+            let new: v2::NewVariable = v2::body(bytes)?;
+            let info = v2::set_variable(app, caller, scope, new.name, &new.value).await?;
+            Ok((StatusCode::CREATED, Json(shown(&info))).into_response())
+        }
+        ("GET", [name]) => {
+            let found = app.ask(caller, &ListVariables { scope }).await?;
+            let found = found.iter().find(|variable| variable.name == *name);
+            Ok(Json(shown(found.ok_or_else(|| Fail::not_found("Environment variable"))?)).into_response())
+        }
+        ("DELETE", [name]) => {
+            app.command(caller, &RemoveVariable { scope, name: (*name).to_owned() }).await?;
+            Ok(Json(json!({ "message": "ok" })).into_response())
         }
         _ => Err(Fail::not_found("Route")),
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     auth::Caller,
+    configs,
     error::{Answer, Fail},
     orchestration, path,
     state::App,
@@ -30,7 +31,6 @@ use ids::{ContextId, JobId, PipelineId, Timestamp, WorkflowId};
 use model::{permission::Permission, status::JobStatus};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use std::time::Duration;
 
 /// Routes below `/api/v2`.
 pub fn routes() -> Router<App> {
@@ -393,22 +393,7 @@ pub async fn trigger_pipeline(
     if branch.is_some() && tag.is_some() {
         return Err(Fail::invalid("Only one of branch and tag can be given."));
     }
-    if parameters.len() > 100 {
-        return Err(Fail::invalid("At most 100 pipeline parameters are allowed."));
-    }
-    for (name, value) in &parameters {
-        let fits = name.chars().count() <= 128
-            && match value {
-                Value::String(text) => text.chars().count() <= 512,
-                Value::Bool(_) | Value::Number(_) => true,
-                _ => false,
-            };
-        if !fits {
-            return Err(Fail::invalid(format!(
-                "Parameter {name:.128} is not a text of at most 512 characters, a number or a boolean, or its name has more than 128 characters."
-            )));
-        }
-    }
+    configs::check_parameters(&parameters)?;
     let ask =
         TriggerPipeline { project, branch, tag, parameters, actor_login: Some(caller.user.login.clone()) };
     let view = app.command(caller, &ask).await?;
@@ -481,7 +466,7 @@ fn valid_name(name: &str) -> Result<(), Fail> {
 }
 
 /// Seals a value: plain ones never ride on the bus.
-async fn set_variable(
+pub async fn set_variable(
     app: &App,
     caller: &Caller,
     scope: Scope,
@@ -497,15 +482,13 @@ async fn set_variable(
         Fail::new(StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", "the key store does not answer")
     })?;
     let ask = SetVariable { scope, name, sealed: STANDARD.encode(sealed) };
-    // Not with the client's key: the sealed value differs each time, and setting twice is setting once.
-    let options = bus::AskOptions { deadline: Duration::from_secs(10), ..bus::AskOptions::default() };
-    Ok(app.bus.ask_with(options, &caller.actor(), &ask).await?)
+    Ok(app.command(caller, &ask).await?)
 }
 
 #[derive(Deserialize)]
-struct NewVariable {
-    name: String,
-    value: String,
+pub struct NewVariable {
+    pub name: String,
+    pub value: String,
 }
 
 async fn project_variables(
