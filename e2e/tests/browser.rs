@@ -103,6 +103,28 @@ impl Browser {
         .await
     }
 
+    /// The node of a job in the graph, when it shows this.
+    async fn job(&self, name: &str, shows: &str) -> anyhow::Result<Option<Element>> {
+        for node in self.page.find_all(Locator::Css("a.node")).await? {
+            let text = node.text().await?;
+            if text.contains(name) && text.contains(shows) {
+                return Ok(Some(node));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Goes to the page of a job from the graph.
+    async fn open_job(&self, name: &str) -> anyhow::Result<()> {
+        until(&format!("a click on {name}"), LIMIT, || async {
+            match self.job(name, "").await? {
+                Some(node) => Ok(Some(node.click().await?)),
+                None => Ok(None),
+            }
+        })
+        .await
+    }
+
     /// What the console said since it was last asked.
     async fn console(&self) -> anyhow::Result<Vec<Value>> {
         let session = self.page.session_id().await?.context("no session")?;
@@ -208,22 +230,7 @@ async fn walk(suite: &Suite, browser: &Browser, work: &Path) -> anyhow::Result<(
     browser.says("#live", "Live").await?;
     browser.says(".node .badge", "Running").await?;
 
-    browser.click(".node[href^='/jobs/']").await?;
-    // The workflows' order is theirs: the job that talks may be the other one.
-    if !browser.page.find(Locator::Css("h1")).await?.text().await?.contains("build") {
-        browser.page.back().await?;
-        browser.says(".node .name", "build").await?;
-        until("the job's page", LIMIT, || async {
-            for node in browser.page.find_all(Locator::Css("a.node")).await? {
-                if node.text().await?.contains("build") {
-                    node.click().await?;
-                    return Ok(Some(()));
-                }
-            }
-            Ok(None)
-        })
-        .await?;
-    }
+    browser.open_job("build").await?;
     browser.says(".log", "first line <script>").await?;
     let printed = Instant::now();
     fs::write(&go, "")?;
@@ -237,16 +244,7 @@ async fn walk(suite: &Suite, browser: &Browser, work: &Path) -> anyhow::Result<(
 
     browser.click("#crumbs a[href*='/pipelines/']").await?;
     browser.click(".node button.main").await?;
-    until("the deployment", LIMIT, || async {
-        for node in browser.page.find_all(Locator::Css("a.node")).await? {
-            let text = node.text().await?;
-            if text.contains("deploy") && text.contains("Passed") {
-                return Ok(Some(()));
-            }
-        }
-        Ok(None)
-    })
-    .await?;
+    until("the deployment", LIMIT, || async { Ok(browser.job("deploy", "Passed").await?.map(drop)) }).await?;
 
     let said = browser.console().await?;
     let errors: Vec<_> = said.iter().filter(|entry| entry["level"] == "SEVERE").collect();

@@ -23,6 +23,10 @@ pub struct Expected {
     /// Contexts with their values, made before the build.
     #[serde(default)]
     pub contexts: BTreeMap<String, BTreeMap<String, String>>,
+    /// Requests to the API before the push, one after another; of names only `@org@`, `@token@`, `@url@` and `@slug@`
+    /// are known.
+    #[serde(default)]
+    pub before: Vec<Request>,
     /// Body of a trigger by the API after the push: its pipeline is the one that is judged.
     #[serde(default)]
     pub trigger: Option<Value>,
@@ -100,6 +104,8 @@ pub struct Request {
     pub post: Option<String>,
     #[serde(default)]
     pub put: Option<String>,
+    #[serde(default)]
+    pub patch: Option<String>,
     #[serde(default)]
     pub delete: Option<String>,
     /// JSON body.

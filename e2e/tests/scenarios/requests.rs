@@ -1,4 +1,4 @@
-//! Requests to the public API after a scenario has ended.
+//! Requests to the public API before a scenario begins and after it has ended.
 
 use crate::{
     expected::{Expected, Request},
@@ -21,7 +21,20 @@ pub async fn perform(suite: &Suite, expected: &Expected, names: &mut Names) -> a
     let project = suite.get(&format!("/api/v2/project/{slug}")).await?;
     names.insert("project".to_owned(), project["id"].as_str().unwrap_or_default().to_owned());
     names.insert("org".to_owned(), run::organization(suite).await?.as_str().unwrap_or_default().to_owned());
-    for request in &expected.requests {
+    send_all(suite, &expected.requests, names).await
+}
+
+/// Sends what a scenario needs before its push.
+pub async fn prepare(suite: &Suite, expected: &Expected, names: &mut Names) -> anyhow::Result<()> {
+    if expected.before.is_empty() {
+        return Ok(());
+    }
+    names.insert("org".to_owned(), run::organization(suite).await?.as_str().unwrap_or_default().to_owned());
+    send_all(suite, &expected.before, names).await
+}
+
+async fn send_all(suite: &Suite, requests: &[Request], names: &mut Names) -> anyhow::Result<()> {
+    for request in requests {
         let (method, path) = line(request)?;
         let path = fill(path, names);
         let begun = Instant::now();
@@ -45,13 +58,18 @@ pub async fn perform(suite: &Suite, expected: &Expected, names: &mut Names) -> a
 }
 
 fn line(request: &Request) -> anyhow::Result<(&'static str, &str)> {
-    let all =
-        [("GET", &request.get), ("POST", &request.post), ("PUT", &request.put), ("DELETE", &request.delete)];
+    let all = [
+        ("GET", &request.get),
+        ("POST", &request.post),
+        ("PUT", &request.put),
+        ("PATCH", &request.patch),
+        ("DELETE", &request.delete),
+    ];
     let mut set = all.into_iter().filter_map(|(method, path)| Some((method, path.as_deref()?)));
     match (set.next(), set.next()) {
         (Some(found), None) => Ok(found),
         (None, None) if request.graphql.is_some() => Ok(("POST", "/graphql")),
-        _ => bail!("a request has exactly one of get, post, put and delete"),
+        _ => bail!("a request has exactly one of get, post, put, patch and delete"),
     }
 }
 

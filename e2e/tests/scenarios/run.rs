@@ -31,11 +31,12 @@ pub async fn run(suite: &Suite, work: &Path, folder: &Path, name: &str) -> anyho
         let text = fs::read_to_string(&config)?;
         fs::write(&config, text.replace("@DATA@", &work.join("data").display().to_string()))?;
     }
-    let repositories = work.join("repositories");
-    let said = suite.push_as(&repositories, name, &files, &expected.push, &expected.message).await?;
     let mut names: Names = HashMap::from([("slug".to_owned(), slug.clone())]);
     names.insert("token".to_owned(), suite.token.clone());
     names.insert("url".to_owned(), suite.url.clone());
+    requests::prepare(suite, &expected, &mut names).await.context("before the push")?;
+    let repositories = work.join("repositories");
+    let said = suite.push_as(&repositories, name, &files, &expected.push, &expected.message).await?;
     if expected.skipped {
         ensure!(!said.contains("pipeline 1:"), "a pipeline was made: {said}");
         let found = suite.items(&format!("/api/v2/project/{slug}/pipeline")).await?;
