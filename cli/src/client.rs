@@ -123,6 +123,11 @@ impl Client {
         self.json(Method::PUT, path, Some(body)).await
     }
 
+    /// PATCH a JSON document.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.json(Method::PATCH, path, Some(body)).await
+    }
+
     /// DELETE.
     pub async fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.json(Method::DELETE, path, None).await

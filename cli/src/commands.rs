@@ -4,6 +4,8 @@ mod config;
 mod context;
 mod log;
 mod nouns;
+mod orb;
+mod policy;
 mod secret;
 mod token;
 mod try_it;
@@ -112,6 +114,12 @@ pub enum Command {
     /// Check a configuration without a server
     #[command(subcommand)]
     Config(config::Config),
+    /// Orbs of the server: look, check, publish, import
+    #[command(subcommand)]
+    Orb(orb::Orb),
+    /// Config policies: try them, push them, see what they decided
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Make a sample project, push it and watch it
     #[command(after_help = "Examples:\n  gantry try\n  gantry try --dir sample")]
     Try {
@@ -142,6 +150,8 @@ impl Command {
             Self::Approve { workflow, job } => verbs::approve(global, &workflow, job.as_deref()).await,
             Self::Rerun { workflow, failed } => verbs::rerun(global, &workflow, failed).await,
             Self::Config(command) => command.run(global),
+            Self::Orb(command) => command.run(global).await,
+            Self::Policy(command) => command.run(global).await,
             Self::Try { dir } => try_it::run(global, dir).await,
         }
     }
