@@ -85,7 +85,7 @@ impl Ctx<'_> {
                 }
             },
         };
-        self.only_keys(map, keys_of(name), &format!("the step `{name}`"));
+        self.only_keys(map, keys_of(name), format_args!("the step `{name}`"));
         self.built_in(name, at, map)
     }
 

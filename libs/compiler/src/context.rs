@@ -4,12 +4,14 @@ use crate::diagnostics::{Sink, Span, code, suggest};
 use crate::explain::Recorder;
 use crate::interpolate::Args;
 use crate::orbs::OrbSource;
+use crate::params::Decls;
 use crate::pattern::Patterns;
 use crate::resolve::Imports;
 use crate::values::Values;
 use crate::yaml::{Map, Node};
 use model::plan::Schedule;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// Values that one compile may produce: commands that call commands multiply.
 const MAX_WORK: usize = 3_000_000;
@@ -36,6 +38,8 @@ pub(crate) struct Ctx<'a> {
     pub patterns: Patterns,
     /// Schedules that hold for the pipeline's branch.
     pub schedules: Vec<Schedule>,
+    /// Declarations by the place of their element in memory, which is kept.
+    pub known_declarations: HashMap<*const Map, (Arc<Map>, Arc<Decls>)>,
     /// Every context that a job names.
     pub all_contexts: HashSet<String>,
     /// False for version 2, where `<<` is text.
@@ -68,6 +72,7 @@ impl<'a> Ctx<'a> {
             refs: Refs::default(),
             patterns: Patterns::default(),
             schedules: Vec::new(),
+            known_declarations: HashMap::new(),
             all_contexts: HashSet::new(),
             interpolation: true,
             calls: Vec::new(),
@@ -119,7 +124,7 @@ impl<'a> Ctx<'a> {
     }
 
     /// Reports every key of `map` that is not one of `allowed`.
-    pub fn only_keys(&mut self, map: &Map, allowed: &[&str], place: &str) {
+    pub fn only_keys(&mut self, map: &Map, allowed: &[&str], place: impl std::fmt::Display) {
         for (key, entry) in map {
             if !allowed.contains(&key.as_ref()) {
                 let hint = suggest(key, allowed.iter().copied())

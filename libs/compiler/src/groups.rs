@@ -8,7 +8,7 @@ use crate::requires::Edges;
 use crate::scope::Scope;
 use crate::steps::single;
 use crate::workflows::Draft;
-use crate::yaml::{Entry, Map, Node};
+use crate::yaml::{Map, Node};
 use model::plan::JobKind;
 use model::status::JobStatus;
 use std::collections::BTreeSet;
@@ -143,8 +143,5 @@ impl Ctx<'_> {
 
 fn no_op(job: &mut Invocation, at: Span) {
     job.kind = Some(JobKind::NoOp);
-    let body = single("type", at, Node::str(at, "no-op"));
-    job.body = body
-        .as_map()
-        .map(|map: &Arc<Map>| map.iter().map(|(k, e): (&Arc<str>, &Entry)| (k.clone(), e.clone())).collect());
+    job.body = single("type", at, Node::str(at, "no-op")).as_map().cloned();
 }

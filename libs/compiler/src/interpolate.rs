@@ -3,7 +3,7 @@
 use crate::context::Ctx;
 use crate::diagnostics::{Span, code, suggest};
 use crate::expression::{self, Val};
-use crate::yaml::{Entry, Node, Value};
+use crate::yaml::{Map, Node, Value};
 use indexmap::IndexMap;
 use std::sync::Arc;
 
@@ -100,6 +100,11 @@ fn parse(text: &str) -> Result<Vec<Part>, (String, String)> {
     Ok(parts)
 }
 
+/// Whether there may be something to replace.
+pub(crate) fn has_tag(text: &str) -> bool {
+    text.find('<').is_some_and(|first| text[first..].contains("<<"))
+}
+
 fn is_reference(content: &str) -> bool {
     content.starts_with(|c: char| c.is_ascii_alphabetic())
         && content.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '?'))
@@ -107,24 +112,40 @@ fn is_reference(content: &str) -> bool {
 }
 
 impl Ctx<'_> {
-    /// `node` with all tags replaced. Map keys stay as they are.
+    /// `node` with all tags replaced. Map keys stay as they are; what has no tag is shared, not copied.
     pub fn interpolate(&mut self, node: &Node, env: Env<'_>) -> Node {
-        if !self.interpolation || !self.spend(1, node.span) {
-            return node.clone();
+        let replaced = if self.interpolation { self.replaced(node, env) } else { None };
+        replaced.unwrap_or_else(|| node.clone())
+    }
+
+    /// `None`: nothing to replace.
+    fn replaced(&mut self, node: &Node, env: Env<'_>) -> Option<Node> {
+        if !self.spend(1, node.span) {
+            return None;
         }
         let value = match &node.value {
-            Value::Str(text) if text.contains("<<") => return self.text(node.span, text, env),
+            Value::Str(text) if has_tag(text) => return Some(self.text(node.span, text, env)),
             Value::Seq(items) => {
-                Value::Seq(Arc::new(items.iter().map(|item| self.interpolate(item, env)).collect()))
+                let mut copy: Option<Vec<Node>> = None;
+                for (index, item) in items.iter().enumerate() {
+                    if let Some(new) = self.replaced(item, env) {
+                        copy.get_or_insert_with(|| items.to_vec())[index] = new;
+                    }
+                }
+                Value::Seq(Arc::new(copy?))
             }
-            Value::Map(map) => Value::Map(Arc::new(
-                map.iter()
-                    .map(|(k, e)| (k.clone(), Entry { key: e.key, value: self.interpolate(&e.value, env) }))
-                    .collect(),
-            )),
-            other => other.clone(),
+            Value::Map(map) => {
+                let mut copy: Option<Map> = None;
+                for (index, entry) in map.values().enumerate() {
+                    if let Some(new) = self.replaced(&entry.value, env) {
+                        copy.get_or_insert_with(|| map.as_ref().clone())[index].value = new;
+                    }
+                }
+                Value::Map(Arc::new(copy?))
+            }
+            _ => return None,
         };
-        Node { span: node.span, value }
+        Some(Node { span: node.span, value })
     }
 
     fn text(&mut self, span: Span, text: &str, env: Env<'_>) -> Node {
@@ -181,11 +202,10 @@ impl Ctx<'_> {
 
     /// The value of what stands between the brackets.
     fn tag(&mut self, span: Span, content: &str, env: Env<'_>) -> Option<Node> {
-        let at = self.sink.narrow(span, content);
         if is_reference(content) {
             let found = self.lookup(content, env);
             match (&found, &mut self.recorder) {
-                (None, _) => self.unknown_name(at, content, env),
+                (None, _) => self.unknown_name(self.sink.narrow(span, content), content, env),
                 (Some(value), Some(recorder)) => recorder.used(span, content, value, &self.sink.trace),
                 _ => {}
             }
@@ -210,6 +230,7 @@ impl Ctx<'_> {
                 },
             }),
             Err(problem) => {
+                let at = self.sink.narrow(span, content);
                 let shown: String = content.chars().take(60).collect();
                 self.sink.error_hint(
                     code::BAD_INTERPOLATION,

@@ -52,7 +52,7 @@ pub(crate) struct Invocation {
     pub contexts: Vec<String>,
     pub serial_group: Option<String>,
     pub kind: Option<JobKind>,
-    pub body: Option<Map>,
+    pub body: Option<Arc<Map>>,
     /// Whether the body is that of a definition.
     pub expanded: bool,
     pub filters: Option<Node>,
@@ -249,7 +249,7 @@ impl Ctx<'_> {
         let replaced = self.override_with(options, project);
         let reference = replaced.as_deref().unwrap_or(reference);
         let found = self.find(Kind::Job, reference, project, job.at)?;
-        let decls = self.declarations(&found.body, Place::Job);
+        let decls = self.declared(&found.body, Place::Job);
         let matrix = options.env.matrix;
         let given = self.arguments(options, matrix);
         let args = self.bind(&decls, &given, project, &found.scope, job.at)?;
@@ -258,7 +258,7 @@ impl Ctx<'_> {
         job.expanded = true;
         let body = self.expand_job(reference, &found, &args, project, pre.as_ref(), post.as_ref())?;
         job.kind = self.lower(reference, found.key, &body);
-        job.body = Some(body);
+        job.body = Some(Arc::new(body));
         Some(())
     }
 

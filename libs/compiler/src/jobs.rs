@@ -111,7 +111,7 @@ impl Ctx<'_> {
     ) -> Option<Map> {
         let found = self.find(Kind::Executor, name, scope, at)?;
         let definition = found.body.clone();
-        let decls = self.declarations(&definition, Place::Executor);
+        let decls = self.declared(&definition, Place::Executor);
         let args = self.bind(&decls, &given, scope, &found.scope, at)?;
         let env = Env { params: Some(&args), matrix: None, pipeline_parameters: !found.scope.is_orb };
         self.sink.trace.push((format!("Error calling executor: '{name}'{}", found.scope.in_orb()), at));

@@ -81,8 +81,6 @@ pub(crate) fn problem(name: &str) -> Option<String> {
 impl Invocation {
     /// The value of the compiled text's map of jobs.
     pub fn entry(&self) -> Option<Node> {
-        self.body
-            .as_ref()
-            .map(|body| Node { span: self.at, value: Value::Map(std::sync::Arc::new(body.clone())) })
+        self.body.as_ref().map(|body| Node { span: self.at, value: Value::Map(body.clone()) })
     }
 }

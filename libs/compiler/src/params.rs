@@ -104,6 +104,17 @@ fn accepts(decl: &Decl, value: &Node) -> bool {
 }
 
 impl Ctx<'_> {
+    /// The declarations of an element that is called, read once.
+    pub fn declared(&mut self, element: &Arc<Map>, place: Place) -> Arc<Decls> {
+        let key = Arc::as_ptr(element);
+        if let Some((_, decls)) = self.known_declarations.get(&key) {
+            return decls.clone();
+        }
+        let decls = Arc::new(self.declarations(element, place));
+        self.known_declarations.insert(key, (element.clone(), decls.clone()));
+        decls
+    }
+
     /// The declarations under `parameters:` of an element.
     pub fn declarations(&mut self, element: &Map, place: Place) -> Decls {
         let mut decls = Decls::new();

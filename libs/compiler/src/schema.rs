@@ -122,7 +122,7 @@ impl Ctx<'_> {
                     }
                     (name, Some(body)) if name == "run" || is_built_in(name, scope) => {
                         let name = name.replace('-', "_");
-                        self.only_keys(body, keys_of(&name), &format!("the step `{name}`"));
+                        self.only_keys(body, keys_of(&name), format_args!("the step `{name}`"));
                     }
                     (name, Some(body)) => self.argument_shapes(Kind::Command, name, body, &[], scope),
                     _ => {}

@@ -33,18 +33,21 @@ pub(crate) fn single(key: &str, at: Span, value: Node) -> Node {
 }
 
 /// Booleans in the environment of a step are `1` and `0`; in all other environments `true` and `false`.
-fn with_digits(run: &Map) -> Map {
+/// `None`: there are none.
+fn with_digits(run: &Map) -> Option<Map> {
+    let variables = run.get("environment")?.value.as_map()?;
+    if !variables.values().any(|variable| matches!(variable.value.value, Value::Bool(_))) {
+        return None;
+    }
     let mut run = run.clone();
-    if let Some(entry) = run.get_mut("environment")
-        && let Value::Map(map) = &mut entry.value.value
-    {
+    if let Some(Value::Map(map)) = run.get_mut("environment").map(|entry| &mut entry.value.value) {
         for variable in Arc::make_mut(map).values_mut() {
             if let Value::Bool(b) = variable.value.value {
                 variable.value.value = Value::Int(i64::from(b));
             }
         }
     }
-    run
+    Some(run)
 }
 
 impl Ctx<'_> {
@@ -85,7 +88,7 @@ impl Ctx<'_> {
             Value::Str(name) => self.named_step(name, item.span, None, scope, out),
             Value::Map(map) => match map.first() {
                 Some((name, entry)) if map.len() == 1 => {
-                    self.named_step(name, entry.key, Some(&entry.value), scope, out);
+                    self.named_step(name, entry.key, Some((&entry.value, item)), scope, out);
                 }
                 Some(_) => self.step_keys(item, map, scope),
                 None => self.sink.error(code::STEP_SHAPE, item.span, "a step cannot be an empty map"),
@@ -101,18 +104,21 @@ impl Ctx<'_> {
         }
     }
 
+    /// `body`: the value behind the name, and the whole step.
     fn named_step(
         &mut self,
         name: &str,
         at: Span,
-        body: Option<&Node>,
+        body: Option<(&Node, &Node)>,
         scope: &Arc<Scope>,
         out: &mut Vec<Node>,
     ) {
         match (name, body) {
-            ("when" | "unless", Some(body)) => return self.conditional(name == "when", at, body, scope, out),
-            ("steps", Some(body)) => return self.expand_steps(body, scope, out),
-            ("run", Some(body)) => return self.run_step(name, at, body, out),
+            ("when" | "unless", Some((body, _))) => {
+                return self.conditional(name == "when", at, body, scope, out);
+            }
+            ("steps", Some((body, _))) => return self.expand_steps(body, scope, out),
+            ("run", Some((body, whole))) => return self.run_step(name, at, body, whole, out),
             ("when" | "unless" | "steps" | "run", None) => {
                 self.sink.error(code::STEP_SHAPE, at, format!("`{name}` needs a value"));
                 return;
@@ -122,9 +128,9 @@ impl Ctx<'_> {
         if !scope.has(Kind::Command, name) && BUILT_IN.contains(&name) {
             match body {
                 None => out.push(Node::str(at, name)),
-                Some(body) if name == "deploy" => self.run_step(name, at, body, out),
-                Some(body) if body.is_null() => out.push(Node::str(at, name)),
-                Some(body) => out.push(single(name, at, body.clone())),
+                Some((body, whole)) if name == "deploy" => self.run_step(name, at, body, whole, out),
+                Some((body, _)) if body.is_null() => out.push(Node::str(at, name)),
+                Some((_, whole)) => out.push(whole.clone()),
             }
             return;
         }
@@ -132,16 +138,21 @@ impl Ctx<'_> {
         let underscored = name.replace('-', "_");
         if underscored != name && !scope.has(Kind::Command, name) && BUILT_IN.contains(&underscored.as_str())
         {
-            return self.named_step(&underscored, at, body, scope, out);
+            let renamed = body.map(|(body, _)| (body, single(&underscored, at, body.clone())));
+            let renamed = renamed.as_ref().map(|(body, whole)| (*body, whole));
+            return self.named_step(&underscored, at, renamed, scope, out);
         }
-        self.command(name, at, body, scope, out);
+        self.command(name, at, body.map(|(body, _)| body), scope, out);
     }
 
     /// `run` and `deploy`.
-    fn run_step(&mut self, name: &str, at: Span, body: &Node, out: &mut Vec<Node>) {
+    fn run_step(&mut self, name: &str, at: Span, body: &Node, whole: &Node, out: &mut Vec<Node>) {
         match &body.value {
             Value::Str(_) => out.push(single(name, at, single("command", body.span, body.clone()))),
-            Value::Map(map) => out.push(single(name, at, Node::map(body.span, with_digits(map)))),
+            Value::Map(map) => out.push(match with_digits(map) {
+                Some(map) => single(name, at, Node::map(body.span, map)),
+                None => whole.clone(),
+            }),
             Value::Null if self.sink.reported_within(body.span) => {}
             Value::Null => {
                 let message = format!("required key [command] not found in the step `{name}`");
@@ -193,7 +204,7 @@ impl Ctx<'_> {
             return;
         }
         let Some(given) = self.given(name, body) else { return };
-        let decls = self.declarations(&definition, Place::Command);
+        let decls = self.declared(&definition, Place::Command);
         let Some(args) = self.bind(&decls, &given, scope, &found.scope, at) else { return };
         let Some(steps) = definition.get("steps") else { return };
         self.sink.trace.push((format!("Error calling command: '{name}'{}", found.scope.in_orb()), at));

@@ -144,7 +144,7 @@ impl Ctx<'_> {
         // The one place where the old filter of a job counts.
         if let Some(job) = draft.jobs.first_mut()
             && let Some((key, branches)) =
-                job.body.as_mut().and_then(|body| body.shift_remove_entry("branches"))
+                job.body.as_mut().and_then(|body| Arc::make_mut(body).shift_remove_entry("branches"))
         {
             let filters = Map::from_iter([(key, branches)]);
             job.passes = self.passes(&Filter::Map(&filters), Env::default());
