@@ -2,6 +2,7 @@
 //!
 //! Each aggregate has a state, commands, events, `decide` and `evolve` (architecture §3).
 
+pub mod lease;
 pub mod permission;
 pub mod plan;
 pub mod queue;

@@ -7,7 +7,7 @@ use contracts::{
 };
 use ids::{JobId, OrgId, PipelineId, ProjectId, Timestamp, UserId, WorkflowId};
 use serde_json::Value;
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -226,23 +226,32 @@ impl Views {
 
     /// Newest first.
     pub async fn pipelines(&self, filter: &PipelineFilter, limit: i64) -> Found<Vec<PipelineRow>> {
-        let (time, id) = filter.before.unzip();
-        sqlx::query_as(
-            "SELECT * FROM projector.pipelines
-             WHERE ($1::uuid IS NULL OR project_id = $1) AND ($2::uuid[] IS NULL OR org_id = ANY($2))
-               AND ($3::text IS NULL OR branch = $3) AND ($4::uuid IS NULL OR actor = $4)
-               AND ($5::timestamptz IS NULL OR (created_at, id) < ($5, $6))
-             ORDER BY created_at DESC, id DESC LIMIT $7",
-        )
-        .bind(filter.project)
-        .bind(filter.orgs.as_deref())
-        .bind(filter.branch.as_deref())
-        .bind(filter.actor.map(UserId::uuid))
-        .bind(time)
-        .bind(id)
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await
+        // Only the conditions that are asked for: one that may be absent would keep its index from being used.
+        let mut sql = QueryBuilder::<Postgres>::new("SELECT p.* FROM ");
+        if let Some(orgs) = &filter.orgs {
+            // Each organisation's newest, and of those the newest.
+            sql.push("unnest(").push_bind(orgs).push("::uuid[]) AS o(id), LATERAL (SELECT p.* FROM ");
+        }
+        sql.push("projector.pipelines p WHERE ");
+        sql.push(if filter.orgs.is_some() { "p.org_id = o.id" } else { "true" });
+        if let Some(project) = filter.project {
+            sql.push(" AND p.project_id = ").push_bind(project);
+        }
+        if let Some(branch) = &filter.branch {
+            sql.push(" AND p.branch = ").push_bind(branch);
+        }
+        if let Some(actor) = filter.actor {
+            sql.push(" AND p.actor = ").push_bind(actor.uuid());
+        }
+        if let Some((time, id)) = filter.before {
+            sql.push(" AND (p.created_at, p.id) < (").push_bind(time).push(", ").push_bind(id).push(")");
+        }
+        let newest = " ORDER BY p.created_at DESC, p.id DESC LIMIT ";
+        sql.push(newest).push_bind(limit);
+        if filter.orgs.is_some() {
+            sql.push(") p").push(newest).push_bind(limit);
+        }
+        sql.build_query_as().fetch_all(&self.pool).await
     }
 
     pub async fn workflow(&self, id: WorkflowId) -> Found<Option<WorkflowRow>> {
@@ -304,23 +313,32 @@ impl Views {
         limit: i64,
         offset: i64,
     ) -> Found<Vec<JobRow>> {
-        sqlx::query_as(
-            "SELECT j.* FROM projector.jobs j
-             WHERE j.number IS NOT NULL AND ($1::uuid IS NULL OR j.project_id = $1)
-               AND ($2::uuid[] IS NULL OR j.org_id = ANY($2))
-               AND ($3::text IS NULL OR EXISTS (SELECT 1 FROM projector.pipelines p
-                    WHERE p.id = j.pipeline_id AND p.branch = $3))
-               AND ($4::text[] IS NULL OR j.status = ANY($4))
-             ORDER BY j.created_at DESC, j.number DESC LIMIT $5 OFFSET $6",
-        )
-        .bind(project)
-        .bind(orgs)
-        .bind(branch)
-        .bind(statuses)
-        .bind(limit)
-        .bind(offset)
-        .fetch_all(&self.pool)
-        .await
+        let mut sql = QueryBuilder::<Postgres>::new("SELECT j.* FROM ");
+        if let Some(orgs) = orgs {
+            sql.push("unnest(").push_bind(orgs).push("::uuid[]) AS o(id), LATERAL (SELECT j.* FROM ");
+        }
+        sql.push("projector.jobs j WHERE j.number IS NOT NULL");
+        if orgs.is_some() {
+            sql.push(" AND j.org_id = o.id");
+        }
+        if let Some(project) = project {
+            sql.push(" AND j.project_id = ").push_bind(project);
+        }
+        if let Some(branch) = branch {
+            sql.push(
+                " AND EXISTS (SELECT 1 FROM projector.pipelines p WHERE p.id = j.pipeline_id AND p.branch = ",
+            );
+            sql.push_bind(branch).push(")");
+        }
+        if let Some(statuses) = statuses {
+            sql.push(" AND j.status = ANY(").push_bind(statuses).push(")");
+        }
+        let newest = " ORDER BY j.created_at DESC, j.number DESC LIMIT ";
+        if orgs.is_some() {
+            sql.push(newest).push_bind(limit.saturating_add(offset)).push(") j");
+        }
+        sql.push(newest).push_bind(limit).push(" OFFSET ").push_bind(offset);
+        sql.build_query_as().fetch_all(&self.pool).await
     }
 
     pub async fn tasks_of(&self, job: JobId) -> Found<Vec<TaskRow>> {

@@ -58,15 +58,11 @@ async fn take(
 ) -> Result<(TaskRow, Timestamp), Refused> {
     let mut tx = state.store.begin(&store::of_task(known)).await?;
     let mut task = store::task(&mut tx, placement.task_id).await?;
-    if task.epoch != placement.epoch || task.state == "finished" {
-        return Err(Refused::Stale("the task was queued again, ended or canceled"));
-    }
-    let repeat = task.claim_id == Some(claim.claim_id.uuid());
-    if let (true, Some(deadline)) = (repeat, task.deadline) {
-        return Ok((task, deadline));
-    }
-    if task.state != "queued" || task.cancel_requested {
-        return Err(Refused::Stale("another agent holds the task"));
+    match (model::lease::claim(&task.lease(), placement.epoch, claim.claim_id.uuid()), task.deadline) {
+        (model::lease::Claim::Grant, _) => {}
+        (model::lease::Claim::Repeat, Some(deadline)) => return Ok((task, deadline)),
+        (model::lease::Claim::Repeat, None) => return Err(Refused::Stale("the lease has no end")),
+        (model::lease::Claim::Stale(why), _) => return Err(Refused::Stale(why)),
     }
     let (at, deadline): (Timestamp, Timestamp) = sqlx::query_as(
         "UPDATE dispatcher.tasks t SET state = 'leased', claim_id = $2, instance_id = $3, public_key = $4, agent_version = $5, \
@@ -132,7 +128,7 @@ pub async fn renew(state: &State, fence: &FenceClaims) -> Result<Renewed, Refuse
 /// The task of a fence token, if it is leased under that epoch.
 pub async fn live(state: &State, fence: &FenceClaims) -> Result<TaskRow, Refused> {
     let task = store::peek(state.store.pool(), fence.task_id).await?.ok_or(Refused::NotFound)?;
-    let live = task.state == "leased" && task.epoch == fence.epoch;
+    let live = model::lease::holds(&task.lease(), fence.epoch);
     live.then_some(task).ok_or(Refused::Stale("the lease has ended"))
 }
 
@@ -207,10 +203,10 @@ pub async fn finish(state: &State, fence: &FenceClaims, report: FinalReport) -> 
 
 /// Whether the report is still awaited; a repeat is not, and not refused either.
 fn open(task: &TaskRow, fence: &FenceClaims) -> Result<bool, Refused> {
-    match task.state.as_str() {
-        "leased" if task.epoch == fence.epoch => Ok(true),
-        "finished" if task.epoch == fence.epoch && task.reported => Ok(false),
-        _ => Err(Refused::Stale("the task ended without this report")),
+    match model::lease::report(&task.lease(), fence.epoch) {
+        model::lease::Report::Accept => Ok(true),
+        model::lease::Report::Repeat => Ok(false),
+        model::lease::Report::Stale => Err(Refused::Stale("the task ended without this report")),
     }
 }
 

@@ -33,25 +33,6 @@ pub fn reported_outcome(
     if cancel_requested { (JobStatus::Canceled, None) } else { (status, reason) }
 }
 
-/// What becomes of a task whose time ran out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Expiry {
-    /// No user code ran: a second try is safe.
-    Requeue,
-    /// It ended.
-    Finish(JobStatus, &'static str),
-}
-
-/// The rule of R-16.
-pub fn on_expiry(cancel_requested: bool, permit_given: bool, requeues: u32, max_requeues: u32) -> Expiry {
-    match (cancel_requested, permit_given) {
-        (true, _) => Expiry::Finish(JobStatus::Canceled, "the agent did not answer"),
-        (false, true) => Expiry::Finish(JobStatus::InfrastructureFail, "runner_lost"),
-        (false, false) if requeues < max_requeues => Expiry::Requeue,
-        (false, false) => Expiry::Finish(JobStatus::InfrastructureFail, "no_runner"),
-    }
-}
-
 /// Why a job cannot run here, if it cannot.
 pub fn impossible(ready: &JobReady, config: &Config) -> Option<String> {
     let definition = &ready.definition;

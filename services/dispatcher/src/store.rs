@@ -10,7 +10,10 @@ use contracts::{
 };
 use eventstore::{Key, Tx};
 use ids::{JobId, OrgId, PipelineId, ProjectId, TaskId, Timestamp, WorkflowId};
-use model::status::JobStatus;
+use model::{
+    lease::{self, Stage},
+    status::JobStatus,
+};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -80,6 +83,23 @@ pub struct TaskRow {
 impl TaskRow {
     pub fn task(&self) -> TaskId {
         TaskId(self.task_id)
+    }
+
+    /// What decides about it.
+    pub fn lease(&self) -> lease::Task {
+        let permit = self.permit_at.is_some();
+        let stage = match (self.state.as_str(), self.claim_id) {
+            ("waiting", _) => Stage::Waiting,
+            ("leased", Some(claim)) => Stage::Leased { claim, permit },
+            ("finished", _) => Stage::Finished { reported: self.reported },
+            _ => Stage::Queued,
+        };
+        lease::Task {
+            stage,
+            epoch: self.epoch,
+            requeues: u32::try_from(self.requeues).unwrap_or(u32::MAX),
+            cancel_requested: self.cancel_requested,
+        }
     }
 
     pub fn index(&self) -> u32 {

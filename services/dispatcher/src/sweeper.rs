@@ -2,13 +2,14 @@
 
 use crate::{
     line,
-    rules::{self, Expiry},
     state::State,
     store::{self, Outcome, TaskRow},
 };
 use contracts::dispatcher::TaskQueued;
+use eventstore::Leader;
 use futures::StreamExt;
 use ids::{TaskId, Timestamp};
+use model::lease::{self, Expiry};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,13 +18,16 @@ use tokio_util::sync::CancellationToken;
 const AT_LEAST_EVERY: Duration = Duration::from_secs(10);
 /// The shortest: a row that stays due is not hammered.
 const AT_MOST_EVERY: Duration = Duration::from_millis(20);
+/// Between two attempts to lead.
+const AS_SECOND: Duration = Duration::from_secs(3);
 /// Tasks ended per look.
 const AT_A_TIME: i64 = 100;
 /// Tasks ended at once: each may wait for a receiver.
 const AT_ONCE: usize = 4;
 
 pub async fn run(state: Arc<State>, stop: CancellationToken) {
-    let mut sweeper = Sweeper { grace_until: Instant::now(), outage: true, expected: None };
+    let leader = Leader::new(&state.store, "dispatcher.sweeper");
+    let mut sweeper = Sweeper { leader, grace_until: Instant::now(), outage: true, expected: None };
     while !stop.is_cancelled() {
         let began = Instant::now();
         let wait = match sweeper.look(&state).await {
@@ -45,9 +49,15 @@ pub async fn run(state: Arc<State>, stop: CancellationToken) {
             () = state.due.notified() => tokio::time::sleep(AT_MOST_EVERY).await,
         }
     }
+    // Another process need not wait for the deadline.
+    if let Err(error) = sweeper.leader.release().await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "the sweeper's role was not given up");
+    }
 }
 
 struct Sweeper {
+    /// Of several processes one sweeps (reliability §7); what it ends is fenced by its row.
+    leader: Leader,
     /// Nothing is declared lost before.
     grace_until: Instant,
     /// Whether we may have been unable to accept renewals since the last look; at the start we were.
@@ -59,6 +69,14 @@ struct Sweeper {
 impl Sweeper {
     /// One look; returns how long nothing is due.
     async fn look(&mut self, state: &State) -> anyhow::Result<Duration> {
+        let before = self.leader.epoch();
+        if !self.leader.hold().await? {
+            // Another process sweeps. If it stops, nothing was swept for up to its deadline.
+            self.outage = true;
+            return Ok(AS_SECOND);
+        }
+        // The one before may have been unable to accept renewals.
+        self.outage |= before != self.leader.epoch();
         let now: Timestamp =
             sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(state.store.pool()).await?;
         // A look that comes far too late means that this process or this machine stood still.
@@ -84,7 +102,7 @@ impl Sweeper {
         futures::stream::iter(&due)
             .for_each_concurrent(AT_ONCE, async |(task,)| {
                 // One task that cannot be ended must not keep the others waiting.
-                if let Err(error) = expire(state, TaskId(*task)).await {
+                if let Err(error) = expire(state, &self.leader, TaskId(*task)).await {
                     tracing::error!(%task, error = format!("{error:#}"), "a task whose time ran out could not be ended");
                 }
             })
@@ -136,7 +154,7 @@ async fn fill(state: &State) -> anyhow::Result<()> {
 }
 
 /// Ends or queues again one task whose time ran out.
-async fn expire(state: &State, id: TaskId) -> anyhow::Result<()> {
+async fn expire(state: &State, leader: &Leader, id: TaskId) -> anyhow::Result<()> {
     let Some(known) = store::peek(state.store.pool(), id).await? else { return Ok(()) };
     if known.state == "leased" {
         // The fence token has ended with the lease, so a receiver that does not answer has closed by itself.
@@ -146,27 +164,25 @@ async fn expire(state: &State, id: TaskId) -> anyhow::Result<()> {
     }
     let [run, task] = store::of_task(&known);
     let mut tx = state.store.begin(&[store::slots(), run, task]).await?;
+    leader.fence(&mut tx).await?;
     let task = store::task(&mut tx, id).await?;
     let now = store::now(&mut tx).await?;
     if task.next_action_at.is_none_or(|due| due > now) {
         return Ok(());
     }
     let run = store::run(&mut tx, task.job_id).await?;
-    let requeues = u32::try_from(task.requeues).unwrap_or(u32::MAX);
-    let permit_given = task.state == "leased" && task.permit_at.is_some();
-    let events =
-        match rules::on_expiry(task.cancel_requested, permit_given, requeues, state.config.max_requeues) {
-            Expiry::Requeue => {
-                vec![run.event("task", task.task_id, &requeue(state, &mut tx, &run, &task).await?)]
-            }
-            Expiry::Finish(status, reason) => {
-                tracing::warn!(task = %id, epoch = task.epoch, %status, reason, "a task's time ran out");
-                let outcome = Outcome { status, reason: Some(reason.to_owned()), reported: false };
-                let mut events = store::finish(&mut tx, &run, &task, outcome).await?;
-                events.extend(line::fill(&mut tx, state).await?);
-                events
-            }
-        };
+    let events = match lease::expire(&task.lease(), state.config.max_requeues) {
+        Expiry::Requeue => {
+            vec![run.event("task", task.task_id, &requeue(state, &mut tx, &run, &task).await?)]
+        }
+        Expiry::Finish(status, reason) => {
+            tracing::warn!(task = %id, epoch = task.epoch, %status, reason, "a task's time ran out");
+            let outcome = Outcome { status, reason: Some(reason.to_owned()), reported: false };
+            let mut events = store::finish(&mut tx, &run, &task, outcome).await?;
+            events.extend(line::fill(&mut tx, state).await?);
+            events
+        }
+    };
     tx.append(&events).await?;
     tx.commit().await?;
     state.wake([id]);

@@ -23,7 +23,10 @@ use eventstore::{Key, Store, Tx};
 use ids::{JobId, PipelineId, WorkflowId};
 use live::Live;
 use sqlx::PgPool;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use store::Unprojected;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -119,7 +122,11 @@ impl Group for Views {
     }
 
     async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        let mut workflows = BTreeMap::new();
         for event in batch {
+            if event.aggregate.kind == "workflow" {
+                workflows.insert(event.aggregate.id, event.aggregate.version);
+            }
             let db = tx.conn();
             let done = match event.kind.as_str() {
                 ProjectCreated::TYPE => store::project_created(db, event).await,
@@ -146,6 +153,13 @@ impl Group for Views {
                 ),
                 Unprojected::Db(error) => Fault::from(error),
             })?;
+        }
+        if !workflows.is_empty() {
+            match store::workflows_seen(tx.conn(), &workflows).await {
+                Ok(()) => {}
+                Err(Unprojected::Db(error)) => return Err(error.into()),
+                Err(Unprojected::Unreadable(error)) => return Err(error.into()),
+            }
         }
         Ok(())
     }

@@ -15,6 +15,8 @@ use contracts::{
 use ids::{JobId, PipelineId, WorkflowId};
 use model::{plan::Executor, status::WorkflowStatus};
 use sqlx::{PgConnection, PgPool};
+use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// Why an event has no place in the views.
 #[derive(Debug)]
@@ -143,7 +145,7 @@ pub async fn jobs_added(db: &mut PgConnection, event: &Envelope) -> Done {
         .execute(&mut *db)
         .await?;
     }
-    workflow_seen(db, event).await
+    Ok(())
 }
 
 /// Where jobs belong.
@@ -204,9 +206,9 @@ pub async fn turn_wanted(db: &mut PgConnection, event: &Envelope) -> Done {
     .bind(body.job_id.uuid())
     .bind(event.occurred_at)
     .bind(event.aggregate.version)
-    .execute(&mut *db)
+    .execute(db)
     .await?;
-    workflow_seen(db, event).await
+    Ok(())
 }
 
 pub async fn job_ready(db: &mut PgConnection, event: &Envelope) -> Done {
@@ -229,9 +231,9 @@ pub async fn job_ready(db: &mut PgConnection, event: &Envelope) -> Done {
     .bind(i32::try_from(body.definition.parallelism).unwrap_or(i32::MAX))
     .bind(event.occurred_at)
     .bind(event.aggregate.version)
-    .execute(&mut *db)
+    .execute(db)
     .await?;
-    workflow_seen(db, event).await
+    Ok(())
 }
 
 pub async fn job_on_hold(db: &mut PgConnection, event: &Envelope) -> Done {
@@ -243,9 +245,9 @@ pub async fn job_on_hold(db: &mut PgConnection, event: &Envelope) -> Done {
     .bind(body.job_id.uuid())
     .bind(event.occurred_at)
     .bind(event.aggregate.version)
-    .execute(&mut *db)
+    .execute(db)
     .await?;
-    workflow_seen(db, event).await
+    Ok(())
 }
 
 pub async fn job_running(db: &mut PgConnection, event: &Envelope) -> Done {
@@ -257,9 +259,9 @@ pub async fn job_running(db: &mut PgConnection, event: &Envelope) -> Done {
     .bind(body.job_id.uuid())
     .bind(body.at)
     .bind(event.aggregate.version)
-    .execute(&mut *db)
+    .execute(db)
     .await?;
-    workflow_seen(db, event).await
+    Ok(())
 }
 
 pub async fn job_ended(db: &mut PgConnection, event: &Envelope) -> Done {
@@ -274,14 +276,14 @@ pub async fn job_ended(db: &mut PgConnection, event: &Envelope) -> Done {
     .bind(body.approved_by.map(ids::UserId::uuid))
     .bind(body.at)
     .bind(event.aggregate.version)
-    .execute(&mut *db)
+    .execute(db)
     .await?;
-    workflow_seen(db, event).await
+    Ok(())
 }
 
 pub async fn cancel_requested(db: &mut PgConnection, event: &Envelope) -> Done {
     let body = event.body_as::<CancelRequested>()?;
-    let Some(user) = event.actor.user() else { return workflow_seen(db, event).await };
+    let Some(user) = event.actor.user() else { return Ok(()) };
     match body.job_id {
         Some(job) => {
             sqlx::query("UPDATE projector.jobs SET canceled_by = $2 WHERE id = $1 AND stopped_at IS NULL")
@@ -298,7 +300,7 @@ pub async fn cancel_requested(db: &mut PgConnection, event: &Envelope) -> Done {
                 .await?;
         }
     }
-    workflow_seen(db, event).await
+    Ok(())
 }
 
 pub async fn workflow_status(db: &mut PgConnection, event: &Envelope) -> Done {
@@ -331,13 +333,17 @@ pub async fn workflow_finished(db: &mut PgConnection, event: &Envelope) -> Done 
 }
 
 /// The workflow's row carries the aggregate's version, so that a client that holds a version from a mutation
-/// can tell whether the view has it.
-async fn workflow_seen(db: &mut PgConnection, event: &Envelope) -> Done {
-    sqlx::query("UPDATE projector.workflows SET version = $2 WHERE id = $1 AND version < $2")
-        .bind(event.aggregate.id)
-        .bind(event.aggregate.version)
-        .execute(db)
-        .await?;
+/// can tell whether the view has it. Once for all events of a batch.
+pub async fn workflows_seen(db: &mut PgConnection, versions: &BTreeMap<Uuid, i64>) -> Done {
+    let (ids, versions): (Vec<Uuid>, Vec<i64>) = versions.iter().unzip();
+    sqlx::query(
+        "UPDATE projector.workflows w SET version = n.version
+         FROM unnest($1::uuid[], $2::bigint[]) AS n(id, version) WHERE w.id = n.id AND w.version < n.version",
+    )
+    .bind(ids)
+    .bind(versions)
+    .execute(db)
+    .await?;
     Ok(())
 }
 

@@ -32,6 +32,11 @@ impl Group for Placements {
         true
     }
 
+    /// What is queued together is placed together.
+    fn batch(&self) -> usize {
+        64
+    }
+
     fn locks(&self, _msg: &Envelope) -> Vec<Key> {
         Vec::new()
     }

@@ -60,7 +60,7 @@ pub struct World {
     dispatcher: Store,
     pub stop: CancellationToken,
     service: gantry_dispatcher::Service,
-    project: Project,
+    pub project: Project,
 }
 
 /// Leases short enough to wait for their end.
@@ -146,6 +146,10 @@ impl World {
     }
 
     pub async fn announce(&self, job_id: JobId, parallelism: u32, executor: Executor) {
+        self.announce_in(&self.project.clone(), job_id, parallelism, executor).await;
+    }
+
+    pub async fn announce_in(&self, project: &Project, job_id: JobId, parallelism: u32, executor: Executor) {
         let workflow_id = WorkflowId::new();
         let body = JobReady {
             job_id,
@@ -154,7 +158,7 @@ impl World {
             workspace_id: workflow_id,
             pipeline_id: PipelineId::new(),
             pipeline_number: 1,
-            project: self.project.clone(),
+            project: project.clone(),
             name: "test".to_owned(),
             number: 1,
             vcs: Vcs { revision: "abc".to_owned(), branch: Some("main".to_owned()), tag: None },
@@ -180,7 +184,7 @@ impl World {
         };
         let mut tx = self.conductor.begin(&[]).await.unwrap();
         let event = NewEvent::new("workflow", workflow_id.uuid(), Actor::service("conductor"), &body)
-            .in_project(self.project.org_id, self.project.id)
+            .in_project(project.org_id, project.id)
             .of_pipeline(body.pipeline_id);
         tx.append(&[event]).await.unwrap();
         tx.commit().await.unwrap();
