@@ -27,13 +27,20 @@ pub enum FormatError {
 /// The file is not YAML, or its layout is not one that can be changed safely.
 pub fn format(file: &str, source: &str) -> Result<String, FormatError> {
     let before = read(file, source).map_err(FormatError::Broken)?;
-    let text = source.replace("\r\n", "\n");
-    let Some(kinds) = line_kinds(&text) else { return Err(FormatError::Unknown) };
-    let formatted = lay_out(&text, &kinds);
-    match read(file, &formatted) {
-        Ok(after) if after.same(&before) => Ok(formatted),
-        _ => Err(FormatError::Unknown),
+    let mut text = source.replace("\r\n", "\n");
+    // Odd layouts may settle in a second round; one that never does is not known.
+    for _ in 0..3 {
+        let Some(kinds) = line_kinds(&text) else { return Err(FormatError::Unknown) };
+        let formatted = lay_out(&text, &kinds);
+        if formatted == text {
+            return match read(file, &text) {
+                Ok(after) if after.same(&before) => Ok(text),
+                _ => Err(FormatError::Unknown),
+            };
+        }
+        text = formatted;
     }
+    Err(FormatError::Unknown)
 }
 
 fn read(file: &str, source: &str) -> Result<yaml::Node, Vec<Diagnostic>> {

@@ -192,6 +192,7 @@ mod tests {
         pack(&files, &|name| (name == "scripts/a.sh").then(|| "cat <<EOF\nhi\nEOF\n".to_owned()))
     }
 
+    /// config-language §27
     #[test]
     fn folders_are_sections() {
         let text = packed(&[
@@ -207,6 +208,7 @@ mod tests {
         assert_eq!(text, expected);
     }
 
+    /// config-language §27
     #[test]
     fn what_cannot_be_packed_is_named() {
         let cases = [

@@ -49,6 +49,16 @@ fn verdict(found: &[(Span, Diagnostic)], index: usize) -> Verdict {
         return Verdict::Stays;
     }
     let others = || found.iter().enumerate().filter(|(other, _)| *other != index);
+    // A parameter of a matrix is an argument at two places of its line.
+    let again = |(other, (at, earlier)): (usize, &(Span, Diagnostic))| {
+        other < index
+            && at.file == span.file
+            && (earlier.code, earlier.line, &earlier.message)
+                == (finding.code, finding.line, &finding.message)
+    };
+    if finding.code == code::UNEXPECTED_ARGUMENT && others().any(again) {
+        return Verdict::Goes;
+    }
     let cause = match finding.code {
         // The key is there, misspelt.
         code::MISSING_KEY | code::NO_EXECUTOR => {

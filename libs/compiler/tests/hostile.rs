@@ -11,6 +11,7 @@ fn run(source: &str) -> Result<Compiled, Vec<Diagnostic>> {
     compile(&Input { values, ..Input::new("config.yml", source) })
 }
 
+/// config-language §28
 #[test]
 fn each_hostile_file_is_refused_with_the_limit_that_it_breaks() {
     for case in hostile::CASES {

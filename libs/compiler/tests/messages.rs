@@ -117,6 +117,7 @@ fn attempt(
     silent
 }
 
+/// config-language §25
 #[test]
 fn the_first_message_is_at_the_broken_line_and_names_the_fix() {
     let Some(corpus) = Corpus::open() else { return };
