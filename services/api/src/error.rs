@@ -59,7 +59,7 @@ impl From<RequestError> for Fail {
                     "unauthenticated" => StatusCode::UNAUTHORIZED,
                     "invalid" => StatusCode::BAD_REQUEST,
                     "disk_full" => StatusCode::SERVICE_UNAVAILABLE,
-                    "limit_reached" | "key_reused" => StatusCode::UNPROCESSABLE_ENTITY,
+                    "limit_reached" | "idempotency_key_reused" => StatusCode::UNPROCESSABLE_ENTITY,
                     _ => StatusCode::CONFLICT,
                 };
                 Self { status, code: refusal.code, message: refusal.message }

@@ -5,4 +5,5 @@ mod graphql;
 mod rest;
 mod schema;
 mod setup;
+mod variables;
 mod world;

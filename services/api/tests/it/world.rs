@@ -10,8 +10,8 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bus::{Bus, Responder, route, unknown};
 use contracts::{
-    Actor, Envelope, Event, NewEvent, Refusal, Request, RequestError, conductor::*, delivery::*, domain::*,
-    output::*, permissions::CheckPermission, pipelines::*,
+    Actor, Envelope, Event, NewEvent, Refusal, Request, RequestError, conductor::*, contexts::*, delivery::*,
+    domain::*, output::*, permissions::CheckPermission, pipelines::*,
 };
 use eventstore::{Key, Store};
 use http_body_util::BodyExt;
@@ -105,6 +105,46 @@ impl Responder for As {
             "token.create" => {
                 route::<CreateToken, _, _>(&req, |ask, _| async move {
                     Ok(TokenInfo { id: TokenId::new(), label: ask.label, created_at: chrono::Utc::now() })
+                })
+                .await
+            }
+            "variable.set" => {
+                route::<SetVariable, _, _>(&req, |ask, _| async move {
+                    let at = chrono::Utc::now();
+                    Ok(VariableInfo {
+                        name: ask.name,
+                        masked: "xxxx12ab".into(),
+                        created_at: at,
+                        updated_at: at,
+                    })
+                })
+                .await
+            }
+            "variable.list" => {
+                route::<ListVariables, _, _>(&req, |_, _| async move {
+                    let at = chrono::Utc::now();
+                    let masked = "xxxx12ab".to_owned();
+                    Ok(vec![VariableInfo { name: "TOKEN".into(), masked, created_at: at, updated_at: at }])
+                })
+                .await
+            }
+            "variable.remove" => route::<RemoveVariable, _, _>(&req, |_, _| async move { Ok(()) }).await,
+            "context.get" => {
+                route::<GetContext, _, _>(&req, |ask, _| async move {
+                    let org_id = Some(owners.project.org_id);
+                    Ok(ContextInfo {
+                        id: ask.id,
+                        org_id,
+                        name: "deploy".into(),
+                        created_at: chrono::Utc::now(),
+                    })
+                })
+                .await
+            }
+            "restriction.add" => {
+                route::<AddRestriction, _, _>(&req, |ask, _| async move {
+                    let (context_id, kind, value) = (ask.context_id, ask.kind, ask.value);
+                    Ok(Restriction { id: RestrictionId::new(), context_id, kind, value })
                 })
                 .await
             }

@@ -93,7 +93,7 @@ async fn a_repeated_write_is_one_write_and_another_value_under_its_key_is_refuse
     };
     let first = set("the-value").await.unwrap();
     assert_eq!(set("the-value").await.unwrap(), first);
-    assert_eq!(refused(set("another-value").await.unwrap_err()), "key_reused");
+    assert_eq!(refused(set("another-value").await.unwrap_err()), "idempotency_key_reused");
     let versions: i64 =
         sqlx::query_scalar("SELECT version FROM contexts.variables").fetch_one(&suite.db.pool).await.unwrap();
     assert_eq!(versions, 1);
