@@ -347,8 +347,8 @@ async function job(id, signal) {
   let shown = await read();
   if (!shown) return missing("There is no such job.");
   const { workflow } = shown, pipelineUrl = `/projects/${workflow.projectSlug}/pipelines/${workflow.pipelineNumber}`;
-  const head = h("div", {}), steps = h("div", { class: "list" }), known = new Map();
-  show(shown.name, [...crumbsOf(workflow.projectSlug), link(pipelineUrl, {}, `#${workflow.pipelineNumber}`), workflow.name, shown.name], head, h("h2", {}, "Steps"), steps);
+  const head = h("div", {}), steps = h("div", { class: "list" }), kept = h("div", {}), known = new Map();
+  show(shown.name, [...crumbsOf(workflow.projectSlug), link(pipelineUrl, {}, `#${workflow.pipelineNumber}`), workflow.name, shown.name], head, h("h2", {}, "Steps"), steps, kept);
   const open = (entry, step) => {
     entry.box.hidden = !entry.box.hidden;
     entry.head.setAttribute("aria-expanded", String(!entry.box.hidden));
@@ -379,15 +379,39 @@ async function job(id, signal) {
     }
     if (!shown.steps.length && !steps.childElementCount) steps.append(h("div", { class: "row soft" }, "Nothing has run yet.")); else if (shown.steps.length) steps.querySelector(".row")?.remove();
   };
+  let asked = false;
+  const results = async () => {
+    if (asked || !shown.stoppedAt) return;
+    asked = true;
+    const found = (await ask("query($id: ID!) { job(id: $id) { artifacts { index path size url } tests { total problems items { index name classname result runTime message } } } }", { id }, signal)).job;
+    if (found) kept.replaceChildren(...artifactList(found.artifacts), ...testList(found.tests));
+  };
   draw();
+  results();
   let reading = false, again = false;
   follow("subscription($id: ID!) { pipeline(id: $id) { id } }", { id: workflow.pipelineId }, signal, async () => {
     if (reading) { again = true; return; }
     reading = true;
-    do { again = false; try { const next = await read(); if (next) { shown = next; draw(); } } catch (error) { break; } } while (again);
+    do { again = false; try { const next = await read(); if (next) { shown = next; draw(); results(); } } catch (error) { break; } } while (again);
     reading = false;
   });
   ticking(signal, () => { if (!shown.stoppedAt && !head.querySelector("button:active")) draw(); });
+}
+function artifactList(artifacts) {
+  if (!artifacts.length) return [];
+  const rows = artifacts.map((artifact) => h("div", { class: "row" }, h("button", { class: "plain", onclick: () => save(artifact.url) }, artifact.path), h("span", { class: "soft" }, `${artifact.size.toLocaleString()} bytes${artifact.index ? ` · node ${artifact.index}` : ""}`)));
+  return [h("h2", {}, "Artifacts"), h("div", { class: "list" }, ...rows)];
+}
+function testList(tests) {
+  if (!tests.total && !tests.problems.length) return [];
+  const bad = (test) => test.result === "failure" || test.result === "error";
+  const rows = [...tests.items].sort((a, b) => bad(b) - bad(a)).map((test) => h("div", { class: "row" }, badge(bad(test) ? "failed" : test.result), h("span", {}, [test.classname, test.name].filter(Boolean).join(" · ")), h("span", { class: "soft" }, `${test.runTime.toFixed(2)} s`), bad(test) && test.message ? h("pre", { class: "error" }, test.message) : ""));
+  return [h("h2", {}, `Tests (${tests.total})`), ...tests.problems.map((text) => h("p", { class: "error" }, text)), h("div", { class: "list" }, ...rows)];
+}
+// A link cannot send the token along: it is asked for the address, which needs none for a while.
+async function save(url) {
+  const response = await call(`${new URL(url).pathname}?format=json`);
+  h("a", { href: (await response.json()).url }).click();
 }
 async function download(step, name) {
   const response = await call(`/logs/${step}/raw`);

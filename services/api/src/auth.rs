@@ -26,7 +26,10 @@ impl Caller {
     /// From the headers of a request.
     pub async fn of(app: &App, headers: &HeaderMap, uri: &Uri) -> Result<Self, Fail> {
         let token = token(headers)
-            .or_else(|| uri.path().starts_with("/api/v1.1/").then(|| query_token(uri))?)
+            .or_else(|| {
+                let old = uri.path().starts_with("/api/v1.1/") || uri.path().starts_with("/artifacts/");
+                old.then(|| query_token(uri))?
+            })
             .ok_or_else(Fail::unauthenticated)?;
         let user = app.holder(&token).await?;
         let idempotency_key =

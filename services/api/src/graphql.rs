@@ -3,6 +3,7 @@
 
 mod limits;
 mod mutations;
+mod results;
 mod subscriptions;
 mod types;
 

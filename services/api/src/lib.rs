@@ -3,6 +3,7 @@
 //! Queries are answered from the views of `projector`; changes are asked of the aggregate's owner over the
 //! bus. The edge owns one aggregate, the delivery: a push that was accepted.
 
+mod artifacts;
 mod auth;
 mod configs;
 mod error;
@@ -115,6 +116,7 @@ fn router(app: App) -> Router {
         .merge(v1::routes())
         .merge(orchestration::routes())
         .merge(logs::routes())
+        .merge(artifacts::routes())
         .merge(graphql::routes(&app))
         .merge(page::routes())
         .merge(setup::routes())

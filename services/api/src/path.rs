@@ -30,6 +30,19 @@ pub fn query(uri: &Uri, name: &str) -> Option<String> {
     })
 }
 
+/// A segment of a path, as URLs have it.
+pub fn encode(segment: &str) -> String {
+    let mut encoded = String::with_capacity(segment.len());
+    for byte in segment.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
 /// A number of the query.
 pub fn number(uri: &Uri, name: &str) -> Option<u64> {
     query(uri, name)?.parse().ok()

@@ -1,6 +1,7 @@
 //! REST v1.1, what is still called of it (api-v2 §18).
 
 use crate::{
+    artifacts,
     auth::Caller,
     error::{Answer, Fail},
     logs, path,
@@ -193,8 +194,9 @@ async fn build(app: &App, caller: &Caller, job: &JobRow) -> Answer<Value> {
             json!({ "name": same[0].name, "actions": actions })
         })
         .collect();
+    let has_artifacts = artifacts::any(app, caller, JobId(job.id)).await;
     let more = json!({
-        "steps": grouped, "has_artifacts": false, "ssh_users": [], "ssh_disabled": true, "job_name": job.name,
+        "steps": grouped, "has_artifacts": has_artifacts, "ssh_users": [], "ssh_disabled": true, "job_name": job.name,
         "messages": [], "all_commit_details": [], "pull_requests": [],
         "picard": {
             "executor": job.executor, "resource_class": { "cpu": null, "ram": null, "class": job.resource_class },
@@ -281,6 +283,14 @@ async fn project(
         ("GET", [number]) => {
             let job = view::numbered_job(&app, &caller, &project, number).await?;
             Ok(Json(build(&app, &caller, &job).await?).into_response())
+        }
+        ("GET", [number, "artifacts"]) => {
+            let job = view::numbered_job(&app, &caller, &project, number).await?;
+            artifacts::list_v1(&app, &caller, JobId(job.id)).await
+        }
+        ("GET", [number, "tests"]) => {
+            let job = view::numbered_job(&app, &caller, &project, number).await?;
+            artifacts::tests_v1(&app, &caller, JobId(job.id)).await
         }
         ("POST", [number, "cancel"]) => {
             let job = view::numbered_job(&app, &caller, &project, number).await?;

@@ -1,6 +1,7 @@
 //! REST v2 (api-v2 §2–§6, §9).
 
 use crate::{
+    artifacts,
     auth::Caller,
     configs,
     error::{Answer, Fail},
@@ -346,6 +347,13 @@ async fn project(
         }
         ("GET", ["settings"]) => orchestration::settings(&app, &caller, &project).await,
         ("PATCH", ["settings"]) => orchestration::change_settings(&app, &caller, &project, &bytes).await,
+        ("GET", [number, list @ ("artifacts" | "tests")]) => {
+            let row = view::numbered_job(&app, &caller, &project, number).await?;
+            match *list {
+                "artifacts" => artifacts::list(&app, &caller, JobId(row.id), &uri).await,
+                _ => artifacts::tests(&app, &caller, JobId(row.id), &uri).await,
+            }
+        }
         (_, ["envvar", rest @ ..]) => project_variables(&app, &caller, &project, &method, rest, &bytes).await,
         _ => Err(Fail::not_found("Route")),
     }

@@ -1,7 +1,11 @@
 //! The types of the graph.
 
-use super::{JobsOf, Outcome, ProjectOf, StepsOf, WorkflowsOf, app, caller, first, limits, loader};
+use super::{
+    JobsOf, Outcome, ProjectOf, StepsOf, WorkflowsOf, app, caller, first, limits, loader,
+    results::{Artifact, Test, Tests},
+};
 use crate::{
+    artifacts,
     auth::Caller,
     state::App,
     store::{JobRow, PipelineFilter, PipelineRow, ProjectRow, StepRow, WorkflowRow},
@@ -12,6 +16,7 @@ use contracts::{
     conductor::{self, ExplainWait},
     domain::{self, ListTokens},
     pipelines::GetPipelineConfig,
+    test_results::ListTests,
 };
 use ids::{JobId, PipelineId, Timestamp, WorkflowId};
 use std::collections::HashSet;
@@ -503,6 +508,29 @@ impl Job {
     async fn steps(&self, ctx: &Context<'_>) -> Outcome<Vec<Step>> {
         let rows = loader(ctx).load_one(StepsOf(self.0.id)).await?.unwrap_or_default();
         Ok(rows.into_iter().map(Step).collect())
+    }
+    /// Files that it kept for people, by index and path.
+    #[graphql(complexity = "20 + 5 * child_complexity")]
+    async fn artifacts(&self, ctx: &Context<'_>) -> Outcome<Vec<Artifact>> {
+        let job = JobId(self.0.id);
+        let found = artifacts::all(app(ctx), caller(ctx)?, job).await?;
+        Ok(found.into_iter().map(|record| Artifact::of(app(ctx), job, record)).collect())
+    }
+    /// Its tests in the order of their reports.
+    #[graphql(complexity = "20 + 5 * child_complexity")]
+    async fn tests(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(default = 0)] offset: u64,
+        #[graphql(default = 100, validator(maximum = 500))] limit: u32,
+    ) -> Outcome<Tests> {
+        let ask = ListTests { job_id: JobId(self.0.id), offset, limit };
+        let page = app(ctx).ask(caller(ctx)?, &ask).await.map_err(crate::error::Fail::from)?;
+        Ok(Tests {
+            total: page.total,
+            problems: page.problems,
+            items: page.items.into_iter().map(Test::from).collect(),
+        })
     }
     /// Why it waits, in sentences. Empty once it runs.
     #[graphql(complexity = "20")]
