@@ -1,5 +1,9 @@
 //! From a commit in a bare repository to a pipeline.
 
+mod registry;
+mod rules;
+mod setup;
+
 use blobs::{Blobs, FsBlobs, Key};
 use bus::{AskOptions, Bus};
 use contracts::{
@@ -149,7 +153,9 @@ impl Suite {
             }
         };
         let page = tokio::time::timeout(Duration::from_secs(20), settled).await.unwrap();
-        page.events.into_iter().map(|(_, event)| (event.clone(), event.body_as().unwrap())).collect()
+        let events = page.events.into_iter().map(|(_, event)| event);
+        let ours = events.filter(|event| event.kind.starts_with("pipeline."));
+        ours.map(|event| (event.clone(), event.body_as().unwrap())).collect()
     }
 
     fn ask(&self) -> TriggerPipeline {
