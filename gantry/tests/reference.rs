@@ -49,15 +49,13 @@ fn every_command_has_a_purpose_examples_and_exit_codes() {
                 missing.push(format!("{path}: no exit codes"));
             }
             for example in more.lines().filter_map(|line| line.strip_prefix("  gantry ")) {
-                let words = example.split("  ").next().unwrap_or(example);
-                let words = words.split(['|', '>', '<', '#']).next().unwrap_or(words);
-                let words = words.replace(['"', '\''], "").replace('…', "x");
-                let parsed = command::tree()
-                    .try_get_matches_from(std::iter::once("gantry").chain(words.split_whitespace()));
+                let parsed = command::tree().try_get_matches_from(
+                    std::iter::once("gantry".to_owned()).chain(words(example)),
+                );
                 if let Err(error) = parsed
                     && error.use_stderr()
                 {
-                    missing.push(format!("{path}: the example does not parse: {words}: {error}"));
+                    missing.push(format!("{path}: the example does not parse: {example}: {error}"));
                 }
             }
         }
@@ -67,4 +65,23 @@ fn every_command_has_a_purpose_examples_and_exit_codes() {
     let mut missing = Vec::new();
     walk(&tree, "gantry", &mut missing);
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// The words of an example as a shell would see them, up to a pipe, a redirection or the text that explains it.
+fn words(example: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+    let mut rest = example.chars().peekable();
+    while let Some(letter) = rest.next() {
+        match (letter, quote) {
+            ('"' | '\'', None) => quote = Some(letter),
+            (_, Some(open)) if letter == open => quote = None,
+            (' ', None) if rest.peek() == Some(&' ') => break,
+            ('|' | '<' | '>', None) => break,
+            (' ', None) => words.push(std::mem::take(&mut word)),
+            _ => word.push(letter),
+        }
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    words
 }

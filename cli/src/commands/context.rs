@@ -50,6 +50,48 @@ pub enum Context {
         #[arg(long, default_value = "local")]
         org: String,
     },
+    /// Restrictions of one
+    #[command(
+        after_help = "Examples:\n  gantry context restrictions deploy\n  gantry context restrictions deploy --json"
+    )]
+    Restrictions {
+        /// Name of the context
+        context: String,
+        /// Organisation
+        #[arg(long, default_value = "local")]
+        org: String,
+    },
+    /// Let fewer jobs use one: all kinds of restrictions that it has must hold
+    #[command(
+        after_help = "Examples:\n  gantry context restrict deploy --to-project git/local/app\n  gantry context restrict deploy --if 'pipeline.git.branch == \"main\"'"
+    )]
+    Restrict {
+        /// Name of the context
+        context: String,
+        /// Only jobs of this project, and of others that are named so
+        #[arg(long, value_name = "SLUG", group = "how")]
+        to_project: Option<String>,
+        /// Only pipelines for which this expression holds
+        #[arg(long = "if", value_name = "EXPRESSION", group = "how")]
+        expression: Option<String>,
+        /// Only jobs that a member of this group started or approved; an organisation's id means all its members
+        #[arg(long, value_name = "ID", group = "how")]
+        to_group: Option<String>,
+        /// Organisation
+        #[arg(long, default_value = "local")]
+        org: String,
+    },
+    /// Remove all restrictions: every job of the organisation may use it again
+    #[command(
+        after_help = "Examples:\n  gantry context unrestrict deploy\n  gantry context unrestrict deploy --org local"
+    )]
+    Unrestrict {
+        /// Name of the context
+        context: String,
+        /// Organisation
+        #[arg(long, default_value = "local")]
+        org: String,
+    },
 }
 
 async fn owner(client: &Client, org: &str) -> Result<String, Failure> {
@@ -95,6 +137,34 @@ impl Context {
                 let path = format!("/api/v2/context/{}/environment-variable/{name}", text(&found, "id"));
                 let answer = client.put(&path, &json!({ "value": value_from_stdin()? })).await?;
                 done(global, &answer, &format!("Set {name} of context {context}."));
+            }
+            Self::Restrictions { context, org } => {
+                let found = find(&client, &org, &context).await?;
+                let path = format!("/api/v2/context/{}/restrictions", text(&found, "id"));
+                let items = client.items(&path, 1000).await?;
+                print_list(global, &items, &["restriction_type", "name", "restriction_value", "id"]);
+            }
+            Self::Restrict { context, to_project, expression, to_group, org } => {
+                let (kind, value) = match (to_project, expression, to_group) {
+                    (Some(slug), _, _) => {
+                        let project = client.get(&format!("/api/v2/project/{slug}")).await?;
+                        ("project", text(&project, "id").to_owned())
+                    }
+                    (_, Some(expression), _) => ("expression", expression),
+                    (_, _, Some(group)) => ("group", group),
+                    _ => return Err(Failure::new(Exit::Usage, "say how: --to-project, --if or --to-group")),
+                };
+                let found = find(&client, &org, &context).await?;
+                let path = format!("/api/v2/context/{}/restrictions", text(&found, "id"));
+                let body = json!({ "restriction_type": kind, "restriction_value": value });
+                let answer = client.post(&path, &body).await?;
+                done(global, &answer, &format!("Restricted context {context} by {kind}."));
+            }
+            Self::Unrestrict { context, org } => {
+                let found = find(&client, &org, &context).await?;
+                let path = format!("/api/private/context/{}/unrestrict", text(&found, "id"));
+                let answer = client.post(&path, &json!({})).await?;
+                done(global, &answer, &format!("Every job of {org} may use context {context} again."));
             }
         }
         Ok(Exit::Success)
