@@ -3,4 +3,5 @@
 mod chunks;
 mod closing;
 mod restart;
+mod stores;
 mod support;
