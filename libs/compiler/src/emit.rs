@@ -153,7 +153,8 @@ fn write_value(out: &mut String, node: &Node, level: usize, in_list: bool) {
 
 /// Whether a literal block holds the text exactly.
 pub(crate) fn is_block(text: &str) -> bool {
-    text.trim_end_matches('\n').contains('\n')
+    text.contains('\n')
+        && text.trim_end_matches('\n').contains('\n')
         && !text.starts_with([' ', '\n'])
         && !text.ends_with("\n\n")
         && text.chars().all(|c| {
@@ -162,15 +163,20 @@ pub(crate) fn is_block(text: &str) -> bool {
         && text.lines().all(|line| line.is_empty() || !line.trim().is_empty())
 }
 
+/// Whether a character may stand anywhere in a plain scalar.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b" _-./:+=@$^*()".contains(&byte)
+}
+
 pub(crate) fn write_text(out: &mut String, text: &str) {
-    let plain = text.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/' | '.' | '$'))
-        && !text.ends_with([' ', ':'])
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || " _-./:+=@$^*()".contains(c))
+    let bytes = text.as_bytes();
+    // What begins with a digit other readers take for a number or a date, `y` and `n` for booleans.
+    let plain = bytes.first().is_some_and(|b| b.is_ascii_alphabetic() || b"_/.$".contains(b))
+        && bytes.iter().all(|b| is_plain(*b))
+        && !matches!(bytes.last(), Some(b' ' | b':'))
         && !text.contains(": ")
-        && matches!(scalars::plain(text), Value::Str(_))
-        // Other readers take these for booleans, dates or numbers.
         && !matches!(text, "y" | "Y" | "n" | "N")
-        && !text.starts_with(|c: char| c.is_ascii_digit());
+        && matches!(scalars::plain(text), Value::Str(_));
     if plain {
         out.push_str(text);
     } else {

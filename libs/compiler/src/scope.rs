@@ -115,6 +115,19 @@ impl Scope {
         self.label.as_ref().map_or(String::new(), |label| format!(" in the orb `{label}`"))
     }
 
+    /// The usual case: a definition of this scope or of an orb that it imports.
+    fn direct(self: &Arc<Self>, kind: Kind, name: &str) -> Option<Found> {
+        let (scope, entry) = match (self.map(kind).get(name), name.split_once('/')) {
+            (Some(entry), _) => (self, entry),
+            (None, Some((alias, rest))) => {
+                let orb = self.orb(alias)?;
+                (orb, orb.map(kind).get(rest)?)
+            }
+            (None, None) => return None,
+        };
+        Some(Found { body: entry.value.as_map()?.clone(), key: entry.key, scope: scope.clone() })
+    }
+
     /// The node that defines a name of this scope.
     pub fn element(&self, kind: Kind, name: &str) -> Option<&Node> {
         self.map(kind).get(name).map(|e| &e.value)
@@ -289,6 +302,9 @@ impl Ctx<'_> {
 
     /// The element that `name` means in `scope`. `None`: unknown, and reported at `at`.
     pub fn find(&mut self, kind: Kind, name: &str, scope: &Arc<Scope>, at: Span) -> Option<Found> {
+        if let Some(found) = scope.direct(kind, name) {
+            return Some(found);
+        }
         let (mut name, mut scope) = (name.to_owned(), scope.clone());
         for _ in 0..MAX_CALLS {
             if let Some(entry) = scope.map(kind).get(name.as_str()) {

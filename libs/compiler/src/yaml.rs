@@ -10,11 +10,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A source longer than this is refused before it is parsed.
-pub(crate) const MAX_SOURCE: usize = 3 << 20;
+pub(crate) const MAX_SOURCE: usize = 4 << 20;
 /// Levels of nesting, with aliases in place.
 const MAX_DEPTH: usize = 100;
 /// Values of the tree, with aliases in place.
 const MAX_NODES: usize = 300_000;
+/// Uses of anchors, and values that they stand for.
+const MAX_ALIASES: usize = 1000;
+const MAX_COPIED: usize = 100_000;
+/// Bytes of one key, and of one scalar.
+const MAX_KEY: usize = 1024;
+const MAX_SCALAR: usize = 256 << 10;
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -161,7 +167,10 @@ pub(crate) fn read(sink: &mut Sink, file: u32) -> Option<Node> {
         source,
         file,
         anchors: HashMap::new(),
+        keys: HashSet::new(),
         total: 0,
+        aliases: 0,
+        copied: 0,
     };
     reader.document().ok()
 }
@@ -172,7 +181,11 @@ struct Reader<'s, 'k> {
     source: &'s str,
     file: u32,
     anchors: HashMap<usize, Anchored>,
+    keys: HashSet<Arc<str>>,
     total: usize,
+    aliases: usize,
+    /// Values that aliases stand for.
+    copied: usize,
 }
 
 struct Anchored {
@@ -267,6 +280,20 @@ impl<'s> Reader<'s, '_> {
         Ok(())
     }
 
+    fn alias(&mut self, weight: usize, span: Span) -> Result<(), Failed> {
+        self.aliases += 1;
+        self.copied = self.copied.saturating_add(weight);
+        let message = if self.aliases > MAX_ALIASES {
+            format!("the file uses more than {MAX_ALIASES} aliases")
+        } else if self.copied > MAX_COPIED {
+            format!("the aliases of the file stand for more than {MAX_COPIED} values")
+        } else {
+            return Ok(());
+        };
+        self.sink.error(code::YAML_LIMIT, span, message);
+        Err(Failed)
+    }
+
     /// The value that starts with `event`, and its height.
     fn node(&mut self, event: Event<'s>, span: Span, depth: usize) -> Result<(Node, usize), Failed> {
         let before = self.total;
@@ -283,8 +310,15 @@ impl<'s> Reader<'s, '_> {
                 };
                 let (weight, height) = (anchored.weight, anchored.height);
                 let node = anchored.node.clone();
+                self.alias(weight, span)?;
                 self.count(weight, depth + height, span)?;
                 return Ok((node, height));
+            }
+            Event::Scalar(text, ..) if text.len() > MAX_SCALAR => {
+                let message =
+                    format!("a text is {} bytes long; at most {MAX_SCALAR} are accepted", text.len());
+                self.sink.error(code::YAML_LIMIT, span, message);
+                return Err(Failed);
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let value = self.scalar(&text, style, tag, span)?;
@@ -323,72 +357,76 @@ impl<'s> Reader<'s, '_> {
     }
 
     fn mapping(&mut self, span: Span, depth: usize) -> Result<(Map, usize, u32), Failed> {
-        enum Part {
-            Pair(Arc<str>, Entry),
-            Merge(Vec<Arc<Map>>),
-        }
-        let (mut parts, mut explicit, mut height, mut end) = (Vec::new(), HashMap::new(), 0, span.end);
+        let (mut map, mut height, mut end) = (Map::new(), 0, span.end);
+        // Keys that stand here only because they were merged: one that is written in the map itself wins.
+        let mut borrowed: HashSet<Arc<str>> = HashSet::new();
         loop {
             let (event, at) = self.next()?;
-            let (key, merge) = match event {
-                Event::MappingEnd => {
-                    end = end.max(at.end);
-                    break;
-                }
-                Event::Scalar(text, style, anchor, _) => {
-                    let key: Arc<str> = text.as_ref().into();
-                    if anchor != 0 {
-                        let node = Node::str(at, key.clone());
-                        self.anchors.insert(anchor, Anchored { node, weight: 1, height: 1 });
-                    }
-                    self.count(1, 0, at)?;
-                    let merge = style == ScalarStyle::Plain && key.as_ref() == "<<";
-                    (key, merge)
-                }
-                Event::Alias(id) => match self.anchors.get(&id).and_then(|a| a.node.text()) {
-                    Some(text) => (text.as_str().into(), false),
-                    None => {
-                        self.sink.error(code::YAML_SYNTAX, at, "a key must be a plain word");
-                        return Err(Failed);
-                    }
-                },
-                _ => {
-                    self.sink.error(code::YAML_SYNTAX, at, "a key must be a plain word");
-                    return Err(Failed);
-                }
-            };
+            if matches!(event, Event::MappingEnd) {
+                end = end.max(at.end);
+                return Ok((map, height, end));
+            }
+            let (key, merge) = self.key(event, at)?;
             let (event, value_at) = self.next()?;
             let (value, h) = self.node(event, value_at, depth + 1)?;
             height = height.max(h);
             if merge {
-                parts.push(Part::Merge(self.merged(&value)?));
-                continue;
-            }
-            if let Some(first) = explicit.insert(key.clone(), at) {
-                self.sink.error(code::DUPLICATE_KEY, at, format!("the key `{key}` stands twice in this map"));
-                self.sink.related("first here", first);
-            }
-            parts.push(Part::Pair(key, Entry { key: at, value }));
-        }
-        let explicit: HashSet<Arc<str>> = explicit.into_keys().collect();
-        let mut map = Map::new();
-        for part in parts {
-            match part {
-                Part::Pair(key, entry) => {
-                    map.insert(key, entry);
-                }
-                Part::Merge(sources) => {
-                    for source in sources {
-                        for (key, entry) in source.iter() {
-                            if !explicit.contains(key) && !map.contains_key(key) {
-                                map.insert(key.clone(), entry.clone());
-                            }
+                for source in self.merged(&value)? {
+                    for (key, entry) in source.iter() {
+                        if !map.contains_key(key) {
+                            borrowed.insert(key.clone());
+                            map.insert(key.clone(), entry.clone());
                         }
                     }
                 }
+                continue;
+            }
+            if !borrowed.is_empty() && borrowed.remove(&key) {
+                map.shift_remove(&key);
+            }
+            if let Some(first) = map.insert(key.clone(), Entry { key: at, value }) {
+                self.sink.error(code::DUPLICATE_KEY, at, format!("the key `{key}` stands twice in this map"));
+                self.sink.related("first here", first.key);
             }
         }
-        Ok((map, height, end))
+    }
+
+    /// A key, and whether it is the merge key.
+    fn key(&mut self, event: Event<'s>, at: Span) -> Result<(Arc<str>, bool), Failed> {
+        match event {
+            Event::Scalar(text, style, anchor, _) => {
+                if text.len() > MAX_KEY {
+                    let message =
+                        format!("a key is {} bytes long; at most {MAX_KEY} are accepted", text.len());
+                    self.sink.error(code::YAML_LIMIT, at, message);
+                    return Err(Failed);
+                }
+                // The same few words are the keys of most maps.
+                let key = match self.keys.get(text.as_ref()) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let key: Arc<str> = text.as_ref().into();
+                        self.keys.insert(key.clone());
+                        key
+                    }
+                };
+                if anchor != 0 {
+                    let node = Node::str(at, key.clone());
+                    self.anchors.insert(anchor, Anchored { node, weight: 1, height: 1 });
+                }
+                self.count(1, 0, at)?;
+                let merge = style == ScalarStyle::Plain && key.as_ref() == "<<";
+                return Ok((key, merge));
+            }
+            Event::Alias(id) => {
+                if let Some(text) = self.anchors.get(&id).and_then(|a| a.node.text()) {
+                    return Ok((text.as_str().into(), false));
+                }
+            }
+            _ => {}
+        }
+        self.sink.error(code::YAML_SYNTAX, at, "a key must be a plain word");
+        Err(Failed)
     }
 
     fn merged(&mut self, value: &Node) -> Result<Vec<Arc<Map>>, Failed> {
