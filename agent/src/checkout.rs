@@ -2,6 +2,7 @@
 
 use agent_api::{Source, TaskSpec};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use model::plan::CheckoutMethod;
 
 /// What the script ends with when the repository could not be reached: it is run again.
 pub(crate) const UNREACHABLE: i32 = 75;
@@ -22,7 +23,26 @@ else
     exit 1
   fi
   echo 'Cloning git repository'
-  git clone --no-progress --no-checkout "$GANTRY_SOURCE_URL" . || exit 75
+  case $GANTRY_CHECKOUT_METHOD in
+    blobless)
+      # This version of git loses objects when it clones so.
+      if [ "$(git --version)" = 'git version 2.41.0' ]; then
+        echo 'Blobless checkout is not possible with git 2.41.0, making a full one'
+        git clone --no-progress --no-checkout "$GANTRY_SOURCE_URL" . || exit 75
+      else
+        git clone --no-progress --no-checkout --filter=blob:none "$GANTRY_SOURCE_URL" . || exit 75
+      fi ;;
+    shallow)
+      git init --quiet .
+      git remote add origin "$GANTRY_SOURCE_URL"
+      git fetch --no-progress --depth "$GANTRY_CHECKOUT_DEPTH" origin "$GANTRY_SOURCE_REVISION" || exit 75
+      if [ -n "$GANTRY_SOURCE_TAG" ]; then
+        git update-ref "refs/tags/$GANTRY_SOURCE_TAG" FETCH_HEAD
+      elif [ -n "$GANTRY_SOURCE_BRANCH" ]; then
+        git update-ref "refs/remotes/origin/$GANTRY_SOURCE_BRANCH" FETCH_HEAD
+      fi ;;
+    *) git clone --no-progress --no-checkout "$GANTRY_SOURCE_URL" . || exit 75 ;;
+  esac
   existed=
 fi
 if [ -n "$existed" ]; then
@@ -55,7 +75,12 @@ fi
 
 /// The variables of the script. The credential is configuration in the environment of this step alone: not an
 /// argument that others can read, not a file that stays, and nothing that git prints.
-pub(crate) fn variables(spec: &TaskSpec, source: &Source) -> Vec<(String, String)> {
+pub(crate) fn variables(spec: &TaskSpec, source: &Source, method: CheckoutMethod) -> Vec<(String, String)> {
+    let (method, depth) = match method {
+        CheckoutMethod::Full => ("full", String::new()),
+        CheckoutMethod::Blobless => ("blobless", String::new()),
+        CheckoutMethod::Shallow { depth } => ("shallow", depth.to_string()),
+    };
     let credential = STANDARD.encode(format!("{}:{}", source.username, source.password));
     let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     vec![
@@ -63,6 +88,8 @@ pub(crate) fn variables(spec: &TaskSpec, source: &Source) -> Vec<(String, String
         set("GANTRY_SOURCE_REVISION", &spec.revision),
         set("GANTRY_SOURCE_BRANCH", spec.branch.as_deref().unwrap_or_default()),
         set("GANTRY_SOURCE_TAG", spec.tag.as_deref().unwrap_or_default()),
+        set("GANTRY_CHECKOUT_METHOD", method),
+        set("GANTRY_CHECKOUT_DEPTH", &depth),
         set("GIT_TERMINAL_PROMPT", "0"),
         set("GIT_CONFIG_COUNT", "1"),
         (format!("GIT_CONFIG_KEY_{}", 0), format!("http.{}.extraHeader", source.url)),

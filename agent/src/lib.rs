@@ -6,12 +6,15 @@
 
 mod checkout;
 mod client;
+mod containers;
 mod control;
 mod environment;
+mod execute;
 pub mod files;
 mod helper;
 pub mod injob;
 mod output;
+mod own_step;
 mod sealed;
 mod state;
 mod steps;

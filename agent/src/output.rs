@@ -23,6 +23,8 @@ use tokio::{
     time::Instant,
 };
 
+/// What the log of a step ends with whose agent died.
+const DIED: &[u8] = b"\nThe agent died here; nothing of the step was recorded after this.\n";
 const CHUNK: u64 = 256 * 1024;
 /// Longer silence than this, and the next bytes go at once.
 const QUIET: Duration = Duration::from_millis(50);
@@ -94,7 +96,7 @@ impl Shared {
 /// The streams of a task.
 pub(crate) struct Output {
     control: Arc<Control>,
-    secrets: masking::Secrets,
+    secrets: Mutex<masking::Secrets>,
     folder: PathBuf,
     pub(crate) budget: Arc<Budget>,
     uploads: Mutex<JoinSet<()>>,
@@ -104,15 +106,57 @@ impl Output {
     pub(crate) fn new(control: Arc<Control>, secrets: masking::Secrets, folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let budget = Budget::new(control.timing.spool_bytes);
+        let secrets = Mutex::new(secrets);
         Ok(Self { control, secrets, folder: folder.to_owned(), budget, uploads: Mutex::default() })
     }
 
+    /// Hides these in every stream that is opened from here on.
+    pub(crate) fn hide(&self, secrets: masking::Secrets) {
+        *self.secrets.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = secrets;
+    }
+
+    fn secrets(&self) -> masking::Secrets {
+        self.secrets.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn mask(&self, text: &str) -> String {
-        String::from_utf8_lossy(&self.secrets.mask(text.as_bytes())).into_owned()
+        String::from_utf8_lossy(&self.secrets().mask(text.as_bytes())).into_owned()
+    }
+
+    /// Sends what an agent before this one had spooled and could not deliver, with a last line that says why there
+    /// is no more.
+    pub(crate) fn recover(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let Some(step) = entry.file_name().to_str().and_then(|name| name.parse::<StepId>().ok()) else {
+                continue;
+            };
+            let mut spool = File::options().read(true).append(true).open(&path)?;
+            spool.write_all(DIED)?;
+            let written = spool.metadata()?.len();
+            self.budget.add(written);
+            let ended = Some(digest(&spool, written)?);
+            let progress = Progress { written, produced: written, limited: false, ended };
+            let upload = Upload {
+                control: Arc::clone(&self.control),
+                shared: Arc::new(Shared { progress: Mutex::new(progress), changed: Notify::new() }),
+                budget: Arc::clone(&self.budget),
+                spool,
+                step,
+                offset: 0,
+                mismatches: 0,
+            };
+            self.lock().spawn(async move {
+                upload.run().await;
+                let _ = std::fs::remove_file(path);
+            });
+        }
+        Ok(())
     }
 
     /// Opens the stream of a step. Nothing is sent before `registered`: the suite hears of the step first.
     pub(crate) fn open(&self, step: StepId, registered: oneshot::Receiver<()>) -> io::Result<Stream> {
+        let secrets = self.secrets();
         let path = self.folder.join(step.to_string());
         let spool = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
         let reader = File::open(&path)?;
@@ -132,8 +176,8 @@ impl Output {
             let _ = std::fs::remove_file(path);
         });
         Ok(Stream {
-            secrets: self.secrets.clone(),
-            masker: self.secrets.masker(),
+            masker: secrets.masker(),
+            secrets,
             spool,
             hasher: Sha256::new(),
             shared,
@@ -395,15 +439,20 @@ impl Upload {
 
     /// The spool may have more than the suite took.
     fn digest_of_stored(&self) -> io::Result<String> {
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0u8; CHUNK as usize];
-        let mut at = 0;
-        while at < self.offset {
-            let len = (self.offset - at).min(CHUNK) as usize;
-            self.spool.read_exact_at(&mut buffer[..len], at)?;
-            hasher.update(&buffer[..len]);
-            at += len as u64;
-        }
-        Ok(hex::encode(hasher.finalize()))
+        digest(&self.spool, self.offset)
     }
+}
+
+/// SHA-256 of the first bytes of a file, in hex.
+fn digest(file: &File, length: u64) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0u8; CHUNK as usize];
+    let mut at = 0;
+    while at < length {
+        let len = (length - at).min(CHUNK) as usize;
+        file.read_exact_at(&mut buffer[..len], at)?;
+        hasher.update(&buffer[..len]);
+        at += len as u64;
+    }
+    Ok(hex::encode(hasher.finalize()))
 }

@@ -5,12 +5,13 @@ use crate::{
     control::{Control, Gone, Stop},
     environment::{Environment, Places, expand},
     output::{Output, Stream},
+    stores::Done,
 };
-use agent_api::{StepReport, TaskSpec};
+use agent_api::{Siblings, StepReport, TaskSpec};
 use executors::{Command, Io, Signal};
 use ids::StepId;
 use model::{
-    plan::{RunStep, Step, When},
+    plan::{CheckoutMethod, RunStep, Step, When},
     status::JobStatus,
 };
 use std::{
@@ -37,6 +38,8 @@ const DRAIN: Duration = Duration::from_millis(50);
 /// Longest wait for a program that was killed.
 const KILLED: Duration = Duration::from_secs(10);
 const FIRST_NUMBER: u32 = 101;
+/// Between two looks at the other nodes.
+const SIBLINGS: Duration = Duration::from_secs(1);
 
 /// Step reports, sent one after another in the order in which they were made.
 pub(crate) struct Reports {
@@ -102,8 +105,8 @@ pub(crate) struct Runner {
     pub(crate) control: Arc<Control>,
     pub(crate) sandbox: Arc<dyn executors::Environment>,
     pub(crate) spec: TaskSpec,
-    pub(crate) output: Output,
-    pub(crate) reports: Reports,
+    pub(crate) output: Arc<Output>,
+    pub(crate) reports: Arc<Reports>,
     pub(crate) places: Places,
     pub(crate) environment: Environment,
     ending: AtomicBool,
@@ -117,11 +120,10 @@ impl Runner {
         control: Arc<Control>,
         sandbox: Arc<dyn executors::Environment>,
         spec: TaskSpec,
-        output: Output,
+        (output, reports): (Arc<Output>, Arc<Reports>),
         places: Places,
         environment: Environment,
     ) -> Self {
-        let reports = Reports::new(Arc::clone(&control));
         Self {
             control,
             sandbox,
@@ -136,28 +138,9 @@ impl Runner {
         }
     }
 
-    /// A step that is only a text.
-    pub(crate) fn show(&self, number: u32, name: &str, text: &str) -> io::Result<()> {
-        let now = chrono::Utc::now();
-        let step = StepId::new();
-        let registered = self.reports.send(StepReport {
-            step_id: step,
-            number,
-            name: name.to_owned(),
-            status: "success".into(),
-            bash_command: None,
-            exit_code: None,
-            background: false,
-            started_at: now,
-            ended_at: Some(now),
-        });
-        let mut stream = self.output.open(step, registered)?;
-        stream.write(text.as_bytes())?;
-        stream.finish()
-    }
-
     /// Runs all steps. Background steps go on until [`Runner::end`].
     pub(crate) async fn run(self: &Arc<Self>) -> Result {
+        self.fetch_timings().await;
         let mut failed = false;
         let mut reason = None;
         for (number, step) in (FIRST_NUMBER..).zip(&self.spec.definition.steps) {
@@ -225,9 +208,12 @@ impl Runner {
             Step::Checkout { .. } => {
                 (step.name().to_owned(), Some(format!("#!/bin/sh -e\n{}", checkout::SCRIPT)), false)
             }
+            Step::Deploy(run) => {
+                (run.name.clone(), Some(format!("#!{}\n{}", self.shell(run), run.command)), false)
+            }
             other => (other.name().to_owned(), None, false),
         };
-        let report = StepReport {
+        let mut report = StepReport {
             step_id: StepId::new(),
             number,
             name: self.output.mask(&name),
@@ -238,32 +224,68 @@ impl Runner {
             started_at: chrono::Utc::now(),
             ended_at: None,
         };
-        let registered = self.reports.send(report.clone());
-        let stream = self.output.open(report.step_id, registered)?;
+        let mut stream = self.open(&report)?;
         if background && let Step::Run(run) = step {
             let (runner, run) = (Arc::clone(self), run.clone());
             lock(&self.background).spawn(async move {
-                if let Err(e) = runner.finish(report, stream, &Step::Run(run)).await {
+                let outcome = runner.run_step(number, &run, &mut stream).await;
+                if let Err(e) = runner.conclude(report, stream, outcome) {
                     tracing::error!(step = number, error = %e, "the background step could not be run");
                 }
             });
             return Ok("success");
         }
-        self.finish(report, stream, step).await
+        let (tries, delay) = match step {
+            Step::Run(run) => (run.max_auto_reruns, Duration::from_secs(run.auto_rerun_delay_secs)),
+            _ => (0, Duration::ZERO),
+        };
+        for attempt in 1.. {
+            let outcome = self.attempt(number, step, &mut stream).await;
+            let again = attempt <= tries
+                && outcome.as_ref().is_ok_and(|outcome| outcome.status == "failed")
+                && self.control.stopped().is_none();
+            if again {
+                let wait =
+                    if delay.is_zero() { String::new() } else { format!(" in {}", go_duration(delay)) };
+                stream.note(&format!("The step failed and is run again{wait} ({attempt} of {tries})"))?;
+            }
+            let status = self.conclude(report.clone(), stream, outcome)?;
+            if !again {
+                return Ok(status);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                _ = self.control.until_stopped() => return Ok(status),
+            }
+            // Each attempt has a log of its own (execution §9).
+            report.step_id = StepId::new();
+            report.started_at = chrono::Utc::now();
+            stream = self.open(&report)?;
+        }
+        unreachable!("the loop ends by returning")
     }
 
-    /// Runs an opened step and reports its end.
-    async fn finish(
+    fn open(&self, report: &StepReport) -> io::Result<Stream> {
+        let registered = self.reports.send(report.clone());
+        self.output.open(report.step_id, registered)
+    }
+
+    async fn attempt(&self, number: u32, step: &Step, stream: &mut Stream) -> io::Result<Outcome> {
+        match step {
+            Step::Run(run) => self.run_step(number, run, stream).await,
+            Step::Deploy(run) => self.deploy(number, run, stream).await,
+            Step::Checkout { path, method, .. } => self.checkout(path.as_deref(), *method, stream).await,
+            other => self.other_step(number, other, stream).await,
+        }
+    }
+
+    /// Ends an opened step and reports how.
+    fn conclude(
         &self,
         mut report: StepReport,
         mut stream: Stream,
-        step: &Step,
+        outcome: io::Result<Outcome>,
     ) -> io::Result<&'static str> {
-        let outcome = match step {
-            Step::Run(run) => self.run_step(report.number, run, &mut stream).await,
-            Step::Checkout { path, .. } => self.checkout(path.as_deref(), &mut stream).await,
-            other => Err(io::Error::other(format!("this agent does not know the step `{}`", other.name()))),
-        };
         let outcome = outcome.unwrap_or_else(|e| {
             // Best effort: the disk may be what failed.
             let _ = stream.note(&format!("The step could not be run: {e}"));
@@ -276,6 +298,56 @@ impl Runner {
         // Not waited for: the next step may begin.
         drop(self.reports.send(report));
         Ok(outcome.status)
+    }
+
+    /// The step that runs on node 0 alone, after all other nodes came as far (execution §14.4).
+    async fn deploy(&self, number: u32, run: &RunStep, stream: &mut Stream) -> io::Result<Outcome> {
+        if self.spec.index > 0 {
+            stream.note("Deploy steps run on node 0 only.")?;
+            return Ok(Outcome { status: "success", exit_code: None });
+        }
+        if self.spec.total > 1 {
+            stream.note(&format!("Waiting for the {} other nodes", self.spec.total - 1))?;
+        }
+        let path = format!("siblings?step={number}");
+        while self.spec.total > 1 {
+            let siblings = tokio::select! {
+                siblings = self.control.get::<Siblings>(&path) => siblings,
+                _ = self.control.until_stopped() => return self.judge(Ended::Stopped, false, stream),
+            };
+            match siblings {
+                Ok(siblings) if siblings.failed > 0 => {
+                    stream.note("Another node failed: nothing is deployed.")?;
+                    return Ok(Outcome { status: "failed", exit_code: None });
+                }
+                Ok(siblings) if siblings.arrived + 1 >= self.spec.total => break,
+                Ok(_) => {}
+                Err(e) => {
+                    stream.note(&format!("The other nodes cannot be asked for: {e}"))?;
+                    return Ok(Outcome { status: "failed", exit_code: None });
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SIBLINGS) => {}
+                _ = self.control.until_stopped() => return self.judge(Ended::Stopped, false, stream),
+            }
+        }
+        self.run_step(number, run, stream).await
+    }
+
+    /// Steps that no program of the author's runs.
+    async fn other_step(&self, number: u32, step: &Step, stream: &mut Stream) -> io::Result<Outcome> {
+        let ended = match self.store_step(number, step, stream).await? {
+            Some(Done::Success) => return Ok(Outcome { status: "success", exit_code: None }),
+            Some(Done::Failed) => return Ok(Outcome { status: "failed", exit_code: None }),
+            Some(Done::Stopped) => Ended::Stopped,
+            Some(Done::Lost) => Ended::Lost,
+            None => {
+                stream.note(&format!("This agent does not know the step `{}`.", step.name()))?;
+                return Ok(Outcome { status: "failed", exit_code: None });
+            }
+        };
+        self.judge(ended, false, stream)
     }
 
     fn shell<'a>(&'a self, run: &'a RunStep) -> &'a str {
@@ -334,7 +406,12 @@ impl Runner {
         })
     }
 
-    async fn checkout(&self, path: Option<&str>, stream: &mut Stream) -> io::Result<Outcome> {
+    async fn checkout(
+        &self,
+        path: Option<&str>,
+        method: CheckoutMethod,
+        stream: &mut Stream,
+    ) -> io::Result<Outcome> {
         let dir: PathBuf = match path {
             Some(path) => expand(path, &self.places.home, &self.places.work),
             None => self.places.work.clone(),
@@ -353,7 +430,7 @@ impl Runner {
                 }
             };
             stream.learn(&checkout::secrets(&source))?;
-            let env = self.environment.with(&checkout::variables(&self.spec, &source));
+            let env = self.environment.with(&checkout::variables(&self.spec, &source, method));
             let argv = ["/bin/sh", "-c", checkout::SCRIPT].map(str::to_owned).to_vec();
             let command = Command { argv, env, dir: dir.clone(), make_dir: true, io: Io::Terminal };
             let ended = self.process(command, Some(Duration::from_secs(600)), stream).await?;
@@ -458,6 +535,11 @@ impl Runner {
             // What it left running may go on writing, to nobody.
             lock(&self.leftovers)
                 .spawn(async move { while output.read(&mut buffer).await.is_ok_and(|n| n > 0) {} });
+        }
+        if let Ended::Exit(code) = ended
+            && let Some(text) = self.sandbox.explain(code).await
+        {
+            stream.note(&text)?;
         }
         if matches!(ended, Ended::NoOutput) {
             let limit = go_duration(limit.unwrap_or_default());

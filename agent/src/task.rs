@@ -1,15 +1,14 @@
 //! One task from claim to acknowledged report.
 
 use crate::{
-    client::{Call, Client, Failure},
+    client::{Call, Client},
     control::{Control, Gone, Stop, backoff, boottime_ms, decode, encode},
-    environment::{Environment, Places},
+    execute::execute,
     output::Output,
     sealed::TaskKey,
     state::{self, Held, Kept},
-    steps::Runner,
 };
-use agent_api::{Claim, FinalReport, LAUNCH_FILE, LaunchFile, Lease, SealedSecrets, Secrets, TaskSpec};
+use agent_api::{Claim, FinalReport, LAUNCH_FILE, LaunchFile, Lease};
 use anyhow::Context;
 use executors::{Environment as _, Identity, Isolation, Options, Sandbox};
 use hyper::Method;
@@ -56,24 +55,21 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
         tokio::time::sleep(timeout).await;
         limited.stop(Stop::TimedOut);
     });
-    let sandbox = sandbox.map(Arc::new);
-    let ran = async {
-        let sandbox = sandbox.as_ref().map_err(|e| e.to_string())?;
-        if !lease.permit {
-            return Err("the claim carries no start permit".to_owned());
-        }
-        execute(dir, &lease, &control, &key, Arc::<Sandbox>::clone(sandbox)).await
-    };
-    let ran = ran.await;
+    let ran = execute(dir, &launch, &lease, &control, &key, sandbox).await;
     let report = match ran {
         Ok(report) => report,
-        Err(reason) => FinalReport { status: JobStatus::InfrastructureFail, reason: Some(reason) },
+        Err(reason) => interrupted(&control, reason),
     };
-    if let Ok(sandbox) = &sandbox {
-        sandbox.end().await;
-        sandbox.remove().await;
-    }
     deliver(dir, &control, report).await
+}
+
+/// How a task ended that did not come to the end of its steps.
+fn interrupted(control: &Control, reason: String) -> FinalReport {
+    match control.stopped() {
+        Some(Stop::Canceled) => FinalReport { status: JobStatus::Canceled, reason: None },
+        Some(Stop::TimedOut) => FinalReport { status: JobStatus::Timedout, reason: Some(reason) },
+        _ => FinalReport { status: JobStatus::InfrastructureFail, reason: Some(reason) },
+    }
 }
 
 /// Keeps the lease, and listens for reasons to stop.
@@ -161,102 +157,12 @@ async fn claim(client: &Client, launch: &LaunchFile, key: &TaskKey) -> anyhow::R
     anyhow::bail!("the pauses between claims never end")
 }
 
-/// Runs the steps; the error is a reason for `infrastructure_fail`.
-async fn execute(
-    dir: &Path,
-    lease: &Lease,
-    control: &Arc<Control>,
-    key: &TaskKey,
-    sandbox: Arc<dyn executors::Environment>,
-) -> Result<FinalReport, String> {
-    let spec = &lease.spec;
-    let secrets = match fetch_secrets(control, key, spec).await {
-        Ok(secrets) => secrets,
-        Err(Unfetched::Denied(reason)) => {
-            return Ok(FinalReport { status: JobStatus::Unauthorized, reason: Some(reason) });
-        }
-        Err(Unfetched::Away(reason)) => return Err(reason),
-    };
-    let facts = sandbox.facts().clone();
-    let places = Places::of(&facts, spec);
-    let environment = Environment::build(spec, &secrets, &places, &facts)?;
-    sandbox
-        .write(&places.bash_env, "", 0o600)
-        .await
-        .map_err(|e| format!("the files of the task cannot be made: {e}"))?;
-    let values: Vec<&str> = secrets.variables.iter().map(|(_, value)| value.as_str()).collect();
-    let masked = masking::Secrets::new(&values);
-    drop(values);
-    let output = Output::new(Arc::clone(control), masked, &state::spool(dir)).map_err(|e| e.to_string())?;
-    let runner = Arc::new(Runner::new(
-        Arc::clone(control),
-        Arc::clone(&sandbox),
-        spec.clone(),
-        output,
-        places,
-        environment,
-    ));
-    let spin_up = format!(
-        "gantry-runner version {}\nHost executor; isolation: {}\nHome folder {}\n",
-        env!("CARGO_PKG_VERSION"),
-        facts.isolation,
-        runner.places.home.display(),
-    );
-    let shown = runner.show(0, "Spin up environment", &spin_up);
-    let shown =
-        shown.and_then(|()| runner.show(99, "Preparing environment variables", &runner.environment.shown));
-    shown.map_err(|e| format!("output cannot be spooled: {e}"))?;
-
-    tracing::debug!("the steps begin");
-    let result = tokio::select! {
-        result = runner.run() => result,
-        // Everything ends at once; nobody is asked.
-        () = control.until_fenced() => {
-            runner.end().await;
-            return Err("the lease was lost".into());
-        }
-    };
-    let report = FinalReport { status: result.status, reason: result.reason };
-    tracing::debug!(status = %report.status, "the steps are over");
-    // Known from here on, even if the agent dies before the suite has it.
-    let kept = keep_report(dir, &report);
-    let settled = async {
-        runner.end().await;
-        runner.output.settle().await;
-        runner.reports.settle().await;
-    };
-    tokio::join!(kept, settled);
-    Ok(report)
-}
-
-async fn keep_report(dir: &Path, report: &FinalReport) {
+pub(crate) async fn keep_report(dir: &Path, report: &FinalReport) {
     let (dir, kept) = (dir.to_owned(), Kept { report: report.clone() });
     let kept = tokio::task::spawn_blocking(move || state::keep(&dir, state::REPORT, &kept, true));
     if let Ok(Err(e)) = kept.await {
         tracing::error!(error = %e, "the report cannot be kept on disk");
     }
-}
-
-/// Why there are no secrets.
-enum Unfetched {
-    /// A context does not exist, or whoever started the job may not use it (execution §27).
-    Denied(String),
-    Away(String),
-}
-
-async fn fetch_secrets(control: &Control, key: &TaskKey, spec: &TaskSpec) -> Result<Secrets, Unfetched> {
-    if !spec.has_secrets {
-        return Ok(Secrets::default());
-    }
-    let sealed: SealedSecrets = control.get("secrets").await.map_err(|gone| match gone {
-        Gone::Refused(Failure::Problem { problem, .. })
-            if matches!(problem.code.as_str(), "context_not_found" | "context_unauthorized") =>
-        {
-            Unfetched::Denied(problem.message)
-        }
-        other => Unfetched::Away(format!("the secrets are not available: {other}")),
-    })?;
-    key.open(control.task, &sealed).map_err(|e| Unfetched::Away(e.to_string()))
 }
 
 /// Tells the suite how it ended, until it has understood.
@@ -288,5 +194,11 @@ async fn resume(dir: &Path, client: Client, held: Held) -> anyhow::Result<()> {
     });
     let control = Control::new(client, &held.lease, boottime_ms());
     hold(&control)?;
+    let none = masking::Secrets::new::<&str>(&[]);
+    let output = Output::new(Arc::clone(&control), none, &state::spool(dir))?;
+    match output.recover() {
+        Ok(()) => output.settle().await,
+        Err(e) => tracing::error!(error = %e, "what the dead agent had spooled is lost"),
+    }
     deliver(dir, &control, report).await
 }

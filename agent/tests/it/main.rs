@@ -1,6 +1,7 @@
 //! The real agent against a suite in this process.
 
 mod contract;
+mod docker;
 mod suite;
 
 use agent_api::{JobUser, Source};

@@ -46,6 +46,10 @@ pub struct Seen {
     pub gaps: u32,
     pub refuse_finish: u32,
     pub stale: bool,
+    /// Start permits that were asked for.
+    pub permits: u32,
+    /// What is answered to who asks for one.
+    pub no_permit: Option<&'static str>,
     pub no_renewals: bool,
     pub stream_limit: Option<usize>,
 }
@@ -58,6 +62,8 @@ pub struct Suite {
     pub lease: Mutex<Lease>,
     pub secrets: Vec<(String, String)>,
     pub source: Mutex<Option<Source>>,
+    /// For jobs that ask for containers.
+    pub engine: Mutex<Option<agent_api::Engine>>,
     serving: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -117,6 +123,8 @@ pub fn lease(steps: Vec<Step>) -> Lease {
                 steps,
                 continues: false,
             },
+            containers: false,
+            resources: agent_api::Resources::default(),
         },
     }
 }
@@ -136,6 +144,7 @@ impl Suite {
             lease: Mutex::new(lease),
             secrets,
             source: Mutex::default(),
+            engine: Mutex::default(),
             serving: Mutex::default(),
         });
         this.serve();
@@ -156,6 +165,7 @@ impl Suite {
         let listener = UnixListener::bind(self.socket()).unwrap();
         let router = Router::new()
             .route("/v1/claim", post(claim))
+            .route("/v1/tasks/{task}/start", post(start))
             .route("/v1/tasks/{task}/renew", post(renew))
             .route("/v1/tasks/{task}/finish", post(finish))
             .route("/v1/tasks/{task}/source", get(source))
@@ -205,6 +215,7 @@ impl Suite {
             isolation: isolation.into(),
             job_user,
             hide,
+            engine: self.engine.lock().unwrap().clone(),
             cgroup: None,
         };
         std::fs::write(dir.join(LAUNCH_FILE), serde_json::to_vec(&launch).unwrap()).unwrap();
@@ -290,6 +301,22 @@ async fn claim(State(suite): State<Arc<Suite>>, Json(claim): Json<Claim>) -> Res
     suite.seen.lock().unwrap().claims.push(claim);
     suite.note();
     Json(suite.lease.lock().unwrap().clone()).into_response()
+}
+
+async fn start(State(suite): State<Arc<Suite>>, headers: HeaderMap) -> Response {
+    if let Err(refused) = check(&suite, &headers) {
+        return refused;
+    }
+    let refused = {
+        let mut seen = suite.seen.lock().unwrap();
+        seen.permits += 1;
+        seen.no_permit
+    };
+    suite.note();
+    match refused {
+        Some(code) => problem(409, code, None),
+        None => Json(serde_json::json!({})).into_response(),
+    }
 }
 
 async fn renew(State(suite): State<Arc<Suite>>, headers: HeaderMap) -> Response {

@@ -23,12 +23,17 @@ const CAPABILITIES: [&str; 11] = [
     "SYS_CHROOT",
 ];
 
-/// The primary container: its first process is the agent's program.
-pub(crate) fn primary(order: &Order, config: &Config, image: &Image, carrier: &str) -> ContainerCreateBody {
+/// The primary container, in a network and with the programs of a carrier: its first process is the agent's.
+pub(crate) fn primary(
+    order: &Order,
+    config: &Config,
+    image: &Image,
+    (network, carrier): (&str, &str),
+) -> ContainerCreateBody {
     let container = &order.containers[0];
     let names = order.containers.iter().filter_map(|container| container.name.as_ref());
     let host = HostConfig {
-        network_mode: Some(config.network.clone()),
+        network_mode: Some(network.to_owned()),
         // All share one network namespace, so that every name is this machine (execution §22).
         extra_hosts: Some(names.map(|name| format!("{name}:127.0.0.1")).collect()),
         volumes_from: Some(vec![format!("{carrier}:ro")]),

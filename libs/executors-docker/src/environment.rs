@@ -1,7 +1,6 @@
 //! The port's adapter: commands run in the primary container.
 
 use crate::{Engine, sweep::sweep};
-use bollard::query_parameters::InspectContainerOptions;
 use executors::{Command, Environment, Error, Facts, Process, Remote, Signal};
 use std::path::Path;
 use tokio::sync::watch;
@@ -12,8 +11,6 @@ pub struct Docker {
     pub(crate) placement: String,
     pub(crate) remote: Remote,
     pub(crate) facts: Facts,
-    /// Id of the primary container.
-    pub(crate) primary: String,
     pub(crate) memory_bytes: Option<i64>,
     /// Why the environment failed by itself.
     pub(crate) failed: watch::Receiver<Option<String>>,
@@ -61,19 +58,12 @@ impl Environment for Docker {
     }
 
     async fn explain(&self, exit_code: i32) -> Option<String> {
-        if exit_code != 137 {
+        if exit_code != 137 || !self.remote.ran_out_of_memory().await {
             return None;
         }
-        let found =
-            self.engine.api.inspect_container(&self.primary, None::<InspectContainerOptions>).await.ok()?;
-        let killed = found.state?.oom_killed?;
         let limit =
             self.memory_bytes.map_or_else(|| "its memory".into(), |bytes| format!("{} MiB", bytes >> 20));
-        killed.then(|| {
-            format!(
-                "oom_killed: the container needed more than {limit}; give the job a larger resource class"
-            )
-        })
+        Some(format!("oom_killed: the job needed more than {limit}; give it a larger resource class"))
     }
 
     async fn end(&self) {

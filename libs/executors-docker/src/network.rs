@@ -5,35 +5,43 @@ use crate::{Engine, Error, engine::status};
 use bollard::{models::NetworkCreateRequest, query_parameters::ListNetworksOptionsBuilder};
 use std::collections::HashMap;
 
-/// Makes the network unless it is there.
-pub(crate) async fn ensure(engine: &Engine) -> Result<(), Error> {
-    let name = &engine.config.network;
-    match engine.api.inspect_network(name, None).await {
-        Ok(_) => return Ok(()),
-        Err(error) if status(&error) == Some(404) => {}
-        Err(error) => return Err(error.into()),
+/// The network's id; it is made unless it is there.
+///
+/// Older engines let two agents make one each, of the same name. So it is known by its id, and of several the oldest
+/// is the one: whoever made a younger one takes it away again.
+pub(crate) async fn ensure(engine: &Engine) -> Result<String, Error> {
+    if let Some(id) = oldest(engine).await? {
+        return Ok(id);
     }
     let option = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let request = NetworkCreateRequest {
-        name: name.clone(),
+        name: engine.config.network.clone(),
         driver: Some("bridge".into()),
         options: Some(HashMap::from([option("com.docker.network.bridge.enable_icc", "false")])),
         labels: Some(HashMap::from([option("gantry.network", "tasks")])),
         ..NetworkCreateRequest::default()
     };
     let made = match engine.api.create_network(request).await {
-        Ok(made) => made.id,
-        Err(error) if status(&error) == Some(409) => return Ok(()),
+        Ok(made) => Some(made.id),
+        Err(error) if status(&error) == Some(409) => None,
         Err(error) => return Err(error.into()),
     };
-    // Older engines let two agents make one each, and then no container finds "the" network: the first by id stays.
-    let filters = HashMap::from([("name".to_owned(), vec![format!("^{name}$")])]);
-    let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
-    let mut ids: Vec<String> =
-        engine.api.list_networks(Some(options)).await?.into_iter().filter_map(|network| network.id).collect();
-    ids.sort();
-    if ids.first().is_some_and(|first| *first != made) {
+    let id = oldest(engine).await?.ok_or_else(|| Error::Refused("the network cannot be made".into()))?;
+    if let Some(made) = made.filter(|made| *made != id) {
         engine.api.remove_network(&made).await?;
     }
-    Ok(())
+    Ok(id)
+}
+
+async fn oldest(engine: &Engine) -> Result<Option<String>, Error> {
+    let name = &engine.config.network;
+    // The filter takes parts of names too.
+    let filters = HashMap::from([("name".to_owned(), vec![name.clone()])]);
+    let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+    let found = engine.api.list_networks(Some(options)).await?;
+    let of_name = found.into_iter().filter(|network| network.name.as_ref() == Some(name));
+    let mut by_age: Vec<(Option<String>, String)> =
+        of_name.filter_map(|network| Some((network.created.map(|at| at.to_string()), network.id?))).collect();
+    by_age.sort();
+    Ok(by_age.into_iter().next().map(|(_, id)| id))
 }

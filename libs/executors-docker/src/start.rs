@@ -2,7 +2,7 @@
 
 use crate::{
     Docker, Engine, Error, PROGRAMS, Service, carrier, create,
-    engine::{describe, limits_that_do_not_hold, status},
+    engine::{describe, limits_that_do_not_hold},
     images::{self, Image},
     network, service,
 };
@@ -16,10 +16,7 @@ use executors::{Command, Environment as _, Facts, Io, Remote};
 use futures::{StreamExt, future::try_join_all};
 use model::plan::Container;
 use std::{io, path::PathBuf, pin::Pin, time::Instant};
-use tokio::{
-    io::AsyncReadExt,
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::io::StreamReader;
 
 /// What a task's containers may use, each of them.
@@ -74,7 +71,7 @@ pub async fn start(engine: &Engine, order: &Order, log: &Log) -> Result<(Docker,
         return Err(Error::Job("a docker job names at least one image".into()));
     }
     let pulls = try_join_all(order.containers.iter().map(|container| images::get(engine, container, log)));
-    let (info, images, ()) = tokio::try_join!(engine.info(), pulls, network::ensure(engine))?;
+    let (info, images, network) = tokio::try_join!(engine.info(), pulls, network::ensure(engine))?;
     log.say(describe(&info));
     for limit in limits_that_do_not_hold(&info) {
         log.say(format!("Warning: this engine does not hold limits of {limit}\n"));
@@ -82,14 +79,14 @@ pub async fn start(engine: &Engine, order: &Order, log: &Log) -> Result<(Docker,
     let order = &fit(order, &info, log);
     log.say(limits(&order.resources, order.containers.len()));
     let began = Instant::now();
-    let primary = create_primary(engine, order, &images[0]).await?;
-    let running = start_primary(engine, &primary, log);
+    let primary = create_primary(engine, order, &images[0], &network).await?;
+    let running = start_primary(engine, &primary);
     let others = order.containers.iter().zip(&images).skip(1);
     let services =
         try_join_all(others.map(|(container, image)| prepare(engine, order, container, image, &primary)));
     let ((remote, facts), services) = tokio::try_join!(running, services)?;
     // The namespace of the primary container exists only now.
-    let services = try_join_all(services.into_iter().map(|(id, service)| async move {
+    let mut services = try_join_all(services.into_iter().map(|(id, service)| async move {
         engine.api.start_container(&id, None).await?;
         Ok::<_, Error>(service)
     }))
@@ -101,13 +98,12 @@ pub async fn start(engine: &Engine, order: &Order, log: &Log) -> Result<(Docker,
         placement: order.placement.clone(),
         remote,
         facts,
-        primary,
         memory_bytes: order.resources.memory_bytes,
         failed,
     };
     if let Some(argv) = create::own_process(&order.containers[0], &images[0]) {
         let dir = images[0].config.working_dir.as_deref().filter(|dir| !dir.is_empty()).unwrap_or("/");
-        watch_own_process(&docker, argv, dir.into(), failing, log).await?;
+        services.push(run_own_process(&docker, argv, dir.into(), failing).await?);
     }
     Ok((docker, services))
 }
@@ -137,13 +133,18 @@ fn limits(resources: &Resources, containers: usize) -> String {
     }
 }
 
-async fn create_primary(engine: &Engine, order: &Order, image: &Image) -> Result<String, Error> {
+async fn create_primary(
+    engine: &Engine,
+    order: &Order,
+    image: &Image,
+    network: &str,
+) -> Result<String, Error> {
     let name = carrier::name(&order.program)?;
-    let body = create::primary(order, &engine.config, image, &name);
+    let body = create::primary(order, &engine.config, image, (network, &name));
     match create(engine, body.clone()).await {
         Ok(id) => return Ok(id),
-        // The programs of this build are not there yet.
-        Err(error) if status(&error) == Some(404) => {}
+        // The programs of this build are not there yet. Engines say so with different statuses.
+        Err(error) if error.to_string().contains(&name) => {}
         Err(error) => return Err(error.into()),
     }
     carrier::ensure(engine, &order.program).await?;
@@ -155,7 +156,7 @@ async fn create(engine: &Engine, body: ContainerCreateBody) -> Result<String, bo
 }
 
 /// Starts the primary container and speaks to its first process.
-async fn start_primary(engine: &Engine, id: &str, log: &Log) -> Result<(Remote, Facts), Error> {
+async fn start_primary(engine: &Engine, id: &str) -> Result<(Remote, Facts), Error> {
     let options =
         AttachContainerOptionsBuilder::new().stream(true).stdin(true).stdout(true).stderr(true).build();
     let attached = engine.api.attach_container(id, Some(options)).await?;
@@ -170,12 +171,12 @@ async fn start_primary(engine: &Engine, id: &str, log: &Log) -> Result<(Remote, 
         };
         return Err(Error::Refused(format!("{text}{hint}")));
     }
-    let said = log.clone();
-    let bytes = attached.output.filter_map(move |item| {
+    let bytes = attached.output.filter_map(|item| {
         let bytes: Option<io::Result<Bytes>> = match item {
             Ok(LogOutput::StdOut { message }) => Some(Ok(message)),
             Ok(other) => {
-                said.say(String::from_utf8_lossy(&other.into_bytes()).into_owned());
+                let said = String::from_utf8_lossy(&other.into_bytes()).into_owned();
+                tracing::warn!(said, "from the container's first process");
                 None
             }
             Err(error) => Some(Err(io::Error::other(error))),
@@ -205,28 +206,22 @@ async fn prepare(
 }
 
 /// Runs the process that the primary container is to have; if it ends, so does the job (execution §22).
-async fn watch_own_process(
+async fn run_own_process(
     docker: &Docker,
     argv: Vec<String>,
     dir: PathBuf,
     failing: watch::Sender<Option<String>>,
-    log: &Log,
-) -> Result<(), Error> {
+) -> Result<Service, Error> {
     let mut env: Vec<(String, String)> = docker.facts.environment.clone().into_iter().collect();
     env.push(("HOME".into(), docker.facts.home.display().to_string()));
     let line = argv.join(" ");
     let command = Command { argv, env, dir, make_dir: false, io: Io::Interactive };
-    let mut process = docker.spawn(command).await.map_err(|e| Error::Job(e.to_string()))?;
-    let log = log.clone();
-    tokio::spawn(async move {
-        let mut buffer = vec![0u8; 16 * 1024];
-        while let Ok(n @ 1..) = process.output.read(&mut buffer).await {
-            log.say(String::from_utf8_lossy(&buffer[..n]).into_owned());
-        }
-        if let Ok(code) = process.exit.await {
-            let why = format!("the process of the primary container (`{line}`) ended with exit code {code}");
-            failing.send_replace(Some(why));
-        }
+    let process = docker.spawn(command).await.map_err(|e| Error::Job(e.to_string()))?;
+    let exit = tokio::spawn(async move {
+        let code = process.exit.await.ok()?;
+        let why = format!("the process of the primary container (`{line}`) ended with exit code {code}");
+        failing.send_replace(Some(why));
+        Some(i64::from(code))
     });
-    Ok(())
+    Ok(Service { name: "the primary container's own process".into(), output: process.output, exit })
 }

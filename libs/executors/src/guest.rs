@@ -106,6 +106,8 @@ struct Carrier {
     inputs: HashMap<u64, Incoming>,
     /// To be sent to the agent.
     backlog: Vec<u8>,
+    /// Processes that ended for want of memory, when that was asked last.
+    oom_kills: u64,
 }
 
 struct Ready {
@@ -256,6 +258,10 @@ impl Carrier {
                 Err(e) => failed(id, e),
             },
             Ok(Request::Exists { id, path }) => Event::Done { id, found: path.exists() },
+            Ok(Request::OutOfMemory { id }) => {
+                let before = std::mem::replace(&mut self.oom_kills, oom_kills());
+                Event::Done { id, found: self.oom_kills > before }
+            }
             Err(e) => Event::Unable { message: e.to_string() },
         };
         self.say(&event);
@@ -304,6 +310,19 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     }
     fs::write(path, text)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// What the container's own control group counts, of either version.
+fn oom_kills() -> u64 {
+    ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .flat_map(|text| {
+            text.lines()
+                .filter_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok())
+                .collect::<Vec<_>>()
+        })
+        .sum()
 }
 
 /// User, home folder and variables of the container; `HOME` is corrected where it is `/` (execution §11.3).

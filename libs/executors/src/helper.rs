@@ -176,7 +176,9 @@ fn first(json: &str, _rest: Vec<String>) -> io::Result<i32> {
                         }
                     }
                     // The agent reaches files of this machine by itself.
-                    Ok(Request::Write { id, .. } | Request::Exists { id, .. }) => {
+                    Ok(
+                        Request::Write { id, .. } | Request::Exists { id, .. } | Request::OutOfMemory { id },
+                    ) => {
                         say(&Event::Failed { id, message: "not in this environment".into() });
                     }
                     Err(e) => eprintln!("{e}"),

@@ -121,6 +121,12 @@ impl Remote {
         self.ask(id, None, &Request::Exists { id, path: path.to_owned() }).await
     }
 
+    /// Whether the kernel has ended a process of the container for want of memory since this was asked before.
+    pub async fn ran_out_of_memory(&self) -> bool {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.ask(id, None, &Request::OutOfMemory { id }).await.unwrap_or(false)
+    }
+
     /// Closes the connection: the process ends, and the container with it.
     pub fn close(&self) {
         self.close.send_replace(true);

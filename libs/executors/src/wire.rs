@@ -45,6 +45,10 @@ pub(crate) enum Request {
         id: u64,
         path: PathBuf,
     },
+    /// Whether the kernel has ended a process for want of memory since this was asked before.
+    OutOfMemory {
+        id: u64,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -172,7 +172,14 @@ fn answer(content_type: &'static str, body: Body) -> Response {
 fn command(place: &Place, service: &str, headers: &HeaderMap) -> tokio::process::Command {
     let mut command = vcs::git(place.repository.dir());
     // A task fetches its revision even when the branch has moved on by force.
-    command.args(["-c", "uploadpack.allowAnySHA1InWant=true", "-c", "receive.advertisePushOptions=false"]);
+    command.args([
+        "-c",
+        "uploadpack.allowAnySHA1InWant=true",
+        "-c",
+        "uploadpack.allowFilter=true",
+        "-c",
+        "receive.advertisePushOptions=false",
+    ]);
     command.arg(service).arg("--stateless-rpc");
     if let Some(protocol) = headers.get("git-protocol").and_then(|value| value.to_str().ok())
         && protocol.len() < 256

@@ -1,0 +1,243 @@
+//! The task itself: its environment, the permit, the secrets, the steps.
+
+use crate::{
+    client::Failure,
+    containers,
+    control::{Control, Gone, Stop},
+    environment::{Environment, Places},
+    output::Output,
+    own_step::OwnStep,
+    sealed::TaskKey,
+    state,
+    steps::{Reports, Runner},
+    task::keep_report,
+};
+use agent_api::{FinalReport, LaunchFile, Lease, SealedSecrets, Secrets};
+use executors::{Environment as _, Sandbox};
+use model::status::JobStatus;
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+/// Prepares the environment and runs the steps; the error is a reason why neither came to its end.
+pub(crate) async fn execute(
+    dir: &Path,
+    launch: &LaunchFile,
+    lease: &Lease,
+    control: &Arc<Control>,
+    key: &TaskKey,
+    sandbox: anyhow::Result<Sandbox>,
+) -> Result<FinalReport, String> {
+    let spool = |e: std::io::Error| format!("output cannot be spooled: {e}");
+    let none = masking::Secrets::new::<&str>(&[]);
+    let output = Arc::new(Output::new(Arc::clone(control), none, &state::spool(dir)).map_err(spool)?);
+    let reports = Arc::new(Reports::new(Arc::clone(control)));
+    let mut spin_up = OwnStep::open(&output, &reports, 0, "Spin up environment", false).map_err(spool)?;
+    let version = format!("gantry-runner version {}\n", env!("CARGO_PKG_VERSION"));
+    spin_up.write(version.as_bytes()).map_err(spool)?;
+    let stood = stand(dir, launch, lease, control, key, sandbox, &mut spin_up).await;
+    let Stood { environment, services, secrets } = match stood {
+        Ok(stood) => stood,
+        Err(halt) => {
+            let (Halt::Unauthorized(reason) | Halt::Failed(reason)) = &halt;
+            let _ = spin_up.note(reason);
+            drop(spin_up);
+            output.settle().await;
+            reports.settle().await;
+            return match halt {
+                Halt::Unauthorized(reason) => {
+                    Ok(FinalReport { status: JobStatus::Unauthorized, reason: Some(reason) })
+                }
+                Halt::Failed(reason) => Err(reason),
+            };
+        }
+    };
+    let values: Vec<&str> = secrets.variables.iter().map(|(_, value)| value.as_str()).collect();
+    output.hide(masking::Secrets::new(&values));
+    drop(values);
+    let mut services = containers::follow(services, &output, &reports);
+    let ran = run_steps(dir, lease, control, &environment, &secrets, (&output, &reports), spin_up).await;
+    environment.end().await;
+    while services.join_next().await.is_some() {}
+    output.settle().await;
+    reports.settle().await;
+    environment.remove().await;
+    ran
+}
+
+/// Why no code may run.
+enum Halt {
+    /// A context does not exist, or whoever started the job may not use it (execution §27).
+    Unauthorized(String),
+    /// The environment or the suite.
+    Failed(String),
+}
+
+impl From<String> for Halt {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
+/// An environment in which code may run.
+struct Stood {
+    environment: Arc<dyn executors::Environment>,
+    services: Vec<executors_docker::Service>,
+    secrets: Secrets,
+}
+
+/// Has the environment stand, the start permit given and the secrets delivered, in this order. Where a registry wants
+/// credentials the permit comes first: secrets are for tasks that may run (security §4.3).
+async fn stand(
+    dir: &Path,
+    launch: &LaunchFile,
+    lease: &Lease,
+    control: &Control,
+    key: &TaskKey,
+    sandbox: anyhow::Result<Sandbox>,
+    spin_up: &mut OwnStep,
+) -> Result<Stood, Halt> {
+    if !lease.spec.containers {
+        let environment: Arc<dyn executors::Environment> = Arc::new(sandbox.map_err(|e| e.to_string())?);
+        let ready = async {
+            permit(lease, control).await?;
+            fetch_secrets(lease, control, key).await
+        };
+        return match ready.await {
+            Ok(secrets) => Ok(Stood { environment, services: Vec::new(), secrets }),
+            Err(reason) => {
+                environment.end().await;
+                environment.remove().await;
+                Err(reason)
+            }
+        };
+    }
+    // Made while the suite was asked what is to be run; not needed after all.
+    if let Ok(sandbox) = sandbox {
+        sandbox.end().await;
+        sandbox.remove().await;
+    }
+    let early = containers::asked(lease).iter().any(|container| container.auth.is_some());
+    let mut secrets = None;
+    if early {
+        permit(lease, control).await?;
+        secrets = Some(fetch_secrets(lease, control, key).await?);
+    }
+    let engine = launch.engine.as_ref();
+    let (docker, services) =
+        containers::prepare(dir, engine, lease, control, secrets.as_ref(), spin_up).await?;
+    let environment: Arc<dyn executors::Environment> = Arc::new(docker);
+    let ready = async {
+        match secrets {
+            Some(secrets) => Ok(secrets),
+            None => {
+                permit(lease, control).await?;
+                fetch_secrets(lease, control, key).await
+            }
+        }
+    };
+    match ready.await {
+        Ok(secrets) => Ok(Stood { environment, services, secrets }),
+        Err(reason) => {
+            environment.remove().await;
+            Err(reason)
+        }
+    }
+}
+
+/// Waits for the start permit, without which no code of the job may run (reliability §7).
+async fn permit(lease: &Lease, control: &Control) -> Result<(), String> {
+    if lease.permit {
+        return Ok(());
+    }
+    match control.post("start", &serde_json::json!({})).await {
+        Ok(_) => Ok(()),
+        Err(Gone::Refused(failure)) if failure.code() == "canceled" => {
+            control.stop(Stop::Canceled);
+            Err("the task was canceled".into())
+        }
+        Err(e) => Err(format!("the task may not start: {e}")),
+    }
+}
+
+/// Runs the steps.
+async fn run_steps(
+    dir: &Path,
+    lease: &Lease,
+    control: &Arc<Control>,
+    sandbox: &Arc<dyn executors::Environment>,
+    secrets: &Secrets,
+    (output, reports): (&Arc<Output>, &Arc<Reports>),
+    mut spin_up: OwnStep,
+) -> Result<FinalReport, String> {
+    let spec = &lease.spec;
+    let facts = sandbox.facts().clone();
+    let places = Places::of(&facts, spec);
+    let environment = Environment::build(spec, secrets, &places, &facts)?;
+    sandbox
+        .write(&places.bash_env, "", 0o600)
+        .await
+        .map_err(|e| format!("the files of the task cannot be made: {e}"))?;
+    let executor = if spec.containers { "Docker" } else { "Host" };
+    let text = format!(
+        "{executor} executor; isolation: {}\nHome folder {}\n",
+        facts.isolation,
+        places.home.display()
+    );
+    let spool = |e: std::io::Error| format!("output cannot be spooled: {e}");
+    spin_up.write(text.as_bytes()).and_then(|()| spin_up.end("success")).map_err(spool)?;
+    OwnStep::show(output, reports, 99, "Preparing environment variables", &environment.shown)
+        .map_err(spool)?;
+    let runner = Arc::new(Runner::new(
+        Arc::clone(control),
+        Arc::clone(sandbox),
+        spec.clone(),
+        (Arc::clone(output), Arc::clone(reports)),
+        places,
+        environment,
+    ));
+    let failed: Arc<OnceLock<String>> = Arc::default();
+    let watching = {
+        let (sandbox, control, failed) = (Arc::clone(sandbox), Arc::clone(control), Arc::clone(&failed));
+        tokio::spawn(async move {
+            let why = sandbox.failed().await;
+            let _ = failed.set(why);
+            control.stop(Stop::Interrupted);
+        })
+    };
+    tracing::debug!("the steps begin");
+    let result = tokio::select! {
+        result = runner.run() => result,
+        // Everything ends at once; nobody is asked.
+        () = control.until_fenced() => {
+            runner.end().await;
+            return Err("the lease was lost".into());
+        }
+    };
+    watching.abort();
+    let reason = match (result.status, failed.get()) {
+        (JobStatus::InfrastructureFail, Some(why)) => Some(why.clone()),
+        _ => result.reason,
+    };
+    let report = FinalReport { status: result.status, reason };
+    tracing::debug!(status = %report.status, "the steps are over");
+    // Known from here on, even if the agent dies before the suite has it.
+    tokio::join!(keep_report(dir, &report), runner.end());
+    Ok(report)
+}
+
+async fn fetch_secrets(lease: &Lease, control: &Control, key: &TaskKey) -> Result<Secrets, Halt> {
+    if !lease.spec.has_secrets {
+        return Ok(Secrets::default());
+    }
+    let sealed: SealedSecrets = control.get("secrets").await.map_err(|gone| match gone {
+        Gone::Refused(Failure::Problem { problem, .. })
+            if matches!(problem.code.as_str(), "context_not_found" | "context_unauthorized") =>
+        {
+            Halt::Unauthorized(problem.message)
+        }
+        other => Halt::Failed(format!("the secrets are not available: {other}")),
+    })?;
+    key.open(control.task, &sealed).map_err(|e| Halt::Failed(e.to_string()))
+}

@@ -1,0 +1,431 @@
+//! Containers: the contract of environments, and what keeps them apart.
+
+use crate::suite::{Suite, lease, run, step};
+use executors::{Environment, Io};
+use executors_docker::{Config, Docker, Engine, Log, Order, Pull, Resources, Service};
+use model::plan::{Container, Executor, RegistryAuth};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+use tokio::io::AsyncReadExt;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+pub fn config(engine: &testkit::docker::Engine) -> Config {
+    Config { socket: engine.socket.display().to_string(), pull: Pull::Never, ..Config::default() }
+}
+
+fn container(image: &str) -> Container {
+    Container { image: image.into(), ..Container::default() }
+}
+
+fn order(containers: Vec<Container>) -> Order {
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    Order {
+        placement: format!("task-{}-{number}", std::process::id()),
+        task: "a task".into(),
+        containers,
+        resources: Resources { cpu_millis: Some(1000), memory_bytes: Some(64 << 20) },
+        program: PathBuf::from(env!("CARGO_BIN_EXE_gantry-runner")),
+    }
+}
+
+struct Started {
+    docker: Docker,
+    services: Vec<Service>,
+    log: String,
+    placement: String,
+}
+
+async fn start(engine: &testkit::docker::Engine, order: Order) -> Result<Started, executors_docker::Error> {
+    start_on(config(engine), order).await
+}
+
+async fn start_on(config: Config, order: Order) -> Result<Started, executors_docker::Error> {
+    let engine = Engine::connect(config).await.expect("the engine answers");
+    let (log, mut texts) = Log::new();
+    let started = executors_docker::start(&engine, &order, &log).await;
+    let mut said = String::new();
+    while let Ok(text) = texts.try_recv() {
+        said.push_str(&text);
+    }
+    match started {
+        Ok((docker, services)) => Ok(Started { docker, services, log: said, placement: order.placement }),
+        Err(error) => {
+            executors_docker::sweep(&engine, &order.placement).await.expect("sweep");
+            Err(error)
+        }
+    }
+}
+
+async fn sh(environment: &dyn Environment, script: &str) -> (String, i32) {
+    let command = executors::Command {
+        argv: vec!["/bin/sh".into(), "-c".into(), script.into()],
+        env: environment.facts().environment.clone().into_iter().collect(),
+        dir: environment.facts().home.clone(),
+        make_dir: true,
+        io: Io::Terminal,
+    };
+    let mut process = environment.spawn(command).await.expect("spawn");
+    let mut text = String::new();
+    process.output.read_to_string(&mut text).await.expect("read");
+    (text, process.exit.await.expect("an exit code"))
+}
+
+fn left(engine: &testkit::docker::Engine, placement: &str) -> String {
+    engine.client(&["ps", "-aq", "--filter", &format!("label=gantry.placement={placement}")])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_hold_the_contract() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    for user in [None, Some("circleci".to_owned())] {
+        executors::contract::suite(&|| {
+            let container = Container { user: user.clone(), ..container(testkit::docker::IMAGE) };
+            Box::pin(async move {
+                let started = start(engine, order(vec![container])).await.expect("containers");
+                Arc::new(started.docker) as Arc<dyn Environment>
+            })
+        })
+        .await;
+    }
+    let listed = engine.client(&["ps", "-aq", "--filter", "label=gantry.placement"]);
+    assert_eq!(listed, "", "containers are left");
+    let volumes = engine.client(&["volume", "ls", "-q"]);
+    assert_eq!(volumes.lines().count(), 1, "only the programs' volume is left: {volumes}");
+}
+
+/// What security §8 asks for and the engine can hold, each seen from inside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_are_kept_apart() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    let one = start(engine, order(vec![container(testkit::docker::IMAGE)])).await.expect("containers");
+    let two = start(engine, order(vec![container(testkit::docker::IMAGE)])).await.expect("containers");
+    let probe = async |script: &str| sh(&one.docker, script).await;
+
+    let (text, _) = probe("ls /var/run/docker.sock /run/docker.sock /run/containerd 2>&1").await;
+    assert_eq!(text.matches("No such file").count(), 3, "no socket of an engine: {text}");
+    let (text, _) = probe("grep CapBnd /proc/self/status").await;
+    let capabilities = u64::from_str_radix(text.split_whitespace().last().unwrap(), 16).unwrap();
+    for (name, number) in [
+        ("SYS_ADMIN", 21),
+        ("NET_ADMIN", 12),
+        ("NET_RAW", 13),
+        ("MKNOD", 27),
+        ("SYS_PTRACE", 19),
+        ("SYS_MODULE", 16),
+    ] {
+        assert_eq!(capabilities >> number & 1, 0, "{name} is held: {text}");
+    }
+    let (text, code) = probe("mount -t tmpfs none /mnt 2>&1; mknod /tmp/disk b 8 0 2>&1").await;
+    assert_ne!(code, 0, "neither mounts nor devices: {text}");
+    let (text, _) = probe("grep Seccomp: /proc/self/status").await;
+    assert_eq!(text.split_whitespace().last(), Some("2"), "a filter of system calls: {text}");
+    assert_eq!(probe("echo 1 > /proc/sys/kernel/panic").await.1, 1, "/proc/sys is read-only");
+    assert_eq!(probe("mkdir /sys/x").await.1, 1, "/sys is read-only");
+    assert_eq!(probe("head -c 1 /proc/kcore | wc -c").await.0, "0\n", "kcore is masked");
+    let (text, _) = probe("ls /dev").await;
+    for device in text.split_whitespace() {
+        let known = [
+            "console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr",
+            "stdin", "stdout", "tty", "urandom", "zero",
+        ];
+        assert!(known.contains(&device), "/dev/{device} is there");
+    }
+    let (text, _) = probe("ps -o pid,args").await;
+    assert!(text.lines().count() <= 4, "only the container's own processes: {text}");
+    let (text, code) = probe("echo x > /opt/gantry/bin/gantry-runner").await;
+    assert_ne!(code, 0, "the agent's program is read-only: {text}");
+    assert_eq!(probe("kill -9 1; sleep 0.1; echo alive").await, ("alive\n".into(), 0));
+    assert_eq!(
+        probe("tr '\\0' '\\n' </proc/1/environ").await.1,
+        1,
+        "the first process is closed to the others"
+    );
+
+    // Another task's container: its address is known and it does not answer.
+    let (address, _) = sh(&two.docker, "hostname -i").await;
+    let listening = executors::Command {
+        argv: ["nc", "-l", "-p", "7000", "-e", "echo", "reached"].map(str::to_owned).to_vec(),
+        env: vec![("PATH".into(), "/bin".into())],
+        dir: "/".into(),
+        ..executors::Command::default()
+    };
+    let _server = two.docker.spawn(listening).await.expect("spawn");
+    let (text, _) = sh(&two.docker, "until nc localhost 7000; do sleep 0.05; done").await;
+    assert!(text.contains("reached"), "its own task reaches it: {text}");
+    let again = executors::Command {
+        argv: ["nc", "-l", "-p", "7001", "-e", "echo", "reached"].map(str::to_owned).to_vec(),
+        env: vec![("PATH".into(), "/bin".into())],
+        dir: "/".into(),
+        ..executors::Command::default()
+    };
+    let _server = two.docker.spawn(again).await.expect("spawn");
+    let (text, _) = probe(&format!("nc -w 1 {} 7001 </dev/null 2>&1", address.trim())).await;
+    assert!(!text.contains("reached"), "tasks reach each other: {text}");
+
+    for started in [one, two] {
+        started.docker.end().await;
+        assert_eq!(left(engine, &started.placement), "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_hold() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    let mut config = config(engine);
+    config.pids = 40;
+    let started = start_on(config, order(vec![container(testkit::docker::IMAGE)])).await.expect("containers");
+    assert!(started.log.contains("Limits: 1 vCPU, 64 MiB of memory\n"), "{}", started.log);
+    let docker = &started.docker;
+    let (text, code) = sh(docker, "tail -c 200m /dev/zero | wc -c").await;
+    assert!(
+        text.contains("Killed") || code != 0 || text.trim() != "209715200",
+        "200 MiB fit into 64: {text}"
+    );
+    assert!(docker.explain(137).await.is_some_and(|why| why.starts_with("oom_killed")), "{text}");
+    let (text, _) = sh(docker, "i=0; while [ $i -lt 80 ]; do sleep 5 & i=$((i+1)); done 2>&1; echo").await;
+    assert!(text.contains("fork"), "80 processes where 40 may be: {text}");
+    let quota = engine.client(&[
+        "inspect",
+        "-f",
+        "{{.HostConfig.NanoCpus}} {{.HostConfig.MemorySwap}}",
+        left(engine, &started.placement).trim(),
+    ]);
+    assert_eq!(quota.trim(), "1000000000 67108864");
+    docker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_share_the_network_and_show_what_they_say() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    engine.image("gantry-fixture-service:1", &[
+        "ENTRYPOINT [\"/bin/sh\", \"-c\", \"echo service of $WHO up; while :; do echo pong | nc -l -p 5432; done\"]",
+    ]);
+    let service = Container {
+        name: Some("db".into()),
+        environment: vec![("WHO".into(), "one".into())],
+        ..container("gantry-fixture-service:1")
+    };
+    let command = Container {
+        command: Some(vec!["false".into()]),
+        entrypoint: Some(vec!["/bin/env".into()]),
+        ..container(testkit::docker::IMAGE)
+    };
+    let primary = Container {
+        environment: vec![("OF_PRIMARY".into(), "1".into())],
+        ..container(testkit::docker::IMAGE)
+    };
+    let mut started = start(engine, order(vec![primary, service, command])).await.expect("containers");
+    assert!(started.log.contains("for each container and not for all together"), "{}", started.log);
+    let (text, _) = sh(&started.docker, "until nc db 5432; do sleep 0.05; done; until nc localhost 5432; do sleep 0.05; done; echo $OF_PRIMARY$WHO").await;
+    let pongs: Vec<&str> = text.lines().filter(|line| !line.starts_with("nc:")).collect();
+    assert_eq!(pongs, ["pong", "pong", "1"], "{text}");
+    let failed = started.services.pop().expect("two services");
+    assert_eq!(failed.exit.await.expect("its end"), Some(1), "its command replaced the image's");
+    let mut first = [0u8; 18];
+    started.services[0].output.read_exact(&mut first).await.expect("what it says");
+    assert_eq!(&first, b"service of one up\n");
+    started.docker.end().await;
+    assert_eq!(left(engine, &started.placement), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entrypoints_follow_the_rules() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    let entrypoint = "ENTRYPOINT [\"/bin/sh\", \"-c\", \"echo entry > /tmp/entry; sleep 1000\"]";
+    engine.image("gantry-fixture-entry:1", &[entrypoint]);
+    engine.image("gantry-fixture-kept:1", &[entrypoint, "LABEL com.circleci.preserve-entrypoint=true"]);
+    let ran = async |container: Container| {
+        let started = start(engine, order(vec![container])).await.expect("containers");
+        let script = "i=0; while [ $i -lt 20 ]; do [ -e /tmp/entry ] && break; sleep 0.02; i=$((i+1)); done; cat /tmp/entry 2>/dev/null";
+        let (text, _) = sh(&started.docker, script).await;
+        started.docker.end().await;
+        text
+    };
+    assert_eq!(ran(container("gantry-fixture-entry:1")).await, "", "an image's entrypoint is ignored");
+    assert_eq!(ran(container("gantry-fixture-kept:1")).await, "entry\n", "unless it has the label");
+    let given = vec!["/bin/sh".into(), "-c".into(), "echo given > /tmp/entry; sleep 1000".into()];
+    let other = Container { entrypoint: Some(given), ..container("gantry-fixture-entry:1") };
+    assert_eq!(ran(other).await, "given\n", "or the job has one");
+
+    let ends = Container {
+        entrypoint: Some(vec!["/bin/sh".into(), "-c".into(), "exit 7".into()]),
+        ..container(testkit::docker::IMAGE)
+    };
+    let started = start(engine, order(vec![ends])).await.expect("containers");
+    assert!(started.docker.failed().await.contains("exit code 7"));
+    started.docker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_started_is_said_and_leaves_nothing() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    let refused = async |containers: Vec<Container>| match start(engine, order(containers)).await {
+        Ok(_) => panic!("it was started"),
+        Err(error) => error.to_string(),
+    };
+    let text = refused(vec![container("no-such-image:1")]).await;
+    assert!(text.contains("no-such-image:1 is not on this machine"), "{text}");
+    let text =
+        refused(vec![Container { user: Some("nobody-here".into()), ..container(testkit::docker::IMAGE) }])
+            .await;
+    assert!(text.starts_with("Error response from daemon: ") && text.contains("nobody-here"), "{text}");
+    let service =
+        Container { entrypoint: Some(vec!["/no/such/program".into()]), ..container(testkit::docker::IMAGE) };
+    let text = refused(vec![container(testkit::docker::IMAGE), service]).await;
+    assert!(text.contains("/no/such/program"), "{text}");
+    let mut secret = Container {
+        auth: Some(RegistryAuth::Basic { username: "u$NAME".into(), password: "${PASS}-$$".into() }),
+        ..container("x")
+    };
+    let text =
+        executors_docker::fill_auth(&mut secret, &[("NAME".into(), "1".into())]).unwrap_err().to_string();
+    assert!(text.contains("$PASS"), "{text}");
+    executors_docker::fill_auth(&mut secret, &[("NAME".into(), "1".into()), ("PASS".into(), "2".into())])
+        .unwrap();
+    assert_eq!(secret.auth, Some(RegistryAuth::Basic { username: "u1".into(), password: "2-$$".into() }));
+    let gone = Config { socket: "/no/such/engine.sock".into(), ..Config::default() };
+    let text = Engine::connect(gone).await.err().expect("no engine").to_string();
+    assert!(text.contains("/no/such/engine.sock") && text.contains("[executors.engine] socket"), "{text}");
+}
+
+/// A lease of a job in containers.
+fn docker_lease(containers: Vec<Container>, steps: Vec<model::plan::Step>) -> agent_api::Lease {
+    let mut lease = lease(steps);
+    lease.permit = false;
+    lease.spec.containers = true;
+    lease.spec.resources =
+        agent_api::Resources { class: "small".into(), cpu_millis: Some(1000), memory_bytes: Some(256 << 20) };
+    lease.spec.definition.executor = Executor::Docker { containers };
+    lease.spec.definition.shell = Some("/bin/sh -eo pipefail".into());
+    lease
+}
+
+fn suite_with(
+    engine: &testkit::docker::Engine,
+    lease: agent_api::Lease,
+    secrets: Vec<(String, String)>,
+) -> Arc<Suite> {
+    let suite = Suite::with_secrets(lease, secrets);
+    let config = config(engine);
+    *suite.engine.lock().unwrap() = Some(agent_api::Engine {
+        socket: config.socket,
+        pull: "never".into(),
+        pids: config.pids,
+        no_new_privileges: false,
+        network: config.network,
+    });
+    suite
+}
+
+fn label(lease: &agent_api::Lease) -> String {
+    format!("task-{}-{}", lease.task_id, lease.epoch)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_in_its_containers() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    let primary = Container {
+        environment: vec![("OF_CONTAINER".into(), "c".into()), ("BOTH".into(), "container".into())],
+        ..container(testkit::docker::IMAGE)
+    };
+    let service = Container {
+        name: Some("side".into()),
+        command: Some(["/bin/sh", "-c", "echo at your service; sleep 1000"].map(str::to_owned).to_vec()),
+        ..container(testkit::docker::IMAGE)
+    };
+    let mut lease = docker_lease(
+        vec![primary, service],
+        vec![
+            run(
+                "pwd; id -un; echo $HOME $OF_CONTAINER $BOTH $SECRET $CIRCLE_JOB; [ -t 1 ] && echo tty; echo 'export PASSED=on' >> \"$BASH_ENV\"",
+            ),
+            run(&format!("# {}\necho a long script", "x".repeat(200_000))),
+            step(|s| {
+                s.background = true;
+                s.command = "echo behind; sleep 1000".into();
+            }),
+            run("ping -c 1 side >/dev/null 2>&1 || grep -q '127.0.0.1.*side' /etc/hosts && echo named"),
+            run("circleci --version; circleci step halt; echo to the end"),
+            run("echo not reached"),
+        ],
+    );
+    lease.spec.definition.environment = vec![("BOTH".into(), "job".into())];
+    let placement = label(&lease);
+    let suite = suite_with(engine, lease, vec![("SECRET".into(), "hidden-value".into())]);
+    assert_eq!(suite.finished(suite.agent("none", None, vec![])).await, "success", "{}", suite.log(0));
+    assert_eq!(suite.log(101), "/root/project\nroot\n/root c job **REDACTED** build\ntty\n");
+    assert_eq!(suite.log(102), "a long script\n");
+    assert_eq!(suite.log(104), "named\n");
+    assert!(suite.log(105).contains("gantry-runner ") && suite.log(105).ends_with("to the end\n"));
+    let spin_up = suite.log(0);
+    for line in [
+        "Resource class small",
+        "Docker engine ",
+        &format!("Starting container {}", testkit::docker::IMAGE),
+        "using image",
+        "Time to start containers",
+        "Docker executor; isolation: a container of its own",
+    ] {
+        assert!(spin_up.contains(line), "{line} is not in {spin_up}");
+    }
+    assert_eq!(suite.log(1), "at your service\n");
+    assert_eq!(suite.seen.lock().unwrap().permits, 1);
+    assert!([0, 1, 99, 101, 102, 103, 104, 105].into_iter().all(|n| suite.is_sealed(n)));
+    assert_eq!(left(engine, &placement), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_agents_containers_end_and_its_log_is_delivered() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    let service =
+        Container { command: Some(vec!["sleep".into(), "1000".into()]), ..container(testkit::docker::IMAGE) };
+    let lease =
+        docker_lease(vec![container(testkit::docker::IMAGE), service], vec![run("echo begun; sleep 1000")]);
+    let placement = label(&lease);
+    let suite = suite_with(engine, lease, vec![]);
+    let mut agent = suite.agent("none", None, vec![]);
+    suite
+        .until("the step writes", |seen| {
+            seen.steps.get(&101).is_some_and(|s| seen.streams.contains_key(&s.step_id))
+        })
+        .await;
+    assert_eq!(left(engine, &placement).lines().count(), 2);
+    agent.kill().await.unwrap();
+    // The primary container ends by itself; the rest is the sweep's.
+    crate::suite::eventually("the primary container is gone", || {
+        left(engine, &placement).lines().count() == 1
+    })
+    .await;
+    assert!(suite.task_dir().join(agent_api::CONTAINERS_FILE).exists(), "a sweep knows that it has to ask");
+    let sweeper = Engine::connect(config(engine)).await.unwrap();
+    executors_docker::sweep(&sweeper, &placement).await.unwrap();
+    assert_eq!(left(engine, &placement), "");
+    // Started again it runs nothing and says what it knows.
+    assert_eq!(suite.finished(suite.agent("none", None, vec![])).await, "infrastructure_fail");
+    assert!(suite.log(101).starts_with("begun\n\nThe agent died here"), "{}", suite.log(101));
+    assert!(suite.is_sealed(101));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_permit_nothing_runs() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    let lease = docker_lease(vec![container(testkit::docker::IMAGE)], vec![run("echo no")]);
+    let placement = label(&lease);
+    let suite = suite_with(engine, lease, vec![("S".into(), "secret".into())]);
+    suite.seen.lock().unwrap().no_permit = Some("canceled");
+    assert_eq!(suite.finished(suite.agent("none", None, vec![])).await, "canceled");
+    assert!(!suite.seen.lock().unwrap().steps.contains_key(&101));
+    assert_eq!(left(engine, &placement), "");
+
+    let missing = docker_lease(vec![container("no-such-image:1")], vec![run("echo no")]);
+    let suite = suite_with(engine, missing, vec![]);
+    assert_eq!(suite.finished(suite.agent("none", None, vec![])).await, "infrastructure_fail");
+    assert!(suite.log(0).contains("no-such-image:1 is not on this machine"), "{}", suite.log(0));
+    assert_eq!(suite.seen.lock().unwrap().permits, 0, "the task may be tried elsewhere");
+}
