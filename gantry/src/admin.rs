@@ -332,7 +332,7 @@ async fn on_database<T>(
         let pool = connect(Postgres::options_in(&layout.run)).await?;
         return work(layout, pool).await;
     }
-    let _held = instance::hold(&layout.data)?;
+    let _held = instance::hold(&layout.data).await?;
     let server = Postgres::start(&layout.data, &layout.run).await?;
     let stop = CancellationToken::new();
     let options = server.options();

@@ -8,7 +8,11 @@ use std::{
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
+
+/// An instance that was told to stop has ended within this (outside §1: 10 s).
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// What a running instance says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,28 +59,38 @@ impl Instance {
 /// Held while an instance runs; the kernel lets go of it when the process dies in any way.
 pub struct Hold(#[expect(dead_code, reason = "held for its drop")] Flock<fs::File>);
 
-/// Takes the data folder for this process.
+/// Takes the data folder for this process. One that is just starting or ending is given the time to.
 ///
 /// # Errors
 /// Another instance holds it; the text says which.
-pub fn hold(data: &Path) -> anyhow::Result<Hold> {
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(data.join("lock"))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Hold(lock)),
-        Err(_) => match Instance::read(data) {
+pub async fn hold(data: &Path) -> anyhow::Result<Hold> {
+    let begun = Instant::now();
+    loop {
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(data.join("lock"))
+            .with_context(|| {
+                format!("{} cannot be written; Gantry must be able to write there", data.display())
+            })?;
+        if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            return Ok(Hold(lock));
+        }
+        match Instance::read(data) {
             Some(other) => bail!(
                 "{} is held by the instance with process id {} at {}; stop it with `gantry down`, or use another --data folder",
                 data.display(),
                 other.pid,
                 other.url
             ),
-            None => bail!("{} is held by another instance that is just starting", data.display()),
-        },
+            None if begun.elapsed() > PATIENCE => bail!(
+                "{} is held by another instance, which is neither ready nor gone after {PATIENCE:?}; use another --data folder",
+                data.display()
+            ),
+            None => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
     }
 }
 

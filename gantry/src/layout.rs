@@ -25,6 +25,17 @@ impl Layout {
     /// # Errors
     /// A folder cannot be made, or the data were written by a newer version.
     pub fn open(data: &Path) -> anyhow::Result<Self> {
+        if let Ok(found) = fs::metadata(data)
+            && !owned_by_us(&found)
+        {
+            use std::os::unix::fs::MetadataExt;
+            bail!(
+                "{} belongs to the user with id {} and this is {}; run as that user, or use another --data folder",
+                data.display(),
+                found.uid(),
+                nix::unistd::geteuid()
+            );
+        }
         private(data)?;
         let data = data.canonicalize().with_context(|| format!("{} cannot be resolved", data.display()))?;
         let version = data.join("version");
@@ -67,7 +78,7 @@ pub(crate) fn private(path: &Path) -> anyhow::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .with_context(|| format!("{} cannot be made", path.display()))?;
+        .with_context(|| format!("{} cannot be made; Gantry must be able to write there", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
         .with_context(|| format!("{} cannot be made private", path.display()))
 }

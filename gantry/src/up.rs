@@ -100,7 +100,7 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
     talk(&config);
     let layout = Layout::open(&data.unwrap_or_else(|| PathBuf::from("gantry-data")))?;
     let known = layout.join("postgres").exists();
-    let _held = instance::hold(&layout.data)?;
+    let _held = instance::hold(&layout.data).await?;
     let isolation = Isolation::choose(config.executors.host_isolation)?;
     let identity = tls::identity(&config.tls, &layout, arguments.listen.ip())?;
     check_listen(arguments.listen.ip(), identity.is_some(), arguments.insecure)?;
@@ -203,6 +203,8 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
         _ = with_jobs.recv() => true,
     };
     tracing::info!("stopping; running jobs run on");
+    // Whoever starts again at once waits for this end, and is not told that somebody runs here.
+    let _ = fs::remove_file(layout.join("instance.json"));
     let second = async {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     };
@@ -231,7 +233,6 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
         }
     };
     tokio::select! { () = second => {}, () = orderly => {} }
-    let _ = fs::remove_file(layout.join("instance.json"));
     Ok(ExitCode::SUCCESS)
 }
 
