@@ -1,6 +1,7 @@
 //! Every file of the corpus of public configurations against what its index says it is.
 
 use gantry_compiler::{Compiled, Diagnostic, Input, PipelineValues, check, code, compile};
+use model::plan::JobKind;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -164,4 +165,45 @@ fn every_file_is_what_its_kind_says() {
     println!("{excerpts} of the documented ones are excerpts: refused only for what they leave out");
     assert!(EXCEPTIONS.len() <= 5);
     assert!(wrong.is_empty(), "{} files:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What is known of a configuration without compiling it: `tests/facts.txt`.
+fn facts(plan: &model::plan::Plan) -> String {
+    let mut out = String::new();
+    for workflow in &plan.workflows {
+        out.push_str(&format!("  workflow {}\n", workflow.name));
+        for job in &workflow.jobs {
+            let what = match &job.kind {
+                JobKind::Build { definition } => format!("{} steps", definition.steps.len()),
+                _ => "approval".to_owned(),
+            };
+            let mut after: Vec<&str> = job.requires.iter().map(|edge| edge.job.as_str()).collect();
+            after.sort_unstable();
+            let after =
+                if after.is_empty() { String::new() } else { format!("; after {}", after.join(", ")) };
+            out.push_str(&format!("    {}: {what}{after}\n", job.name));
+        }
+    }
+    out
+}
+
+#[test]
+fn jobs_edges_and_steps_of_forty_configurations() {
+    let Some(corpus) = Corpus::open() else { return };
+    let text = include_str!("facts.txt");
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for block in text.split("\n\n").skip(1) {
+        let (path, expected) = block.trim_end().split_once('\n').expect("a path and facts");
+        let file = corpus.files.iter().find(|file| file.path == path).unwrap_or_else(|| panic!("{path}"));
+        let found = match run(&corpus, file) {
+            Ok(compiled) => facts(&compiled.plan),
+            Err(errors) => format!("{errors:?}"),
+        };
+        checked += 1;
+        if found.trim_end() != expected {
+            wrong.push(format!("{path}\n--- expected\n{expected}\n--- found\n{found}"));
+        }
+    }
+    assert!(checked >= 40, "{checked}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
