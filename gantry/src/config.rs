@@ -27,6 +27,8 @@ pub struct Config {
     pub database: Database,
     /// `[executors]`
     pub executors: Executors,
+    /// `[resource_classes]`
+    pub resource_classes: std::collections::BTreeMap<String, ResourceClass>,
     /// `[stores]`
     pub stores: Stores,
     /// `[dispatcher]`
@@ -153,18 +155,78 @@ impl Default for Connections {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Executors {
-    /// What a job that asks for a container does where no engine runs.
+    /// What a job that asks for a container does.
     pub docker: DockerPolicy,
     /// `none` lets host jobs run without any isolation from the server's own files.
     pub host_isolation: HostIsolation,
+    /// The container engine.
+    pub engine: ContainerEngine,
+}
+
+/// `[executors.engine]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerEngine {
+    /// Path of its Unix socket.
+    pub socket: String,
+    /// `always` asks the registry for each job; `missing` uses every image that is on the machine; `never` asks
+    /// nobody.
+    pub pull: executors_docker::Pull,
+    /// Most processes and threads of a container.
+    pub pids: i64,
+    /// Whether programs may not gain rights by being started: breaks `sudo` in containers.
+    pub no_new_privileges: bool,
+    /// Name of the network of all tasks' containers; it is made when it is missing.
+    pub network: String,
+}
+
+impl ResourceClass {
+    fn check(&self, name: &str) -> Result<(), Invalid> {
+        let wrong = |what: &str| Err(Invalid::new(format!("resource_classes.{name}.{what}")));
+        match self {
+            Self { executor, .. } if !["", "docker", "machine"].contains(&executor.as_str()) => {
+                wrong("executor must be \"docker\", \"machine\" or absent")
+            }
+            Self { cpu, .. } if !(0.01..=4096.0).contains(cpu) => wrong("cpu must lie between 0.01 and 4096"),
+            Self { memory_mb, .. } if !(6..=1 << 24).contains(memory_mb) => {
+                wrong("memory_mb must lie between 6 and 16777216")
+            }
+            Self { .. } => Ok(()),
+        }
+    }
+}
+
+impl Default for ContainerEngine {
+    fn default() -> Self {
+        let executors_docker::Config { socket, pull, pids, no_new_privileges, network } =
+            executors_docker::Config::default();
+        Self { socket, pull, pids, no_new_privileges, network }
+    }
+}
+
+/// `[resource_classes.NAME]`: beside those of the reference product, or instead of one of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceClass {
+    /// `docker` or `machine`; empty: both.
+    #[serde(default)]
+    pub executor: String,
+    /// Processors; parts of one are possible.
+    pub cpu: f64,
+    /// Memory in MiB.
+    pub memory_mb: u64,
 }
 
 /// What becomes of docker jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DockerPolicy {
-    /// They end `infrastructure_fail`, and say so.
+    /// They run in containers if an engine answers when the server starts, else they are refused.
     #[default]
+    Auto,
+    /// They run in containers.
+    Engine,
+    /// They end `infrastructure_fail`, and say so.
     Refuse,
     /// They run on the host as if they had asked for a machine.
     Host,

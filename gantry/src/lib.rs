@@ -12,6 +12,7 @@ pub mod serve;
 pub mod up;
 
 mod disk;
+mod engine;
 mod instance;
 mod isolation;
 mod layout;

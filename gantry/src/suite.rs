@@ -1,11 +1,6 @@
 //! Puts adapters and services together: the only place that names them side by side.
 
-use crate::{
-    adapters,
-    config::{Config, DockerPolicy},
-    isolation::Isolation,
-    layout::Layout,
-};
+use crate::{adapters, config::Config, engine, isolation::Isolation, layout::Layout};
 use anyhow::Context;
 use axum::Router;
 use blobs::{Blobs, FsBlobs};
@@ -88,8 +83,10 @@ impl Suite {
         let live: Arc<dyn Live> = adapters::live(config)?;
         let records: Arc<dyn Records> =
             Arc::new(PostgresRecords::open(pool.clone()).await.context("the records")?);
+        let docker = engine::policy(config).await;
         let compute: Option<Arc<dyn Compute>> = if roles.contains(&"scheduler") {
-            Some(Arc::new(Local::open(local_compute(config, place)?).context("local compute")?))
+            let local = Local::open(local_compute(config, place)?).context("local compute")?;
+            Some(Arc::new(engine::equip(local, config, docker)))
         } else {
             None
         };
@@ -147,7 +144,7 @@ impl Suite {
                     pool: pool.clone(),
                     bus: bus.clone(),
                     keys: keys.clone(),
-                    config: dispatching(config),
+                    config: dispatching(config, docker),
                     public_url: place.url.clone(),
                     git_url: place.git_url.clone(),
                 },
@@ -349,7 +346,7 @@ fn local_compute(config: &Config, place: &Place) -> anyhow::Result<LocalConfig> 
     })
 }
 
-fn dispatching(config: &Config) -> dispatcher::Config {
+fn dispatching(config: &Config, docker: dispatcher::Docker) -> dispatcher::Config {
     let ours = &config.dispatcher;
     let processors =
         std::thread::available_parallelism().map_or(2, |count| u32::try_from(count.get()).unwrap_or(2));
@@ -366,10 +363,8 @@ fn dispatching(config: &Config) -> dispatcher::Config {
         claim_timeout: ours.claim_timeout.0,
         grace: ours.grace.0,
         job_timeout: ours.job_timeout.0,
-        docker: match config.executors.docker {
-            DockerPolicy::Host => dispatcher::Docker::Host,
-            DockerPolicy::Refuse => dispatcher::Docker::Refuse,
-        },
+        docker,
+        classes: engine::classes(config),
         ..dispatcher::Config::default()
     }
 }

@@ -35,39 +35,37 @@ impl Loaded {
             Some(file) => from_file(file, &known)?,
             None => (Table::new(), BTreeMap::new()),
         };
-        for (section, keys) in &known {
-            let Value::Table(keys) = keys else { continue };
-            for (key, default) in keys {
-                let name = format!("GANTRY_{}_{}", section.to_uppercase(), key.to_uppercase());
-                let Some(text) = from_environment(&name)? else { continue };
-                let value = match default {
-                    Value::Integer(_) => Value::Integer(
-                        text.parse()
-                            .map_err(|_| Invalid::new(format!("{name}: \"{text}\" is no whole number")))?,
-                    ),
-                    Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| {
-                        Invalid::new(format!("{name}: \"{text}\" is neither true nor false"))
-                    })?),
-                    _ => Value::String(text),
-                };
-                // By itself first: an error then names this variable.
-                let mut alone = Table::new();
-                alone.insert(section.clone(), Value::Table(Table::from_iter([(key.clone(), value.clone())])));
-                if let Err(error) = Value::Table(alone).try_into::<Config>() {
-                    return Err(Invalid::new(format!("{name}: {}", error.message())));
-                }
-                let section_table =
-                    table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
-                if let Value::Table(values) = section_table {
-                    values.insert(key.clone(), value);
-                }
-                origins.insert(format!("{section}.{key}"), format!("environment {name}"));
+        for (path, default) in leaves(&known) {
+            let name = format!("GANTRY_{}", path.join("_").to_uppercase());
+            let Some(text) = from_environment(&name)? else { continue };
+            let value = match default {
+                Value::Integer(_) => Value::Integer(
+                    text.parse()
+                        .map_err(|_| Invalid::new(format!("{name}: \"{text}\" is no whole number")))?,
+                ),
+                Value::Boolean(_) => Value::Boolean(
+                    text.parse()
+                        .map_err(|_| Invalid::new(format!("{name}: \"{text}\" is neither true nor false")))?,
+                ),
+                _ => Value::String(text),
+            };
+            // By itself first: an error then names this variable.
+            let mut alone = Table::new();
+            set(&mut alone, &path, value.clone());
+            if let Err(error) = Value::Table(alone).try_into::<Config>() {
+                return Err(Invalid::new(format!("{name}: {}", error.message())));
             }
+            set(&mut table, &path, value);
+            let shown: Vec<&str> = path.iter().take(2).map(String::as_str).collect();
+            origins.insert(shown.join("."), format!("environment {name}"));
         }
         let config: Config = Value::Table(table)
             .try_into()
             .map_err(|error: toml::de::Error| Invalid::new(error.message().to_owned()))?;
         config.dispatcher.check()?;
+        for (name, class) in &config.resource_classes {
+            class.check(name)?;
+        }
         Ok(Self { config, origins })
     }
 
@@ -96,6 +94,37 @@ fn without_password(value: &Value) -> Value {
         Some(format!("{scheme}://{name}:***@{host}"))
     });
     Value::String(hidden.unwrap_or_else(|| text.clone()))
+}
+
+/// Every key with its default, sections of sections included.
+fn leaves(known: &Table) -> Vec<(Vec<String>, &Value)> {
+    let mut all = Vec::new();
+    let mut tables: Vec<(Vec<String>, &Table)> = vec![(Vec::new(), known)];
+    while let Some((path, table)) = tables.pop() {
+        for (key, value) in table {
+            let mut path = path.clone();
+            path.push(key.clone());
+            match value {
+                Value::Table(inner) if path.len() == 1 || !inner.is_empty() => tables.push((path, inner)),
+                _ => all.push((path, value)),
+            }
+        }
+    }
+    all
+}
+
+/// Sets a value, with the sections above it.
+fn set(table: &mut Table, path: &[String], value: Value) {
+    match path {
+        [] => {}
+        [key] => drop(table.insert(key.clone(), value)),
+        [section, rest @ ..] => {
+            let inner = table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(inner) = inner {
+                set(inner, rest, value);
+            }
+        }
+    }
 }
 
 /// The file's values, and the place of each key as its origin.

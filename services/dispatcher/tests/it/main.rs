@@ -2,6 +2,7 @@
 
 mod claims;
 mod outcomes;
+mod permits;
 mod revocations;
 mod slots;
 mod support;

@@ -1,0 +1,153 @@
+//! Jobs in containers, through the whole product: `gantry up` on a real engine.
+
+use anyhow::{Context, ensure};
+use gantry_e2e::{Suite, until};
+use serde_json::Value;
+use std::{fs, path::Path, time::Duration};
+use testkit::docker::{Engine, IMAGE};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+async fn up(engine: &Engine, data: &Path) -> anyhow::Result<Suite> {
+    let socket = engine.socket.display().to_string();
+    let environment = [
+        ("GANTRY_EXECUTORS_DOCKER", "engine"),
+        ("GANTRY_EXECUTORS_ENGINE_SOCKET", &socket),
+        ("GANTRY_EXECUTORS_ENGINE_PULL", "never"),
+    ];
+    Suite::up_with(data, &[], &environment).await
+}
+
+/// Pushes a configuration of one workflow and returns the jobs once it has come to `ended`.
+async fn push(suite: &Suite, work: &Path, name: &str, config: &str) -> anyhow::Result<()> {
+    let files = work.join("files").join(name);
+    fs::create_dir_all(files.join(".circleci"))?;
+    fs::write(files.join(".circleci/config.yml"), config)?;
+    suite.push(&work.join("repositories"), name, &files, "refs/heads/main").await?;
+    Ok(())
+}
+
+async fn jobs(suite: &Suite, name: &str) -> anyhow::Result<Option<Vec<Value>>> {
+    let pipeline = suite.get(&format!("/api/v2/project/git/local/{name}/pipeline/1")).await?;
+    let id = pipeline["id"].as_str().context("no id")?;
+    let workflows = suite.items(&format!("/api/v2/pipeline/{id}/workflow")).await?;
+    let Some(workflow) = workflows.first() else { return Ok(None) };
+    let id = workflow["id"].as_str().context("no id")?;
+    Ok(Some(suite.items(&format!("/api/v2/workflow/{id}/job")).await?))
+}
+
+async fn ended(suite: &Suite, name: &str) -> anyhow::Result<Vec<Value>> {
+    until("the jobs' end", LIMIT, || async {
+        let jobs = jobs(suite, name).await?.unwrap_or_default();
+        let over = !jobs.is_empty() && jobs.iter().all(|job| !job["stopped_at"].is_null());
+        Ok(over.then_some(jobs))
+    })
+    .await
+}
+
+/// What a job's steps wrote, spin-up included.
+async fn output(suite: &Suite, name: &str, job: &Value) -> anyhow::Result<String> {
+    let number = job["job_number"].as_i64().context("no number")?;
+    let build = suite.get(&format!("/api/v1.1/project/git/local/{name}/{number}")).await?;
+    let mut all = String::new();
+    for action in
+        build["steps"].as_array().into_iter().flatten().flat_map(|step| step["actions"].as_array()).flatten()
+    {
+        let id = action["step_id"].as_str().context("no step id")?;
+        all.push_str(&String::from_utf8_lossy(&suite.bytes(&format!("/logs/{id}/raw")).await?));
+    }
+    Ok(all)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_run_in_containers() -> anyhow::Result<()> {
+    let Some(engine) = testkit::docker::engine() else { return Ok(()) };
+    let work = tempfile::tempdir()?;
+    let suite = up(engine, &work.path().join("data")).await?;
+    let config = format!(
+        r#"version: 2.1
+jobs:
+  inside:
+    docker:
+      - image: {IMAGE}
+        environment: {{ OF_CONTAINER: seen }}
+      - image: {IMAGE}
+        name: side
+        command: [sh, -c, "while :; do echo served | nc -l -p 7070; done"]
+    resource_class: small
+    shell: /bin/sh -eo pipefail
+    steps:
+      - run: echo $OF_CONTAINER; until nc side 7070; do sleep 0.05; done
+  too-large:
+    docker: [{{ image: {IMAGE} }}]
+    resource_class: gigantic
+    steps: [{{ run: echo no }}]
+  missing:
+    docker: [{{ image: "no-such-image:7" }}]
+    steps: [{{ run: echo no }}]
+workflows: {{ main: {{ jobs: [inside, too-large, missing] }} }}
+"#
+    );
+    push(&suite, work.path(), "containers", &config).await?;
+    let jobs = ended(&suite, "containers").await?;
+    let find = |name: &str| jobs.iter().find(|job| job["name"] == name).context("a job is missing");
+    let inside = find("inside")?;
+    let said = output(&suite, "containers", inside).await?;
+    ensure!(inside["status"] == "success", "{}: {said}", inside["status"]);
+    for part in
+        ["seen\n", "served\n", "Resource class small", "Limits: 1 vCPU, 2048 MiB of memory", "using image"]
+    {
+        ensure!(said.contains(part), "{part} is not in {said}");
+    }
+    ensure!(find("too-large")?["status"] == "infrastructure_fail");
+    let missing = find("missing")?;
+    ensure!(missing["status"] == "infrastructure_fail");
+    let said = output(&suite, "containers", missing).await?;
+    ensure!(said.contains("no-such-image:7 is not on this machine"), "{said}");
+    until("nothing is left", LIMIT, || async { Ok(left(engine).is_empty().then_some(())) }).await?;
+    suite.down().await
+}
+
+fn left(engine: &Engine) -> String {
+    engine.client(&["ps", "-aq", "--filter", "label=gantry.placement"])
+}
+
+/// R-16 and R-21 for containers: the agent dies, the job ends once, nothing of it is left, the next one is not affected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_agent_leaves_no_containers() -> anyhow::Result<()> {
+    let Some(engine) = testkit::docker::engine() else { return Ok(()) };
+    let work = tempfile::tempdir()?;
+    let data = work.path().join("data");
+    let suite = up(engine, &data).await?;
+    let config = format!(
+        r#"version: 2.1
+jobs:
+  victim:
+    docker: [{{ image: {IMAGE} }}, {{ image: {IMAGE}, command: [sleep, "1000"] }}]
+    shell: /bin/sh
+    steps: [{{ run: "echo alive; sleep 1000" }}]
+workflows: {{ main: {{ jobs: [victim] }} }}
+"#
+    );
+    push(&suite, work.path(), "victim", &config).await?;
+    until("two containers", LIMIT, || async { Ok((left(engine).lines().count() == 2).then_some(())) })
+        .await?;
+    let task = fs::read_dir(data.join("tasks"))?.flatten().next().context("no task folder")?.path();
+    let pid: i32 = fs::read_to_string(task.join("pid"))?.split(' ').next().context("no pid")?.parse()?;
+    until("the step's first line", LIMIT, || async {
+        let jobs = jobs(&suite, "victim").await?.unwrap_or_default();
+        let Some(job) = jobs.first().filter(|job| !job["job_number"].is_null()) else { return Ok(None) };
+        Ok(output(&suite, "victim", job).await.is_ok_and(|said| said.contains("alive")).then_some(()))
+    })
+    .await?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    let jobs = ended(&suite, "victim").await?;
+    ensure!(jobs[0]["status"] == "infrastructure_fail", "the job is {}", jobs[0]["status"]);
+    until("nothing is left", Duration::from_secs(60), || async { Ok(left(engine).is_empty().then_some(())) })
+        .await?;
+    let config = config.replace("sleep 1000\"", "true\"").replace("sleep, \"1000\"", "sleep, \"1\"");
+    push(&suite, work.path(), "next", &config).await?;
+    let jobs = ended(&suite, "next").await?;
+    ensure!(jobs[0]["status"] == "success", "the next job is {}", jobs[0]["status"]);
+    suite.down().await
+}
