@@ -122,6 +122,8 @@ async fn pipes_carry_everything(environment: &dyn Environment) {
 }
 
 async fn exit_codes_tell_what_happened(environment: &dyn Environment) {
+    let (text, _) = run(environment, "grep SigBlk /proc/self/status").await;
+    assert_eq!(text, "SigBlk:\t0000000000000000\n", "no signal is blocked");
     assert_eq!(run(environment, "exit 3").await.1, 3);
     assert_eq!(run(environment, "kill -9 $$").await.1, 137);
     let mut missing = sh(environment, "", Io::Terminal);

@@ -321,6 +321,8 @@ fn kill_descendants() {
 fn exec(json: &str, argv: Vec<String>) -> io::Result<i32> {
     let exec: Exec = serde_json::from_str(json)?;
     setsid()?;
+    // What the first helper blocks to be woken by it would never wake a shell that waits.
+    SigSet::empty().thread_set_mask()?;
     umask(FileMode::from_bits_truncate(0o022));
     if let Some(ids) = &exec.identity {
         let groups: Vec<Gid> = ids.groups.iter().map(|g| Gid::from_raw(*g)).collect();
