@@ -1,0 +1,157 @@
+//! A full data disk (first light, part 5): new work is refused with the reason, nothing that was accepted is lost,
+//! and work goes on by itself. On a file system of its own, so that the machine's is not filled; that needs root.
+
+use anyhow::{Context, bail, ensure};
+use gantry_e2e::{Suite, until};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::statvfs::statvfs,
+    unistd::geteuid,
+};
+use serde_json::{Value, json};
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+const LIMIT: Duration = Duration::from_secs(120);
+const MIB: u64 = 1 << 20;
+
+/// A small file system in memory; gone with its guard.
+struct Small(PathBuf);
+
+impl Small {
+    fn new(path: &Path, mib: u64) -> anyhow::Result<Self> {
+        fs::create_dir_all(path)?;
+        let options = format!("size={mib}m,mode=0755");
+        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))?;
+        Ok(Self(path.to_owned()))
+    }
+
+    fn free(&self) -> anyhow::Result<u64> {
+        let found = statvfs(&self.0)?;
+        Ok(found.blocks_available() * found.fragment_size())
+    }
+
+    /// Leaves `left` bytes free.
+    fn fill(&self, ballast: &Path, left: u64) -> anyhow::Result<()> {
+        let mut file = OpenOptions::new().create(true).append(true).open(ballast)?;
+        let block = vec![0u8; usize::try_from(MIB)?];
+        while self.free()? > left {
+            let part = usize::try_from((self.free()? - left).min(MIB))?;
+            // Something else may have taken the last bytes meanwhile.
+            if file.write_all(&block[..part]).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+async fn new_work(suite: &Suite) -> anyhow::Result<Value> {
+    let ready = suite.get("/readyz").await?;
+    ready.pointer("/checks/new_work").cloned().context("readiness says nothing of new work")
+}
+
+async fn pipeline_status(suite: &Suite, id: &str) -> anyhow::Result<String> {
+    let workflows = suite.items(&format!("/api/v2/pipeline/{id}/workflow")).await?;
+    let status = workflows.first().and_then(|found| found.get("status")?.as_str());
+    Ok(status.unwrap_or_default().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_new_work_and_loses_nothing() -> anyhow::Result<()> {
+    if !geteuid().is_root() {
+        eprintln!("NOT TESTED: a full data disk needs a file system of its own, which only root may mount");
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let small = match Small::new(&dir.path().join("small"), 600) {
+        Ok(small) => small,
+        Err(error) => {
+            eprintln!("NOT TESTED: a full data disk; no file system can be mounted here: {error:#}");
+            return Ok(());
+        }
+    };
+    let config = dir.path().join("gantry.toml");
+    fs::write(&config, "[disk]\nmin_free_mib = 100\n")?;
+    let config = config.to_str().context("a path in UTF-8")?.to_owned();
+    let suite = Suite::up(&small.0.join("data"), &["--config", &config]).await?;
+    let go = dir.path().join("go");
+    let files = dir.path().join("files");
+    fs::create_dir_all(files.join(".circleci"))?;
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    fs::write(
+        files.join(".circleci/config.yml"),
+        format!(
+            "version: 2.1\njobs:\n  build:\n    machine: true\n    steps:\n      - run: |\n          echo begun\n          for i in $(seq 600); do echo \"line $i\"; [ -e {go} ] && exit 0; sleep 0.2; done\n          exit 1\nworkflows:\n  main:\n    jobs: [build]\n",
+            go = go.display()
+        ),
+    )?;
+    suite.push(dir.path(), "disk", &files, "refs/heads/main").await?;
+    let newest = async || -> anyhow::Result<String> {
+        let items = suite.items("/api/v2/project/git/local/disk/pipeline").await?;
+        let id = items.first().and_then(|item| item.get("id")?.as_str());
+        Ok(id.context("there is no pipeline")?.to_owned())
+    };
+    let first = newest().await?;
+    until("the job runs", LIMIT, async || {
+        Ok((pipeline_status(&suite, &first).await? == "running").then_some(()))
+    })
+    .await?;
+
+    let ballast = small.0.join("ballast");
+    small.fill(&ballast, 50 * MIB)?;
+    let said = until("new work is refused", LIMIT, async || {
+        let new_work = new_work(&suite).await?;
+        Ok((new_work["ok"] == false).then_some(new_work))
+    })
+    .await?;
+    ensure!(said["reason"].as_str().is_some_and(|text| text.contains("min_free_mib")), "{said}");
+    let (status, answer) =
+        suite.post("/api/v2/project/git/local/disk/pipeline", &json!({ "branch": "main" })).await?;
+    ensure!(status == 503 && answer.to_string().contains("is full"), "{status} {answer}");
+    let Err(refused) = suite.push(dir.path(), "disk", &files, "refs/heads/main").await else {
+        bail!("a push was accepted with a full disk")
+    };
+    ensure!(format!("{refused:#}").contains("is full"), "{refused:#}");
+    ensure!(pipeline_status(&suite, &first).await? == "running", "what runs goes on");
+
+    // To the last byte, and a while of it: the database may fall, the job's output waits with its agent.
+    small.fill(&ballast, 0)?;
+    until("something cannot be written", LIMIT, async || {
+        let free = small.free()?;
+        small.fill(&ballast, 0)?;
+        Ok((free < 64 * 1024).then_some(()))
+    })
+    .await?;
+    fs::write(&go, "")?;
+    fs::remove_file(&ballast)?;
+    until("new work is taken again", LIMIT, async || {
+        Ok((new_work(&suite).await?["ok"] == true).then_some(()))
+    })
+    .await?;
+    until("the job has ended", LIMIT, async || {
+        Ok((pipeline_status(&suite, &first).await? == "success").then_some(()))
+    })
+    .await?;
+    let (status, answer) =
+        suite.post("/api/v2/project/git/local/disk/pipeline", &json!({ "branch": "main" })).await?;
+    ensure!(status == 201, "{status} {answer}");
+    let second = newest().await?;
+    until("the next run ends", LIMIT, async || {
+        Ok((pipeline_status(&suite, &second).await? == "success").then_some(()))
+    })
+    .await?;
+    let report = suite.get("/internal/verify").await?;
+    ensure!(report["clean"] == true, "{report}");
+    suite.down().await
+}
