@@ -69,9 +69,10 @@ fn on_path(name: &str) -> Option<PathBuf> {
 fn start() -> Result<Engine> {
     let dir = tempfile::Builder::new().prefix("gtk-docker-").tempdir_in("/tmp")?.keep();
     let socket = dir.join("docker.sock");
-    // No default bridge: several engines of one machine would share it.
+    // In a network namespace of its own: an engine that starts makes the machine's packet filter and default bridge
+    // its own, and another one's with it.
     let script = "trap '' INT TERM HUP; \
-        dockerd --data-root \"$DIR/data\" --exec-root \"$DIR/exec\" --pidfile \"$DIR/pid\" -H \"unix://$DIR/docker.sock\" \
+        unshare --net dockerd --data-root \"$DIR/data\" --exec-root \"$DIR/exec\" --pidfile \"$DIR/pid\" -H \"unix://$DIR/docker.sock\" \
             --bridge=none >\"$DIR/log\" 2>&1 </dev/null & engine=$!; \
         cat >/dev/null; \
         ids=$(docker -H \"unix://$DIR/docker.sock\" ps -aq 2>/dev/null); \
