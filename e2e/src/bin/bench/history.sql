@@ -20,9 +20,8 @@ BEGIN
      WHERE attrelid = of_table AND attnum > 0 AND NOT attisdropped AND attidentity = '' AND attgenerated = ''
        AND attname <> 'xid';
     EXECUTE format(
-        'INSERT INTO %1$s (%2$s) SELECT %3$s FROM generate_series(:from, :to) n, %1$s t, '
-        'LATERAL jsonb_populate_record(NULL::%1$s, replace(to_jsonb(t)::text, '':prefix-'', lpad(to_hex(n), 8, ''0'') || ''-'')::jsonb) r '
-        'WHERE %4$s', of_table, columns, changed, condition);
+        'INSERT INTO %1$s (%2$s) SELECT %3$s FROM generate_series(:from, :to) n, (SELECT * FROM %1$s WHERE %4$s) t, '
+        'LATERAL jsonb_populate_record(NULL::%1$s, replace(to_jsonb(t)::text, '':prefix-'', lpad(to_hex(n), 8, ''0'') || ''-'')::jsonb) r', of_table, columns, changed, condition);
 END $$;
 
 CREATE TEMP TABLE w AS SELECT id FROM conductor.workflows WHERE pipeline_id = ':pipeline';
