@@ -13,7 +13,7 @@ use std::process::ExitCode;
 pub struct Arguments {
     /// A topic (exit-codes, environment, formatting, auth, filters, config-files) or a command
     words: Vec<String>,
-    /// Every command on one page
+    /// Every command on one page; with config-files every key
     #[arg(long)]
     all: bool,
 }
@@ -57,7 +57,10 @@ pub fn run(arguments: &Arguments, as_json: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if arguments.all {
-        print!("{}", crate::reference::commands());
+        match arguments.words.first().map(String::as_str) {
+            Some("config-files") => print!("{}", crate::reference::configuration()),
+            _ => print!("{}", crate::reference::commands()),
+        }
         return ExitCode::SUCCESS;
     }
     let Some(first) = arguments.words.first() else {

@@ -49,9 +49,8 @@ fn every_command_has_a_purpose_examples_and_exit_codes() {
                 missing.push(format!("{path}: no exit codes"));
             }
             for example in more.lines().filter_map(|line| line.strip_prefix("  gantry ")) {
-                let parsed = command::tree().try_get_matches_from(
-                    std::iter::once("gantry".to_owned()).chain(words(example)),
-                );
+                let parsed = command::tree()
+                    .try_get_matches_from(std::iter::once("gantry".to_owned()).chain(words(example)));
                 if let Err(error) = parsed
                     && error.use_stderr()
                 {
