@@ -6,6 +6,7 @@ use crate::interpolate::Args;
 use crate::orbs::OrbSource;
 use crate::params::Decls;
 use crate::pattern::Patterns;
+use crate::pipeline_parameters::PipelineParameter;
 use crate::resolve::Imports;
 use crate::values::Values;
 use crate::yaml::{Map, Node};
@@ -34,6 +35,8 @@ pub(crate) struct Ctx<'a> {
     pub imports: Imports,
     pub values: Values,
     pub pipeline_args: Args,
+    /// What the file declares of them.
+    pub parameters: Vec<PipelineParameter>,
     pub refs: Refs,
     pub patterns: Patterns,
     /// Schedules that hold for the pipeline's branch.
@@ -69,6 +72,7 @@ impl<'a> Ctx<'a> {
             imports: Imports::default(),
             values,
             pipeline_args,
+            parameters: Vec::new(),
             refs: Refs::default(),
             patterns: Patterns::default(),
             schedules: Vec::new(),

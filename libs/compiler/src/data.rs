@@ -27,7 +27,7 @@ pub fn data(file: &str, source: &str) -> Result<Json, Vec<Diagnostic>> {
 }
 
 /// The depth of a tree is bounded where it is read.
-fn json(node: &Node) -> Json {
+pub(crate) fn json(node: &Node) -> Json {
     match &node.value {
         Value::Null => Json::Null,
         Value::Bool(value) => Json::Bool(*value),

@@ -1,7 +1,7 @@
 //! What is compiled, and what comes out.
 
-use crate::Diagnostic;
 use crate::orbs::{NoOrbs, OrbSource, UsedOrb};
+use crate::{Diagnostic, PipelineParameter};
 use model::plan::Plan;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -97,4 +97,6 @@ pub struct Compiled {
     pub warnings: Vec<Diagnostic>,
     /// Orbs from outside of the file, each once.
     pub orbs: Vec<UsedOrb>,
+    /// The pipeline parameters that the file declares, in its order.
+    pub parameters: Vec<PipelineParameter>,
 }

@@ -4,6 +4,7 @@ use crate::context::{Ctx, MAX_CALLS};
 use crate::diagnostics::{Span, code};
 use crate::interpolate::{Args, Env};
 use crate::params::Place;
+use crate::scalars;
 use crate::scope::{Found, Kind, Scope};
 use crate::yaml::{Entry, Map, Node, Value};
 use std::sync::Arc;
@@ -38,6 +39,10 @@ impl Ctx<'_> {
             None => Map::new(),
         };
         merge(&mut body, own);
+        if let Some(settled) = self.settled(&body, false) {
+            body = settled;
+        }
+        self.xcode(&mut body);
         let steps_at = body.get("steps").map(|e| e.key);
         let mut steps = Vec::new();
         if let Some(pre) = pre {
@@ -60,6 +65,24 @@ impl Ctx<'_> {
             body.insert("steps".into(), Entry { key, value: Node::seq(key, steps) });
         }
         Some(body)
+    }
+
+    /// A version of Xcode is text, even where it looks like a number: `11.10` is not `11.1`.
+    fn xcode(&self, body: &mut Map) {
+        let Some(Value::Map(macos)) = body.get_mut("macos").map(|entry| &mut entry.value.value) else {
+            return;
+        };
+        let Some(version) = macos.get("xcode").map(|entry| entry.value.clone()) else { return };
+        let number = matches!(version.value, Value::Float(_) | Value::Int(_));
+        let written = self.sink.slice(version.span).trim();
+        let literal = scalars::plain(written);
+        let literal = Node { span: version.span, value: literal }.same(&version);
+        let text = if literal { Some(written.to_owned()) } else { version.text() };
+        if let (true, Some(text)) = (number, text)
+            && let Some(entry) = Arc::make_mut(macos).get_mut("xcode")
+        {
+            entry.value = Node::str(version.span, text);
+        }
     }
 
     fn is_build(&self, body: &Map) -> bool {

@@ -45,6 +45,7 @@ mod orbs;
 pub mod pack;
 mod params;
 mod pattern;
+mod pipeline_parameters;
 mod requires;
 mod resolve;
 mod restriction;
@@ -67,6 +68,7 @@ pub use data::data;
 pub use diagnostics::{Diagnostic, Related, Severity, SourceText, code};
 pub use input::{Compiled, Input, PipelineValues};
 pub use orbs::{BadOrbRef, NoOrbs, OrbError, OrbRef, OrbSource, OrbText, OrbVersion, Published, UsedOrb};
+pub use pipeline_parameters::PipelineParameter;
 pub use restriction::{Fact, MAX_RESTRICTION, restriction_holds};
 
 use context::{Ctx, Refs};
@@ -95,7 +97,7 @@ pub fn compile(input: &Input<'_>) -> Result<Compiled, Vec<Diagnostic>> {
     let (errors, warnings) = ctx.sink.finish();
     match compiled {
         Some((plan, processed)) if !failed => {
-            Ok(Compiled { plan, processed, warnings, orbs: ctx.imports.used })
+            Ok(Compiled { plan, processed, warnings, orbs: ctx.imports.used, parameters: ctx.parameters })
         }
         _ => Err(errors),
     }
@@ -111,7 +113,11 @@ fn workflows_of(ctx: &mut Ctx<'_>, input: &Input<'_>) -> Option<(Map, Vec<workfl
     ctx.interpolation = version(ctx, &map)?;
     ctx.setup = top_level(ctx, &map, input.continuation);
     if ctx.interpolation {
-        ctx.pipeline_parameters(&map, input.parameters, input.inherited_parameters);
+        ctx.pipeline_parameters(&map, input.parameters, input.inherited_parameters, !input.continuation);
+        if let Some(agent) = map.get("build_agent") {
+            let env = interpolate::Env { pipeline_parameters: true, ..interpolate::Env::default() };
+            ctx.interpolate(&agent.value, env);
+        }
     } else if let Some((name, _)) = input.parameters.iter().next() {
         let message = format!("Unexpected argument(s): {name}: version 2 has no parameters");
         ctx.sink.error(code::UNEXPECTED_ARGUMENT, Span::default(), message);

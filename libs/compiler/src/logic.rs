@@ -4,6 +4,7 @@ use crate::context::Ctx;
 use crate::diagnostics::{code, suggest};
 use crate::expression;
 use crate::interpolate::{Env, to_val};
+use crate::scope::Kind;
 use crate::yaml::{Node, Value};
 
 const OPERATORS: &[&str] = &["and", "or", "not", "equal", "matches"];
@@ -18,9 +19,36 @@ pub(crate) fn truthy(node: &Node) -> bool {
     }
 }
 
+/// Levels of `and`, `or` and `not` (config-language §7).
+const MAX_LEVELS: usize = 100;
+
+/// Equality of type and value. An argument that names an executor equals that name, and a map that is the same
+/// as the executor's definition.
+fn equal(a: &Node, b: &Node) -> bool {
+    if a.same(b) {
+        return true;
+    }
+    let (scope, reference, other) = match (&a.value, &b.value) {
+        (Value::Scoped(scope, reference), _) => (scope, reference, b),
+        (_, Value::Scoped(scope, reference)) => (scope, reference, a),
+        _ => return false,
+    };
+    let definition = reference.as_str().and_then(|name| scope.peek(Kind::Executor, name));
+    definition.is_some_and(|map| Node { span: other.span, value: Value::Map(map) }.same(other))
+}
+
 impl Ctx<'_> {
     /// The truth of a statement; `None` when it is malformed (the sink says why).
     pub fn logic(&mut self, node: &Node) -> Option<bool> {
+        self.logic_at(node, 1)
+    }
+
+    fn logic_at(&mut self, node: &Node, level: usize) -> Option<bool> {
+        if level > MAX_LEVELS {
+            let message = format!("conditions are nested deeper than {MAX_LEVELS} levels");
+            self.sink.error(code::BAD_CONDITION, node.span, message);
+            return None;
+        }
         let map = match &node.value {
             Value::Map(map) => map.clone(),
             Value::Seq(_) => {
@@ -53,16 +81,17 @@ impl Ctx<'_> {
                     return None;
                 };
                 if operator.as_ref() == "equal" {
-                    return Some(items.windows(2).all(|pair| pair[0].same(&pair[1])));
+                    return Some(items.windows(2).all(|pair| equal(&pair[0], &pair[1])));
                 }
                 // Every part is looked at, so that all their mistakes are reported.
-                let parts: Vec<Option<bool>> = items.iter().map(|item| self.logic(item)).collect();
+                let parts: Vec<Option<bool>> =
+                    items.iter().map(|item| self.logic_at(item, level + 1)).collect();
                 let parts: Option<Vec<bool>> = parts.into_iter().collect();
                 parts.map(|p| {
                     if operator.as_ref() == "and" { p.iter().all(|b| *b) } else { p.iter().any(|b| *b) }
                 })
             }
-            "not" => self.logic(&entry.value).map(|b| !b),
+            "not" => self.logic_at(&entry.value, level + 1).map(|b| !b),
             "matches" => {
                 let body = entry.value.as_map().cloned();
                 let pattern = body.as_ref().and_then(|b| b.get("pattern")).and_then(|e| e.value.text());

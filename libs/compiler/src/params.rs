@@ -33,7 +33,7 @@ impl Type {
         })
     }
 
-    fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::String => "string",
             Self::Boolean => "boolean",
@@ -80,7 +80,7 @@ const RESERVED: &[&str] = &[
 const KEYS: &[&str] = &["type", "default", "description", "enum"];
 
 /// Whether `value` is of the declared type; the error is the type's description.
-fn accepts(decl: &Decl, value: &Node) -> bool {
+pub(crate) fn accepts(decl: &Decl, value: &Node) -> bool {
     let inner = if let Value::Scoped(_, inner) = &value.value { inner.as_ref() } else { value };
     match decl.ty {
         Type::String => matches!(inner.value, Value::Str(_)),
@@ -250,10 +250,14 @@ impl Ctx<'_> {
         for (name, decl) in decls {
             let (value, scope) = match given.iter().find(|(n, ..)| n == name) {
                 Some((_, _, value)) => {
-                    // A pipeline value that this pipeline does not have is an empty text.
-                    let undefined =
-                        value.is_null() && decl.ty == Type::String && self.sink.interpolated(value.span);
-                    let value = if undefined { &Node::str(value.span, "") } else { value };
+                    // Nothing behind the name is an empty text or an empty list, and so is a pipeline value
+                    // that this pipeline does not have.
+                    let empty = match (value.is_null(), decl.ty) {
+                        (true, Type::String) => Some(Node::str(value.span, "")),
+                        (true, Type::Steps) => Some(Node::seq(value.span, Vec::new())),
+                        _ => None,
+                    };
+                    let value = empty.as_ref().unwrap_or(value);
                     if !accepts(decl, value) {
                         self.argument_type(name, decl, value);
                         good = false;
@@ -301,7 +305,7 @@ impl Ctx<'_> {
         good.then_some(args)
     }
 
-    fn argument_type(&mut self, name: &str, decl: &Decl, value: &Node) {
+    pub fn argument_type(&mut self, name: &str, decl: &Decl, value: &Node) {
         let message = format!(
             "Type error for argument {name}: expected type: {}, actual value: {} (type {})",
             expected(decl),
@@ -313,53 +317,6 @@ impl Ctx<'_> {
             (scalar && decl.ty == Type::String).then(|| "quote the value to make it a text".to_owned());
         self.sink.add(crate::Severity::Error, code::ARGUMENT_TYPE, value.span, message, hint);
         self.sink.related("declared here", decl.span);
-    }
-
-    /// The pipeline parameters: their declarations, bound to what the trigger gave. What is only inherited
-    /// counts where it is declared and not given.
-    pub fn pipeline_parameters(
-        &mut self,
-        root: &Map,
-        given: &serde_json::Map<String, serde_json::Value>,
-        inherited: &serde_json::Map<String, serde_json::Value>,
-    ) {
-        let decls = self.declarations(root, Place::Pipeline);
-        let at = root.get("parameters").map_or(Span::default(), |e| e.key);
-        let mut args = Args::new();
-        let inherited = inherited
-            .iter()
-            .filter(|(name, _)| !given.contains_key(name.as_str()) && decls.contains_key(name.as_str()));
-        for (name, value) in given.iter().chain(inherited) {
-            match decls.get(name.as_str()) {
-                None => {
-                    let hint = suggest(name, decls.keys().map(AsRef::as_ref));
-                    let message = format!("Unexpected argument(s): {name}");
-                    self.sink.add(crate::Severity::Error, code::UNEXPECTED_ARGUMENT, at, message, hint);
-                }
-                Some(decl) => {
-                    let value = from_json(value, decl.span);
-                    if !accepts(decl, &value) {
-                        self.argument_type(name, decl, &value);
-                    }
-                    args.insert(name.as_str().into(), value);
-                }
-            }
-        }
-        for (name, decl) in &decls {
-            if !args.contains_key(name) {
-                let null = Node { span: decl.span, value: Value::Null };
-                args.insert(name.clone(), decl.default.clone().unwrap_or(null));
-            }
-        }
-        // A broken declaration still declares a name: its uses are not mistakes of their own.
-        if let Some(map) = root.get("parameters").and_then(|e| e.value.as_map()) {
-            for (name, entry) in map.iter() {
-                if !args.contains_key(name) {
-                    args.insert(name.clone(), Node { span: entry.key, value: Value::Null });
-                }
-            }
-        }
-        self.pipeline_args = args;
     }
 }
 
@@ -377,20 +334,4 @@ fn scoped(decl: &Decl, value: Node, scope: &Arc<Scope>) -> Node {
         return Node { span: value.span, value: Value::Scoped(scope.clone(), Arc::new(value)) };
     }
     value
-}
-
-fn from_json(value: &serde_json::Value, span: Span) -> Node {
-    let value = match value {
-        serde_json::Value::Null => Value::Null,
-        serde_json::Value::Bool(b) => Value::Bool(*b),
-        serde_json::Value::Number(n) => match n.as_i64() {
-            Some(n) => Value::Int(n),
-            None => Value::Float(n.as_f64().unwrap_or(f64::NAN)),
-        },
-        serde_json::Value::String(text) => Value::Str(text.as_str().into()),
-        // No pipeline parameter takes a collection: an empty one fails the type check.
-        serde_json::Value::Array(_) => Value::Seq(Arc::default()),
-        serde_json::Value::Object(_) => Value::Map(Arc::default()),
-    };
-    Node { span, value }
 }

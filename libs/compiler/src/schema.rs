@@ -19,6 +19,14 @@ impl Ctx<'_> {
     /// Checks every known structure of the file.
     pub fn check_document(&mut self, root: &Map, project: &Scope) {
         self.elements(project);
+        let mut seen = std::collections::HashMap::new();
+        for (name, at) in project.job_names() {
+            if let Some(other) = seen.insert(name.to_lowercase(), at) {
+                let message = format!("`{name}` differs from the name of another job only in its case");
+                self.sink.warning(code::INVALID_NAME, at, message);
+                self.sink.related("the other one", other);
+            }
+        }
         for (_, entry) in &project.groups {
             if let Some(jobs) = entry.value.as_map().and_then(|group| group.get("jobs")) {
                 self.invocation_shapes(&jobs.value, project);

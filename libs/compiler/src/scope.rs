@@ -133,6 +133,11 @@ impl Scope {
         self.map(kind).get(name).map(|e| &e.value)
     }
 
+    /// The names of all jobs and where they stand.
+    pub fn job_names(&self) -> impl Iterator<Item = (&Arc<str>, Span)> {
+        self.jobs.iter().map(|(name, entry)| (name, entry.key))
+    }
+
     /// Every definition that is a map.
     pub fn bodies(&self) -> impl Iterator<Item = (Kind, &Arc<str>, &Arc<Map>)> {
         [Kind::Job, Kind::Command, Kind::Executor].into_iter().flat_map(|kind| {

@@ -32,24 +32,6 @@ pub(crate) fn single(key: &str, at: Span, value: Node) -> Node {
     Node::map(at.to(value.span), Map::from_iter([(Arc::from(key), Entry { key: at, value })]))
 }
 
-/// Booleans in the environment of a step are `1` and `0`; in all other environments `true` and `false`.
-/// `None`: there are none.
-fn with_digits(run: &Map) -> Option<Map> {
-    let variables = run.get("environment")?.value.as_map()?;
-    if !variables.values().any(|variable| matches!(variable.value.value, Value::Bool(_))) {
-        return None;
-    }
-    let mut run = run.clone();
-    if let Some(Value::Map(map)) = run.get_mut("environment").map(|entry| &mut entry.value.value) {
-        for variable in Arc::make_mut(map).values_mut() {
-            if let Value::Bool(b) = variable.value.value {
-                variable.value.value = Value::Int(i64::from(b));
-            }
-        }
-    }
-    Some(run)
-}
-
 impl Ctx<'_> {
     /// Appends the steps of `node` to `out`. The texts of `node` are already interpolated.
     pub fn expand_steps(&mut self, node: &Node, scope: &Arc<Scope>, out: &mut Vec<Node>) {
@@ -149,7 +131,7 @@ impl Ctx<'_> {
     fn run_step(&mut self, name: &str, at: Span, body: &Node, whole: &Node, out: &mut Vec<Node>) {
         match &body.value {
             Value::Str(_) => out.push(single(name, at, single("command", body.span, body.clone()))),
-            Value::Map(map) => out.push(match with_digits(map) {
+            Value::Map(map) => out.push(match self.settled(map, true) {
                 Some(map) => single(name, at, Node::map(body.span, map)),
                 None => whole.clone(),
             }),

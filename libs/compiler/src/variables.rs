@@ -3,6 +3,7 @@
 use crate::context::Ctx;
 use crate::diagnostics::{Span, code};
 use crate::yaml::{Map, Node, Value};
+use std::sync::Arc;
 
 /// Variables of one job, bytes of them all, bytes of one: what a kernel can pass on (security §5.2).
 const MAX_VARIABLES: usize = 1000;
@@ -76,6 +77,32 @@ impl Ctx<'_> {
         } else {
             put(out, name.to_owned(), text);
         }
+    }
+}
+
+impl Ctx<'_> {
+    /// The environment of a step, or of anything else, in its final form: a pipeline value that this pipeline
+    /// does not have is `<nil>`, and a boolean in the environment of a step is `1` or `0`, where in all others it
+    /// is `true` or `false`. `None`: it is in that form already.
+    pub fn settled(&self, owner: &Map, of_step: bool) -> Option<Map> {
+        let settle = |value: &Node| match value.value {
+            Value::Bool(b) if of_step => Some(Value::Int(i64::from(b))),
+            Value::Null if self.sink.interpolated(value.span) => Some(Value::Str("<nil>".into())),
+            _ => None,
+        };
+        let variables = owner.get("environment")?.value.as_map()?;
+        if !variables.values().any(|variable| settle(&variable.value).is_some()) {
+            return None;
+        }
+        let mut owner = owner.clone();
+        if let Some(Value::Map(map)) = owner.get_mut("environment").map(|entry| &mut entry.value.value) {
+            for variable in Arc::make_mut(map).values_mut() {
+                if let Some(value) = settle(&variable.value) {
+                    variable.value.value = value;
+                }
+            }
+        }
+        Some(owner)
     }
 }
 

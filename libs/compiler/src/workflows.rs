@@ -11,6 +11,7 @@ use crate::requires::Edges;
 use crate::scope::{Kind, Scope};
 use crate::yaml::{Map, Node, Value};
 use model::plan::{JobKind, JobPlan, Requirement, WorkflowPlan};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Keys of a workflow.
@@ -94,8 +95,22 @@ impl Ctx<'_> {
                 Some(wanted) => draft.triggers.is_some() && draft.name == wanted,
             };
         }
+        if !self.interpolation {
+            self.twice(&drafts);
+        }
         names::assign(&mut drafts);
         drafts.into_iter().map(|draft| self.assemble(draft)).collect()
+    }
+
+    /// Version 2 has no way to tell two jobs of one name apart.
+    fn twice(&mut self, drafts: &[Draft]) {
+        for draft in drafts {
+            let mut seen = HashSet::new();
+            for job in draft.jobs.iter().filter(|job| !seen.insert(job.base.as_str())) {
+                let message = format!("the job `{}` stands twice in the workflow `{}`", job.base, draft.name);
+                self.sink.error(code::INVALID_NAME, job.at, message);
+            }
+        }
     }
 
     fn drafts(&mut self, map: &Map, at: Span, project: &Arc<Scope>) -> Vec<Draft> {
