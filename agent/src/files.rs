@@ -173,15 +173,23 @@ fn workspace(root: &Path, globs: &[String]) -> Result<Vec<Source>, Failed> {
     let mut sources: Vec<Source> = Vec::new();
     for pattern in globs {
         for name in glob::expand(root, pattern, glob::Syntax::Plain)? {
-            let path = root.join(&name);
-            sources.push(Source { name, path });
+            if name == Path::new(".") {
+                // All that is in the root; the root itself is where each job wants it.
+                let entries = std::fs::read_dir(root).map_err(text)?.flatten();
+                sources.extend(
+                    entries.map(|entry| Source { name: entry.file_name().into(), path: entry.path() }),
+                );
+            } else {
+                let path = root.join(&name);
+                sources.push(Source { name, path });
+            }
         }
     }
     if sources.is_empty() {
         return Err(format!("The specified paths did not match any files in {}", root.display()));
     }
     // A folder before what is in it, so that nothing is packed twice.
-    sources.sort_by_key(|source| source.name.components().count());
+    sources.sort_by_cached_key(|source| (source.name.components().count(), source.name.clone()));
     Ok(sources)
 }
 

@@ -118,7 +118,7 @@ fn print(names: &[String]) -> i32 {
 fn globbed(patterns: &[String]) -> Result<Vec<String>, String> {
     let mut names: Vec<String> = Vec::new();
     for pattern in patterns {
-        for path in glob::expand(Path::new(""), pattern, Syntax::Doublestar)? {
+        for path in glob::expand(Path::new("."), pattern, Syntax::Doublestar)? {
             let name = path.to_string_lossy().into_owned();
             if !names.contains(&name) {
                 names.push(name);

@@ -8,7 +8,7 @@ use nix::{
     sys::stat::{FileStat, Mode, SFlag, fstatat},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::{CString, OsStr},
     fs::File,
     io::{self, Read, Write},
@@ -52,10 +52,12 @@ pub struct Packed {
 /// A source cannot be read, or the stream does not take more.
 pub fn pack<W: Write>(out: W, sources: &[Source]) -> Result<Packed> {
     let mut packer = Packer { out: Builder::new(out), links: HashMap::new(), packed: Packed::default() };
-    for (index, source) in sources.iter().enumerate() {
-        if sources[..index].iter().any(|earlier| source.name.starts_with(&earlier.name)) {
+    let mut names: HashSet<&Path> = HashSet::new();
+    for source in sources {
+        if source.name.ancestors().any(|above| names.contains(above)) {
             continue;
         }
+        names.insert(&source.name);
         let parent = source.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new(if source.path.is_absolute() { "/" } else { "." }));
         let failed = |source_error: Errno| Error::File {
