@@ -42,6 +42,9 @@ impl Ctx<'_> {
     ) -> Option<Arc<Scope>> {
         let exact = pins.get(written).map_or(written, String::as_str).trim();
         if let Some(known) = self.imports.by_reference.get(exact) {
+            if let Some(used) = self.imports.used.iter_mut().find(|used| used.reference == written) {
+                used.direct |= depth == 0;
+            }
             return known.clone();
         }
         let scope = self.import_new(written, exact, at, depth);
