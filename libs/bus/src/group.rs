@@ -4,6 +4,7 @@ use crate::{
     Bus,
     feed::LaneEnd,
     lane::{Item, Lane, LaneError, lane_of},
+    tail::{PAGE, Shared},
 };
 use async_trait::async_trait;
 use contracts::{Envelope, RequestError};
@@ -96,8 +97,6 @@ pub trait Group: Send + Sync {
 pub const LANES: i32 = 4;
 /// Messages that wait in a lane before the reader waits.
 const QUEUE: usize = 256;
-/// Events read at once.
-const PAGE: u32 = 256;
 /// Unwanted events after which the cursors are moved without an effect.
 const MARK_EVENTS: u64 = 2048;
 /// Quiet time after which they are moved too.
@@ -301,6 +300,20 @@ impl Runner {
         }
     }
 
+    /// The same, shared with the other groups of this process.
+    async fn shared(&self, after: Position, tick: u64, anew: bool) -> Result<Shared, LaneError> {
+        let (tail, pool) = self.bus.tail_of(self.source);
+        match tail.after(&pool, self.source, after, tick, anew).await {
+            Ok(page) => Ok(page),
+            Err(eventstore::Error::Db(sqlx::Error::Database(error)))
+                if error.code().as_deref() == Some("42P01") =>
+            {
+                Ok(Shared::default())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Reads the source's log and hands what the group wants to its lanes.
     async fn read(
         &self,
@@ -315,12 +328,13 @@ impl Runner {
         let mut settle = Duration::from_millis(1);
         let mut held_since: Option<Instant> = None;
         let mut idle = Duration::from_secs(1);
+        let mut anew = true;
         loop {
             if stop.is_cancelled() {
                 return Ok(());
             }
-            woken.borrow_and_update();
-            let page = self.page(position).await?;
+            let tick = *woken.borrow_and_update();
+            let page = self.shared(position, tick, std::mem::take(&mut anew)).await?;
             let found = !page.events.is_empty();
             for (at, envelope) in page.events {
                 position = at;
@@ -333,7 +347,7 @@ impl Runner {
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
                         // A lane that ended says why itself.
-                        sent = sender.send(Item::Message(at, Box::new(envelope))) => if sent.is_err() {
+                        sent = sender.send(Item::Message(at, Box::new(Envelope::clone(&envelope)))) => if sent.is_err() {
                             return std::future::pending().await;
                         },
                     }
@@ -376,6 +390,8 @@ impl Runner {
                 },
                 _ = operated.changed() => return Err(LaneError::Overtaken),
                 () = sleep(idle) => {
+                    // Other processes commit without telling this one.
+                    anew = true;
                     idle = (idle * 2).min(Duration::from_secs(10));
                     if self.ops().await? != ops {
                         return Err(LaneError::Overtaken);

@@ -202,8 +202,7 @@ impl Lane {
             }
         }
         if let Some(at) = mark.filter(|at| *at > self.position) {
-            let mut tx = self.store.begin(&[]).await?;
-            tx.relaxed().await?;
+            let mut tx = self.store.begin_relaxed(&[]).await?;
             self.advance(&mut tx, at).await?;
             tx.commit().await?;
             self.advanced(at);
@@ -280,14 +279,16 @@ impl Lane {
         };
         let turns = Arc::clone(&self.turns);
         let turn = turns.acquire().await.map_err(|_| sqlx::Error::PoolClosed)?;
-        let mut tx = match self.store.begin(&locks).await {
+        let begun = if group.relaxed() {
+            self.store.begin_relaxed(&locks).await
+        } else {
+            self.store.begin(&locks).await
+        };
+        let mut tx = match begun {
             Ok(tx) => tx,
             Err(error) if error.is_from_database() => return Ok(Err(error.into())),
             Err(error) => return Err(error.into()),
         };
-        if group.relaxed() {
-            tx.relaxed().await?;
-        }
         let to = match from {
             Origin::Log(at) => at,
             Origin::Parked(_) => self.position,

@@ -29,6 +29,7 @@ mod members;
 pub mod once;
 mod relay;
 mod request;
+mod tail;
 
 pub use admission::Admission;
 pub use broker::Broker;
@@ -57,6 +58,8 @@ struct Source {
     wake: watch::Sender<u64>,
     /// Where its events are read, once it registered.
     store: Option<Store>,
+    /// What all groups of this process read of its log.
+    tail: Arc<tail::Tail>,
 }
 
 pub(crate) struct Inner {
@@ -273,6 +276,14 @@ impl Bus {
             .map_or_else(|| self.0.pool.clone(), |store| store.pool().clone())
     }
 
+    /// What this process has read of a source's log, and where the rest is read.
+    pub(crate) fn tail_of(&self, service: &str) -> (Arc<tail::Tail>, PgPool) {
+        let pool = self.pool_of(service);
+        let mut sources = self.0.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = sources.entry(channel(service)).or_insert_with(Source::new);
+        (Arc::clone(&source.tail), pool)
+    }
+
     /// Lets a group handle the events of services, until `stop`. `store` is the consumer's own: effects and
     /// progress go there. A new group reads each source from its first event.
     pub fn consume(
@@ -307,6 +318,6 @@ fn channel(service: &str) -> String {
 
 impl Source {
     fn new() -> Self {
-        Self { wake: watch::Sender::new(0), store: None }
+        Self { wake: watch::Sender::new(0), store: None, tail: Arc::default() }
     }
 }

@@ -163,7 +163,15 @@ impl Store {
     /// # Errors
     /// The database is away, or a lock was not free within 10 s.
     pub async fn begin(&self, locks: &[Key]) -> Result<Tx> {
-        Tx::begin(self, locks).await
+        Tx::begin(self, locks, false).await
+    }
+
+    /// The same for what can be made again from events: its commit returns before it is on disk.
+    ///
+    /// # Errors
+    /// As [`Store::begin`].
+    pub async fn begin_relaxed(&self, locks: &[Key]) -> Result<Tx> {
+        Tx::begin(self, locks, true).await
     }
 
     /// Events of one aggregate after a version, oldest first.

@@ -12,6 +12,13 @@ use std::{
 };
 use uuid::Uuid;
 
+/// How a transaction begins whose commit waits for the disk.
+const DURABLE: &str =
+    "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '10s'";
+/// How one begins whose commit does not.
+const RELAXED: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '10s'; \
+                       SET LOCAL synchronous_commit = off";
+
 /// SHA-256 of a request's body, lower-case hex, for [`Tx::answered`].
 pub fn digest(body: &Value) -> String {
     hex::encode(Sha256::digest(body.to_string().as_bytes()))
@@ -61,7 +68,7 @@ pub struct Tx {
 }
 
 impl Tx {
-    pub(crate) async fn begin(store: &Store, locks: &[Key]) -> Result<Self> {
+    pub(crate) async fn begin(store: &Store, locks: &[Key], relaxed: bool) -> Result<Self> {
         let mut numbers: Vec<i64> =
             locks.iter().map(|key| aggregate_lock(store.service(), key.kind, key.id)).collect();
         numbers.sort_unstable();
@@ -69,12 +76,8 @@ impl Tx {
         // In a task of its own: a BEGIN whose caller goes away before it is answered would leave the connection
         // to the pool with a transaction open, into which the next user's writes would vanish.
         let pool = store.pool().clone();
-        let begun = tokio::spawn(async move {
-            pool.begin_with(
-                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '10s'",
-            )
-            .await
-        });
+        let begun =
+            tokio::spawn(async move { pool.begin_with(if relaxed { RELAXED } else { DURABLE }).await });
         let mut inner = begun.await.map_err(|_| sqlx::Error::WorkerCrashed)??;
         if !numbers.is_empty() {
             // This assigns no transaction id, so that a transaction which waits for a lock neither holds back

@@ -2,6 +2,8 @@
 -- records. All its ids begin with the same eight digits, which become the number of the copy; numbers count on, and
 -- times lie a second apart in the past, so that the newest copy is the oldest.
 
+-- Events keep the transaction of the one that they copy: they lie behind every reader, and nobody acts on them.
+
 SET synchronous_commit = off;
 SET jit = off;
 
@@ -17,8 +19,7 @@ BEGIN
                ELSE format('r.%I', attname) END, ', ')
       INTO columns, changed
       FROM pg_attribute
-     WHERE attrelid = of_table AND attnum > 0 AND NOT attisdropped AND attidentity = '' AND attgenerated = ''
-       AND attname <> 'xid';
+     WHERE attrelid = of_table AND attnum > 0 AND NOT attisdropped AND attidentity = '' AND attgenerated = '';
     EXECUTE format(
         'INSERT INTO %1$s (%2$s) SELECT %3$s FROM generate_series(:from, :to) n, (SELECT * FROM %1$s WHERE %4$s) t, '
         'LATERAL jsonb_populate_record(NULL::%1$s, replace(to_jsonb(t)::text, '':prefix-'', lpad(to_hex(n), 8, ''0'') || ''-'')::jsonb) r', of_table, columns, changed, condition);
