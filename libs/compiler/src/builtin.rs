@@ -61,7 +61,7 @@ fn needs_no_map(step: &str) -> bool {
 impl Ctx<'_> {
     /// What a compiled step does. `None` when it is refused (the sink says why), or has no effect here.
     pub fn step(&mut self, step: &Node) -> Option<Step> {
-        let empty = Map::new();
+        let empty = Map::default();
         let (name, at, body) = match &step.value {
             Value::Str(name) => (name.as_ref(), step.span, None),
             Value::Map(map) => {

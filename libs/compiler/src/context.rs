@@ -65,7 +65,7 @@ pub(crate) struct Ctx<'a> {
 
 impl<'a> Ctx<'a> {
     pub fn new(sink: Sink, values: Values, orbs: &'a dyn OrbSource) -> Self {
-        let pipeline_args = Args::new();
+        let pipeline_args = Args::default();
         Self {
             sink,
             orbs,

@@ -202,9 +202,14 @@ codes! {
 /// Findings beyond this number are not kept: they help nobody and cost memory.
 const MAX_FINDINGS: usize = 200;
 
+/// What is kept of a source that is too long to be read: enough to show its first lines.
+const BEGINNING: usize = 4 << 10;
+
 struct File {
     name: Arc<str>,
     text: Arc<str>,
+    /// Bytes of the whole text; of one that is too long only the beginning is kept.
+    length: usize,
     /// Starts of its lines, once they are asked for.
     lines: OnceCell<Vec<usize>>,
 }
@@ -238,18 +243,29 @@ pub(crate) struct Sink {
 impl Sink {
     pub fn new(name: &str, text: &str) -> Self {
         let mut sink = Self { files: Vec::new(), seen: HashSet::new(), found: Vec::new(), trace: Vec::new() };
-        sink.add_file(name.into(), text.into());
+        let length = text.len();
+        let mut end = if length > crate::yaml::MAX_SOURCE { BEGINNING } else { length };
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        sink.files.push(File { name: name.into(), text: text[..end].into(), length, lines: OnceCell::new() });
         sink
     }
 
     /// A further source; the number by which spans name it.
     pub fn add_file(&mut self, name: Arc<str>, text: Arc<str>) -> u32 {
-        self.files.push(File { name, text, lines: OnceCell::new() });
+        let length = text.len();
+        self.files.push(File { name, text, length, lines: OnceCell::new() });
         u32::try_from(self.files.len() - 1).unwrap_or(u32::MAX)
     }
 
     fn file(&self, span: Span) -> &File {
         self.files.get(span.file as usize).unwrap_or(&self.files[0])
+    }
+
+    /// Bytes of a source.
+    pub fn length(&self, file: u32) -> usize {
+        self.file(Span { file, ..Span::default() }).length
     }
 
     pub fn source(&self, file: u32) -> Arc<str> {

@@ -16,8 +16,8 @@ fn entry(value: Node) -> Entry {
 
 /// The compiled form of `workflows` as a tree.
 pub(crate) fn tree(workflows: &[Compiled]) -> Map {
-    let mut jobs = Map::new();
-    let mut shown_workflows = Map::new();
+    let mut jobs = Map::default();
+    let mut shown_workflows = Map::default();
     for workflow in workflows {
         for job in &workflow.shown {
             if let Some(body) = &job.body {
@@ -62,7 +62,7 @@ pub(crate) fn emit(workflows: &[Compiled], orbs: &[UsedOrb], source: &str) -> St
 }
 
 fn invocation(job: &Shown) -> Node {
-    let mut options = Map::new();
+    let mut options = Map::default();
     if job.approval {
         options.insert("type".into(), entry(Node::str(AT, "approval")));
     }

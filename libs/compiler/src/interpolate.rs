@@ -5,10 +5,11 @@ use crate::diagnostics::{Span, code, suggest};
 use crate::expression::{self, Val};
 use crate::yaml::{Map, Node, Value};
 use indexmap::IndexMap;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Values by parameter name.
-pub(crate) type Args = IndexMap<Arc<str>, Node>;
+pub(crate) type Args = IndexMap<Arc<str>, Node, foldhash::fast::RandomState>;
 
 /// The names that a text may refer to.
 #[derive(Clone, Copy, Default)]
@@ -21,10 +22,34 @@ pub(crate) struct Env<'e> {
     pub pipeline_parameters: bool,
 }
 
-enum Part {
-    Text(String),
-    Tag(String),
-    Section { name: String, inverted: bool, body: Vec<Part> },
+enum Part<'t> {
+    Text(Cow<'t, str>),
+    Tag(&'t str),
+    Section { name: &'t str, inverted: bool, body: Vec<Part<'t>> },
+}
+
+/// Appends to a text that is borrowed as long as it is one piece.
+fn append<'t>(text: &mut Cow<'t, str>, piece: &'t str) {
+    if text.is_empty() {
+        *text = Cow::Borrowed(piece);
+    } else if !piece.is_empty() {
+        text.to_mut().push_str(piece);
+    }
+}
+
+/// Where the next `>>` is; each part of the text is searched once.
+struct Closes<'t> {
+    text: &'t str,
+    next: Option<usize>,
+}
+
+impl Closes<'_> {
+    fn after(&mut self, from: usize) -> Option<usize> {
+        if self.next.is_some_and(|next| next < from) {
+            self.next = self.text[from..].find(">>").map(|i| from + i);
+        }
+        self.next
+    }
 }
 
 /// How references begin.
@@ -35,24 +60,28 @@ fn is_name(c: char) -> bool {
 }
 
 /// The parts of a text; the error says what is malformed, and which part of the text that is.
-fn parse(text: &str) -> Result<Vec<Part>, (String, String)> {
-    let mut stack: Vec<(String, bool, Vec<Part>)> = Vec::new();
-    let mut parts: Vec<Part> = Vec::new();
-    let mut literal = String::new();
+fn parse(text: &str) -> Result<Vec<Part<'_>>, (String, String)> {
+    let mut stack: Vec<(&str, bool, Vec<Part<'_>>)> = Vec::new();
+    let mut parts: Vec<Part<'_>> = Vec::new();
+    let mut literal = Cow::Borrowed("");
     let mut rest = text;
+    let mut closes = Closes { text, next: text.find(">>") };
     while let Some(found) = rest.find("<<") {
         if rest[..found].ends_with('\\') {
-            literal.push_str(&rest[..found - 1]);
+            append(&mut literal, &rest[..found - 1]);
             // The whole run of `<` is protected: `\<<<` is a here-string.
             let run = rest[found..].find(|c| c != '<').unwrap_or(rest.len() - found);
-            literal.push_str(&rest[found..found + run]);
+            append(&mut literal, &rest[found..found + run]);
             rest = &rest[found + run..];
             continue;
         }
-        literal.push_str(&rest[..found]);
+        append(&mut literal, &rest[..found]);
         rest = &rest[found..];
         let run = rest.find(|c| c != '<').unwrap_or(rest.len());
-        let close = rest.find(">>").filter(|close| run == 2 && !rest[2..*close].contains("<<"));
+        let at = text.len() - rest.len();
+        let close = if run == 2 { closes.after(at + run).map(|close| close - at) } else { None };
+        let nested = rest[run..].find("<<").map(|i| run + i);
+        let close = close.filter(|close| nested.is_none_or(|nested| nested >= *close));
         let Some(close) = close else {
             let inner = rest[run..].trim_start();
             if run == 2 && SCOPES.iter().any(|scope| inner.starts_with(scope)) {
@@ -61,7 +90,7 @@ fn parse(text: &str) -> Result<Vec<Part>, (String, String)> {
                 let open = &rest[..end + name];
                 return Err((format!("`{open}` is not closed: write `>>` behind the name"), open.to_owned()));
             }
-            literal.push_str(&rest[..run]);
+            append(&mut literal, &rest[..run]);
             rest = &rest[run..];
             continue;
         };
@@ -74,7 +103,7 @@ fn parse(text: &str) -> Result<Vec<Part>, (String, String)> {
             if stack.len() >= 20 {
                 return Err(("sections are nested deeper than 20 levels".into(), content.to_owned()));
             }
-            stack.push((name.trim().to_owned(), content.starts_with('^'), std::mem::take(&mut parts)));
+            stack.push((name.trim(), content.starts_with('^'), std::mem::take(&mut parts)));
         } else if let Some(name) = content.strip_prefix('/') {
             match stack.pop() {
                 Some((open, inverted, outer)) if open == name.trim() => {
@@ -87,12 +116,12 @@ fn parse(text: &str) -> Result<Vec<Part>, (String, String)> {
                 }
             }
         } else {
-            parts.push(Part::Tag(content.to_owned()));
+            parts.push(Part::Tag(content));
         }
     }
-    literal.push_str(rest);
+    append(&mut literal, rest);
     if let Some((name, ..)) = stack.pop() {
-        return Err((format!("the section `{name}` is not closed"), name));
+        return Err((format!("the section `{name}` is not closed"), name.to_owned()));
     }
     if !literal.is_empty() {
         parts.push(Part::Text(literal));
@@ -169,7 +198,7 @@ impl Ctx<'_> {
         Node::str(span, out)
     }
 
-    fn render(&mut self, span: Span, parts: &[Part], env: Env<'_>, out: &mut String) {
+    fn render(&mut self, span: Span, parts: &[Part<'_>], env: Env<'_>, out: &mut String) {
         for part in parts {
             match part {
                 Part::Text(text) => {

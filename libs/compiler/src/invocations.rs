@@ -104,7 +104,7 @@ pub(crate) struct Options<'o> {
 impl Ctx<'_> {
     /// Adds what an entry of `jobs` stands for.
     pub fn invocation(&mut self, item: &Node, project: &Arc<Scope>, draft: &mut Draft) {
-        let empty = Map::new();
+        let empty = Map::default();
         let (reference, at, options) = match &item.value {
             Value::Str(name) => (name, item.span, &empty),
             Value::Map(map) if map.len() == 1 => {

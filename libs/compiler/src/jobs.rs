@@ -27,7 +27,7 @@ impl Ctx<'_> {
         }
         let definition = found.body.clone();
         let env = Env { params: Some(args), matrix: None, pipeline_parameters: !found.scope.is_orb };
-        let mut own = Map::new();
+        let mut own = Map::default();
         for (key, entry) in definition.iter() {
             if !matches!(key.as_ref(), "parameters" | "description") {
                 let value = self.interpolate(&entry.value, env);
@@ -36,7 +36,7 @@ impl Ctx<'_> {
         }
         let mut body = match own.shift_remove("executor") {
             Some(entry) => self.executor(&entry.value, &found.scope, 0)?,
-            None => Map::new(),
+            None => Map::default(),
         };
         merge(&mut body, own);
         if let Some(settled) = self.settled(&body, false) {
@@ -138,7 +138,7 @@ impl Ctx<'_> {
         let args = self.bind(&decls, &given, scope, &found.scope, at)?;
         let env = Env { params: Some(&args), matrix: None, pipeline_parameters: !found.scope.is_orb };
         self.sink.trace.push((format!("Error calling executor: '{name}'{}", found.scope.in_orb()), at));
-        let mut body = Map::new();
+        let mut body = Map::default();
         for (key, entry) in definition.iter() {
             if !matches!(key.as_ref(), "parameters" | "description") {
                 let value = self.interpolate(&entry.value, env);

@@ -60,7 +60,7 @@ impl Ctx<'_> {
             return None;
         }
         lists.sort_by_key(|(name, _)| *name);
-        let mut combinations = vec![Args::new()];
+        let mut combinations = vec![Args::default()];
         for (name, items) in lists {
             let with = |c: &Args, item: &Node| {
                 let mut c = c.clone();

@@ -66,7 +66,7 @@ pub fn pack(
     files: &BTreeMap<String, String>,
     include: &dyn Fn(&str) -> Option<String>,
 ) -> Result<String, PackError> {
-    let mut root = Map::new();
+    let mut root = Map::default();
     for (path, text) in files.iter().filter(|(path, _)| is_packed(path)) {
         let Some(map) = read(path, text, include)? else { continue };
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -74,9 +74,9 @@ pub fn pack(
         match folder.split('/').next().filter(|section| !section.is_empty()) {
             None => merge(&mut root, map),
             Some(section) => {
-                let entry = root.entry(section.into()).or_insert_with(|| entry(Map::new()));
+                let entry = root.entry(section.into()).or_insert_with(|| entry(Map::default()));
                 if !matches!(entry.value.value, Value::Map(_)) {
-                    entry.value = Node::map(Span::default(), Map::new());
+                    entry.value = Node::map(Span::default(), Map::default());
                 }
                 let Value::Map(members) = &mut entry.value.value else { continue };
                 let members = Arc::make_mut(members);

@@ -245,7 +245,7 @@ impl Ctx<'_> {
                 good = false;
             }
         }
-        let mut args = Args::new();
+        let mut args = Args::default();
         let mut missing = Vec::new();
         for (name, decl) in decls {
             let (value, scope) = match given.iter().find(|(n, ..)| n == name) {

@@ -48,7 +48,7 @@ impl Ctx<'_> {
         if bounded {
             self.sizes_of(given, at);
         }
-        let mut args = Args::new();
+        let mut args = Args::default();
         let inherited = inherited
             .iter()
             .filter(|(name, _)| !given.contains_key(name.as_str()) && decls.contains_key(name.as_str()));

@@ -201,7 +201,7 @@ impl Ctx<'_> {
         let (commands, executors) = if self.interpolation {
             (self.section(root, "commands"), self.section(root, "executors"))
         } else {
-            (Map::new(), Map::new())
+            (Map::default(), Map::default())
         };
         let mut orbs = IndexMap::new();
         for (alias, entry) in self.interpolation.then(|| self.section(root, "orbs")).into_iter().flatten() {
@@ -212,7 +212,7 @@ impl Ctx<'_> {
             orbs.insert(alias, orb);
         }
         let groups =
-            if self.interpolation && !is_orb { self.section(root, "job-groups") } else { Map::new() };
+            if self.interpolation && !is_orb { self.section(root, "job-groups") } else { Map::default() };
         Scope { jobs, commands, executors, groups, orbs, is_orb, label }
     }
 
@@ -256,13 +256,13 @@ impl Ctx<'_> {
 
     fn section(&mut self, root: &Map, name: &str) -> Map {
         match root.get(name).map(|e| &e.value) {
-            None => Map::new(),
+            None => Map::default(),
             Some(Node { value: Value::Map(map), .. }) => map.as_ref().clone(),
             Some(node) => {
                 if !node.is_null() {
                     self.wrong_type(node, &format!("`{name}`"), "a map");
                 }
-                Map::new()
+                Map::default()
             }
         }
     }

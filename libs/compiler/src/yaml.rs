@@ -43,7 +43,8 @@ pub(crate) enum Value {
     Scoped(Arc<Scope>, Arc<Node>),
 }
 
-pub(crate) type Map = IndexMap<Arc<str>, Entry>;
+/// Most maps are small and short-lived: hashing must be cheap, and hard to foresee from outside.
+pub(crate) type Map = IndexMap<Arc<str>, Entry, foldhash::fast::RandomState>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
@@ -154,9 +155,9 @@ impl Node {
 pub(crate) fn read(sink: &mut Sink, file: u32) -> Option<Node> {
     let text = sink.source(file);
     let source: &str = &text;
-    if source.len() > MAX_SOURCE {
-        let message =
-            format!("the configuration is {} bytes long; at most {MAX_SOURCE} are accepted", source.len());
+    let length = sink.length(file);
+    if length > MAX_SOURCE {
+        let message = format!("the configuration is {length} bytes long; at most {MAX_SOURCE} are accepted");
         sink.error(code::YAML_LIMIT, Span { file, ..Span::default() }, message);
         return None;
     }
@@ -357,7 +358,7 @@ impl<'s> Reader<'s, '_> {
     }
 
     fn mapping(&mut self, span: Span, depth: usize) -> Result<(Map, usize, u32), Failed> {
-        let (mut map, mut height, mut end) = (Map::new(), 0, span.end);
+        let (mut map, mut height, mut end) = (Map::default(), 0, span.end);
         // Keys that stand here only because they were merged: one that is written in the map itself wins.
         let mut borrowed: HashSet<Arc<str>> = HashSet::new();
         loop {
