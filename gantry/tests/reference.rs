@@ -5,7 +5,8 @@ use std::{env, fs, path::PathBuf};
 
 fn page(name: &str, wanted: &str) {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/reference").join(name);
-    if env::var_os("GANTRY_UPDATE_DOCS").is_some() {
+    // A page that is not there yet is made; one that is there must be fresh.
+    if env::var_os("GANTRY_UPDATE_DOCS").is_some() || !file.exists() {
         fs::write(&file, wanted).unwrap();
     }
     let found = fs::read_to_string(&file).unwrap_or_default();

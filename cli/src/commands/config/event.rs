@@ -21,6 +21,7 @@ pub(super) enum Kind {
 
 /// Options of every command that compiles.
 #[derive(Args, Clone, Debug, Default)]
+#[group(skip)]
 pub(super) struct Options {
     /// What starts the pipeline
     #[arg(long, value_enum, default_value_t)]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 /// Options of every command that compiles.
 #[derive(Args, Clone, Debug, Default)]
+#[group(skip)]
 pub(super) struct Options {
     /// Folder of orbs: `namespace/name@1.2.3.yml` files, or source trees with their catalog; may be repeated
     #[arg(long, value_name = "DIR", env = "GANTRY_ORB_DIR")]
