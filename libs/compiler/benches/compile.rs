@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 #[path = "../tests/support/generate.rs"]
 mod generate;
+#[path = "../tests/support/hostile.rs"]
+mod hostile;
 
 fn run(source: &str) -> Compiled {
     let values = PipelineValues { branch: Some("main".into()), ..PipelineValues::default() };
@@ -18,6 +20,21 @@ fn run(source: &str) -> Compiled {
 
 fn events(source: &str) -> usize {
     granit_parser::Parser::new_from_str(source).filter(|event| event.is_ok()).count()
+}
+
+/// What files cost that are made to hurt.
+fn hostile() {
+    for case in hostile::CASES {
+        let source = (case.source)();
+        let before = peak();
+        let start = Instant::now();
+        let values =
+            PipelineValues { branch: Some(format!("{}!", "a".repeat(40))), ..PipelineValues::default() };
+        let result = compile(&Input { values, ..Input::new("config.yml", &source) });
+        let (time, grown) = (start.elapsed(), peak().saturating_sub(before));
+        let answer = result.map_or_else(|errors| errors[0].code, |_| "valid");
+        println!("{}: {answer} in {:.3} ms, {:.1} MB more", case.name, ms(time), grown as f64 / 1e6);
+    }
 }
 
 /// The middle one of several runs.
@@ -99,6 +116,7 @@ fn main() {
     let typical = generate::typical();
     report("typical", &typical, 201);
     report("large", &generate::large(), 21);
+    hostile();
     if let Ok(binary) = std::env::var("GANTRY_BIN") {
         process(&binary, &typical);
     }
