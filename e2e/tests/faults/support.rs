@@ -137,9 +137,12 @@ impl Place {
     /// Waits for the end of a project's workflow, and judges its jobs by ledger and logs.
     pub async fn judge(&self, suite: &Suite, project: &str, fan: &Fan) -> anyhow::Result<Verdict> {
         let slug = format!("git/local/{project}");
-        let mut pipelines = suite.items(&format!("/api/v2/project/{slug}/pipeline")).await?;
-        ensure!(pipelines.len() == 1, "{project} has {} pipelines", pipelines.len());
-        let pipeline = pipelines.pop().context("a pipeline")?;
+        let pipeline = until("the pipeline", LIMIT, || async {
+            let mut found = suite.items(&format!("/api/v2/project/{slug}/pipeline")).await?;
+            ensure!(found.len() <= 1, "{project} has {} pipelines", found.len());
+            Ok(found.pop())
+        })
+        .await?;
         let id = pipeline["id"].as_str().context("no id")?;
         let workflow = until("the workflow's end", LIMIT, || async {
             let found = suite.items(&format!("/api/v2/pipeline/{id}/workflow")).await?;
