@@ -201,7 +201,7 @@ impl Ctx<'_> {
                 self.wrong_type(&entry.value, &format!("`{key}`"), "a map");
                 continue;
             };
-            self.only_keys(auth, allowed, &format!("`{key}`"));
+            self.only_keys(auth, allowed, format!("`{key}`"));
             let mut values = Variables::new();
             for name in auth.keys() {
                 if let Some(value) = self.optional_text(auth, name) {

@@ -42,7 +42,7 @@ impl Ctx<'_> {
             }
             return None;
         };
-        self.only_keys(&body, &["only", "ignore"], &format!("`{key}`"));
+        self.only_keys(&body, &["only", "ignore"], format!("`{key}`"));
         let only = body.get("only").map(|e| self.any_pattern(&e.value, name));
         let ignore = body.get("ignore").map(|e| self.any_pattern(&e.value, name));
         // `only` is considered first, and alone.

@@ -59,7 +59,7 @@ impl Ctx<'_> {
                 self.wrong_type(&entry.value, &format!("the job group `{name}`"), "a map with `jobs`");
                 continue;
             };
-            self.only_keys(body, &["jobs"], &format!("the job group `{name}`"));
+            self.only_keys(body, &["jobs"], format!("the job group `{name}`"));
             if body.get("jobs").and_then(|e| e.value.as_seq()).is_none_or(|jobs| jobs.is_empty()) {
                 let message = format!("the job group `{name}` needs `jobs`: a list with at least one job");
                 self.sink.error(code::MISSING_KEY, entry.key, message);

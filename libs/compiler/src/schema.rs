@@ -62,7 +62,7 @@ impl Ctx<'_> {
             }
         }
         for orb in scope.inline_orbs() {
-            self.elements(&orb);
+            self.elements(orb);
         }
     }
 
@@ -72,13 +72,13 @@ impl Ctx<'_> {
             self.only_keys(container, CONTAINER_KEYS, "an entry of `docker`");
             for (key, allowed) in [("auth", BASIC_KEYS), ("aws_auth", AWS_KEYS), ("gcp_auth", GCP_KEYS)] {
                 if let Some(auth) = container.get(key).and_then(|e| e.value.as_map()) {
-                    self.only_keys(auth, allowed, &format!("`{key}`"));
+                    self.only_keys(auth, allowed, format!("`{key}`"));
                 }
             }
         }
         for (key, allowed) in [("machine", MACHINE_KEYS), ("macos", MACOS_KEYS)] {
             if let Some(map) = body.get(key).and_then(|e| e.value.as_map()) {
-                self.only_keys(map, allowed, &format!("`{key}`"));
+                self.only_keys(map, allowed, format!("`{key}`"));
             }
         }
     }
@@ -195,7 +195,7 @@ impl Ctx<'_> {
         self.only_keys(filters, &["branches", "tags"], "`filters`");
         for key in ["branches", "tags"] {
             if let Some(refs) = filters.get(key).and_then(|e| e.value.as_map()) {
-                self.only_keys(refs, &["only", "ignore"], &format!("`{key}`"));
+                self.only_keys(refs, &["only", "ignore"], format!("`{key}`"));
             }
         }
     }

@@ -144,7 +144,7 @@ impl Ctx<'_> {
     fn implicit(&mut self, root: &Map, project: &Arc<Scope>) -> Option<Draft> {
         let at = root.get("jobs").map_or(Span::default(), |e| e.key);
         if !project.has(Kind::Job, "build") {
-            if !(self.may_be_empty && !project.has_jobs()) {
+            if !self.may_be_empty || project.has_jobs() {
                 self.sink.error_hint(
                     code::UNKNOWN_JOB,
                     at,
