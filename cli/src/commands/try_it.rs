@@ -2,10 +2,17 @@
 
 use super::{text, verbs, watch::watch};
 use crate::{Client, Exit, Failure, Global};
-use std::path::{Path, PathBuf};
+use backon::Retryable;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::process::Command;
 
 const SLUG: &str = "git/local/sample";
+/// How often, and how many times, the pipeline of a push is looked for.
+const FIND_EVERY: Duration = Duration::from_millis(100);
+const FIND_TIMES: usize = 300;
 
 /// A fan-out, an approval, and a job that fails until a file exists.
 const CONFIG: &str = r#"version: 2.1
@@ -50,7 +57,8 @@ workflows:
           requires: [hold]
 "#;
 
-async fn git(client: &Client, dir: &Path, arguments: &[&str]) -> Result<(), Failure> {
+/// Runs git, and returns what it printed.
+async fn git(client: &Client, dir: &Path, arguments: &[&str]) -> Result<String, Failure> {
     let mut command = Command::new("git");
     if let Some(certificate) = client.certificate() {
         command.env("GIT_SSL_CAINFO", certificate);
@@ -64,7 +72,7 @@ async fn git(client: &Client, dir: &Path, arguments: &[&str]) -> Result<(), Fail
         .await
         .map_err(|error| Failure::new(Exit::Failed, format!("git cannot be run: {error}")))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Failure::new(Exit::Failed, format!("git {} failed: {said}", arguments.first().unwrap_or(&""))))
@@ -97,7 +105,7 @@ pub(super) async fn run(global: &Global, dir: Option<PathBuf>) -> Result<Exit, F
 
     eprintln!("Pushing a sample project to {SLUG}: its tests will fail first.");
     git(&client, &dir, &["push", "-q", "--force", &remote, "HEAD:refs/heads/main"]).await?;
-    let first = watch_newest(global, &client).await?;
+    let first = watch_pushed(global, &client, &dir).await?;
     if first != Exit::Failed {
         eprintln!("The first run was meant to fail.");
         return Ok(Exit::Failed);
@@ -108,16 +116,34 @@ pub(super) async fn run(global: &Global, dir: Option<PathBuf>) -> Result<Exit, F
     git(&client, &dir, &["add", "-A"]).await?;
     git(&client, &dir, &["commit", "-q", "-m", "Fix the tests"]).await?;
     git(&client, &dir, &["push", "-q", &remote, "HEAD:refs/heads/main"]).await?;
-    let second = watch_newest(global, &client).await?;
+    let second = watch_pushed(global, &client, &dir).await?;
     if second == Exit::Success {
         eprintln!("\nGreen. Look at it: {}/", client.server());
     }
     Ok(second)
 }
 
-async fn watch_newest(global: &Global, client: &Client) -> Result<Exit, Failure> {
-    let newest = super::nouns::pipeline(client, SLUG, "latest").await?;
-    let newest = client.get(&format!("/api/v2/pipeline/{}", text(&newest, "id"))).await?;
+/// The pipeline of the commit that was just pushed. Its services may be processes of their own: they have not all
+/// heard of the push when it returns.
+async fn pushed(client: &Client, dir: &Path) -> Result<serde_json::Value, Failure> {
+    let revision = git(client, dir, &["rev-parse", "HEAD"]).await?;
+    let find = || async {
+        let newest = super::nouns::pipeline(client, SLUG, "latest").await?;
+        let newest = client.get(&format!("/api/v2/pipeline/{}", text(&newest, "id"))).await?;
+        if newest["vcs"]["revision"] == revision.as_str() {
+            return Ok(newest);
+        }
+        Err(Failure::new(
+            Exit::NotFound,
+            format!("no pipeline of {revision} came about; see `gantry admin dead-letter list`"),
+        ))
+    };
+    let patience = backon::ConstantBuilder::default().with_delay(FIND_EVERY).with_max_times(FIND_TIMES);
+    find.retry(patience).when(|failure| failure.exit == Exit::NotFound).await
+}
+
+async fn watch_pushed(global: &Global, client: &Client, dir: &Path) -> Result<Exit, Failure> {
+    let newest = pushed(client, dir).await?;
     watch(client, SLUG, &newest, false, global.json, |workflow| async move {
         match verbs::approve(global, &workflow, None).await {
             // Approved meanwhile: what was wanted.

@@ -67,33 +67,14 @@ impl Keys {
     /// The file cannot be read or written, or has another length than 32 bytes.
     pub fn load_or_create(path: &Path) -> io::Result<Self> {
         match fs::read(path) {
-            Ok(bytes) => {
-                let key: [u8; 32] = bytes.try_into().map_err(|_| {
-                    io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        format!("{} is not a key of 32 bytes", path.display()),
-                    )
-                })?;
-                Ok(Self::from_bytes(key))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                use std::{io::Write, os::unix::fs::OpenOptionsExt};
-                let mut key = [0u8; 32];
-                aws_lc_rs::rand::fill(&mut key).map_err(|_| io::Error::other("no randomness"))?;
-                let draft = path.with_extension("new");
-                let mut file = fs::OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(true)
-                    .mode(0o600)
-                    .open(&draft)?;
-                file.write_all(&key)?;
-                file.sync_all()?;
-                fs::rename(&draft, path)?;
-                Ok(Self::from_bytes(key))
-            }
-            Err(error) => Err(error),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => create(path)?,
+            other => drop(other?),
         }
+        // Also what this process made: another may have been faster, and what lies there first counts.
+        let key: [u8; 32] = fs::read(path)?.try_into().map_err(|_| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{} is not a key of 32 bytes", path.display()))
+        })?;
+        Ok(Self::from_bytes(key))
     }
 
     fn derived(&self, purpose: &str) -> hmac::Key {
@@ -129,6 +110,22 @@ impl Keys {
     }
 }
 
+/// Puts fresh random bytes at `path`, complete or not at all, unless something lies there already.
+fn create(path: &Path) -> io::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let mut key = [0u8; 32];
+    aws_lc_rs::rand::fill(&mut key).map_err(|_| io::Error::other("no randomness"))?;
+    let draft = path.with_extension(format!("{}.new", ids::InstanceId::new()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let written = file.write_all(&key).and_then(|()| file.sync_all());
+    let linked = written.and_then(|()| match fs::hard_link(&draft, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    });
+    fs::remove_file(&draft)?;
+    linked
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,5 +140,19 @@ mod tests {
         let mut altered = token.clone();
         altered.replace_range(0..1, if token.starts_with('A') { "B" } else { "A" });
         assert_eq!(keys.open_claims::<PlacementClaims>("placement", &altered), None);
+    }
+
+    #[test]
+    fn processes_that_start_together_have_one_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("signing");
+        let macs: Vec<Vec<u8>> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..16)
+                .map(|_| scope.spawn(|| Keys::load_or_create(&path).unwrap().sign("test", b"x")))
+                .collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(macs.windows(2).all(|pair| pair[0] == pair[1]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
     }
 }
