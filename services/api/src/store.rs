@@ -51,6 +51,8 @@ pub struct PipelineRow {
     pub tag: Option<String>,
     pub subject: Option<String>,
     pub created_at: Timestamp,
+    /// When it, or anything of it, changed last.
+    pub changed_at: Timestamp,
 }
 
 /// A workflow's row.
@@ -251,6 +253,24 @@ impl Views {
         if filter.orgs.is_some() {
             sql.push(") p").push(newest).push_bind(limit);
         }
+        sql.build_query_as().fetch_all(&self.pool).await
+    }
+
+    /// Of a project, or of organisations, what changed since a moment, oldest change first.
+    pub async fn pipelines_changed_since(
+        &self,
+        project: Option<Uuid>,
+        orgs: &[Uuid],
+        since: Timestamp,
+        limit: i64,
+    ) -> Found<Vec<PipelineRow>> {
+        let mut sql = QueryBuilder::<Postgres>::new("SELECT * FROM projector.pipelines WHERE changed_at >= ");
+        sql.push_bind(since);
+        match project {
+            Some(project) => sql.push(" AND project_id = ").push_bind(project),
+            None => sql.push(" AND org_id = ANY(").push_bind(orgs).push(")"),
+        };
+        sql.push(" ORDER BY changed_at LIMIT ").push_bind(limit);
         sql.build_query_as().fetch_all(&self.pool).await
     }
 

@@ -76,6 +76,7 @@ pub async fn pipeline(app: &App, caller: &Caller, id: PipelineId) -> Result<Pipe
                 tag: view.vcs.tag,
                 subject: view.subject,
                 created_at: view.created_at,
+                changed_at: view.created_at,
             }),
             // The view is all that there is.
             Err(_) => None,

@@ -123,7 +123,9 @@ impl Group for Views {
 
     async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
         let mut workflows = BTreeMap::new();
+        let mut changed = Changed::default();
         for event in batch {
+            changed.note(event);
             if event.aggregate.kind == "workflow" {
                 workflows.insert(event.aggregate.id, event.aggregate.version);
             }
@@ -155,32 +157,16 @@ impl Group for Views {
             })?;
         }
         if !workflows.is_empty() {
-            match store::workflows_seen(tx.conn(), &workflows).await {
-                Ok(()) => {}
-                Err(Unprojected::Db(error)) => return Err(error.into()),
-                Err(Unprojected::Unreadable(error)) => return Err(error.into()),
-            }
+            store::workflows_seen(tx.conn(), &workflows).await?;
         }
+        store::pipelines_changed(tx.conn(), &changed).await?;
         Ok(())
     }
 
     async fn after_commit(&self, batch: &[Envelope]) {
-        let mut changed = BTreeSet::new();
-        let (mut workflows, mut jobs) = (BTreeSet::new(), BTreeSet::new());
-        for event in batch {
-            if let Some(pipeline) = event.correlation_id {
-                changed.insert(pipeline);
-            } else {
-                match event.aggregate.kind.as_str() {
-                    "pipeline" => drop(changed.insert(PipelineId(event.aggregate.id))),
-                    "workflow" => drop(workflows.insert(WorkflowId(event.aggregate.id))),
-                    _ => {
-                        let job = event.body.get("job_id").and_then(|id| id.as_str()?.parse::<JobId>().ok());
-                        jobs.extend(job);
-                    }
-                }
-            }
-        }
+        let mut all = Changed::default();
+        batch.iter().for_each(|event| all.note(event));
+        let Changed { pipelines: mut changed, workflows, jobs } = all;
         if !workflows.is_empty() || !jobs.is_empty() {
             let (workflows, jobs): (Vec<_>, Vec<_>) =
                 (workflows.into_iter().collect(), jobs.into_iter().collect());
@@ -195,6 +181,31 @@ impl Group for Views {
         }
         // Without a pipeline it was a project: lists show those too.
         self.announce(VIEWS_TOPIC, lines.into()).await;
+    }
+}
+
+/// What a batch of events speaks of.
+#[derive(Default)]
+struct Changed {
+    pipelines: BTreeSet<PipelineId>,
+    workflows: BTreeSet<WorkflowId>,
+    jobs: BTreeSet<JobId>,
+}
+
+impl Changed {
+    fn note(&mut self, event: &Envelope) {
+        if let Some(pipeline) = event.correlation_id {
+            self.pipelines.insert(pipeline);
+            return;
+        }
+        match event.aggregate.kind.as_str() {
+            "pipeline" => drop(self.pipelines.insert(PipelineId(event.aggregate.id))),
+            "workflow" => drop(self.workflows.insert(WorkflowId(event.aggregate.id))),
+            _ => {
+                let job = event.body.get("job_id").and_then(|id| id.as_str()?.parse::<JobId>().ok());
+                self.jobs.extend(job);
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! SQL of the views. Each statement is guarded by the version of its aggregate, so that a batch which is
 //! handed over again changes nothing.
 
+use crate::Changed;
 use contracts::{
     Envelope,
     conductor::{
@@ -334,7 +335,7 @@ pub async fn workflow_finished(db: &mut PgConnection, event: &Envelope) -> Done 
 
 /// The workflow's row carries the aggregate's version, so that a client that holds a version from a mutation
 /// can tell whether the view has it. Once for all events of a batch.
-pub async fn workflows_seen(db: &mut PgConnection, versions: &BTreeMap<Uuid, i64>) -> Done {
+pub async fn workflows_seen(db: &mut PgConnection, versions: &BTreeMap<Uuid, i64>) -> sqlx::Result<()> {
     let (ids, versions): (Vec<Uuid>, Vec<i64>) = versions.iter().unzip();
     sqlx::query(
         "UPDATE projector.workflows w SET version = n.version
@@ -342,6 +343,27 @@ pub async fn workflows_seen(db: &mut PgConnection, versions: &BTreeMap<Uuid, i64
     )
     .bind(ids)
     .bind(versions)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Marks the pipelines of which a batch spoke, so that followers can go on after a break.
+pub async fn pipelines_changed(db: &mut PgConnection, changed: &Changed) -> sqlx::Result<()> {
+    let pipelines: Vec<Uuid> = changed.pipelines.iter().map(|id| id.uuid()).collect();
+    let workflows: Vec<Uuid> = changed.workflows.iter().map(|id| id.uuid()).collect();
+    let jobs: Vec<Uuid> = changed.jobs.iter().map(|id| id.uuid()).collect();
+    if pipelines.is_empty() && workflows.is_empty() && jobs.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE projector.pipelines SET changed_at = clock_timestamp() WHERE id IN (
+            SELECT unnest($1::uuid[]) UNION SELECT pipeline_id FROM projector.workflows WHERE id = ANY($2)
+            UNION SELECT pipeline_id FROM projector.jobs WHERE id = ANY($3))",
+    )
+    .bind(pipelines)
+    .bind(workflows)
+    .bind(jobs)
     .execute(db)
     .await?;
     Ok(())

@@ -7,11 +7,12 @@ use crate::{
     error::Fail,
     logs,
     state::{App, VIEWS_TOPIC},
+    store::PipelineRow,
     view,
 };
 use async_graphql::{Context, ID, SimpleObject, Subscription as GraphSubscription};
 use futures::{StreamExt, stream::BoxStream};
-use ids::{OrgId, PipelineId};
+use ids::{OrgId, PipelineId, Timestamp};
 use live::Message;
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,6 +20,11 @@ use std::{collections::BTreeSet, time::Duration};
 const COALESCE: Duration = Duration::from_millis(50);
 /// After so long without news the views are read anyway.
 const QUIET: Duration = Duration::from_secs(5);
+
+/// A view is written up to so much later than it says: a change is told again rather than not at all.
+const OVERLAP: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
+/// Pipelines that are told after a break.
+const MISSED: i64 = 500;
 
 /// A piece of a step's output.
 #[derive(SimpleObject)]
@@ -90,6 +96,26 @@ async fn changed(
     found
 }
 
+/// What changed since a moment, if that is not too much to be told one by one.
+async fn missed(
+    app: &App,
+    caller: &Caller,
+    project: Option<ids::ProjectId>,
+    since: Timestamp,
+) -> Result<Vec<PipelineRow>, Fail> {
+    let orgs: Vec<_> = match project {
+        Some(_) => Vec::new(),
+        None => view::orgs(app, caller).await?.iter().map(|org| org.id.uuid()).collect(),
+    };
+    let project = project.map(|project| project.uuid());
+    let rows = app.views.pipelines_changed_since(project, &orgs, since - OVERLAP, MISSED + 1).await?;
+    if i64::try_from(rows.len()).is_ok_and(|n| n > MISSED) {
+        let message = format!("more than {MISSED} pipelines changed since then: read the list anew");
+        return Err(Fail::new(http::StatusCode::GONE, "too_much_missed", message));
+    }
+    Ok(rows)
+}
+
 #[GraphSubscription]
 impl Subscription {
     /// A pipeline: now, and whenever it, a workflow, a job or a step of it changed.
@@ -113,11 +139,13 @@ impl Subscription {
         Ok(futures::stream::once(async { Ok(Pipeline(first)) }).chain(later).boxed())
     }
 
-    /// Pipelines of a project, or of all, as they change.
+    /// Pipelines of a project, or of all, as they change. With `since`, the newest `changedAt` that the client has, first
+    /// what changed after that: after a break nothing is missed, and a little comes twice.
     async fn pipelines(
         &self,
         ctx: &Context<'_>,
         project_slug: Option<String>,
+        since: Option<Timestamp>,
     ) -> async_graphql::Result<BoxStream<'static, Outcome<Pipeline>>> {
         let (app, caller) = (app(ctx).clone(), caller(ctx)?.clone());
         let topic = app.live.subscribe(VIEWS_TOPIC).await.map_err(|error| unavailable(&error))?;
@@ -125,13 +153,20 @@ impl Subscription {
             Some(slug) => Some(view::project(&app, &caller, &slug).await?.id),
             None => None,
         };
+        // First listen, then look: nothing falls between.
+        let missed = match since {
+            Some(since) => missed(&app, &caller, project, since).await?,
+            None => Vec::new(),
+        };
         let batches =
             futures::stream::unfold((app, caller, topic), move |(app, caller, mut topic)| async move {
                 let messages = news(&mut topic).await?;
                 let found = changed(&app, &caller, named(&messages), project).await;
                 Some((futures::stream::iter(found), (app, caller, topic)))
             });
-        Ok(batches.flatten().boxed())
+        Ok(futures::stream::iter(missed.into_iter().map(|row| Ok(Pipeline(row))))
+            .chain(batches.flatten())
+            .boxed())
     }
 
     /// A step's output from an offset on, until it is complete.

@@ -287,6 +287,10 @@ impl Pipeline {
     async fn created_at(&self) -> Timestamp {
         self.0.created_at
     }
+    /// When it, a workflow, a job or a step of it changed last: a follower goes on from here after a break.
+    async fn changed_at(&self) -> Timestamp {
+        self.0.changed_at
+    }
     async fn revision(&self) -> &str {
         &self.0.revision
     }
