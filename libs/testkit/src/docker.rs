@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The image that tests use: busybox, the C library (for programs that are linked with it), and the user `circleci`
+/// The image that tests use: busybox, bash, the C library (for programs that are linked with it), and the user `circleci`
 /// (3434). It has neither entrypoint nor labels.
 pub const IMAGE: &str = "gantry-fixture:1";
 
@@ -141,7 +141,9 @@ fn image(socket: &Path, name: &str, changes: &[&str]) -> Result<()> {
     for applet in String::from_utf8_lossy(&listed.stdout).lines().filter(|applet| *applet != "busybox") {
         symlink("busybox", root.join("bin").join(applet))?;
     }
-    for library in libraries()? {
+    let bash = on_path("bash").context("bash is missing")?;
+    fs::copy(&bash, root.join("bin/bash"))?;
+    for library in [libraries(&std::env::current_exe()?)?, libraries(&bash)?].concat() {
         let place = root.join(library.strip_prefix("/").unwrap_or(&library));
         fs::create_dir_all(place.parent().context("a library without a folder")?)?;
         fs::copy(&library, place)?;
@@ -160,9 +162,9 @@ fn image(socket: &Path, name: &str, changes: &[&str]) -> Result<()> {
     imported.map(|_| ())
 }
 
-/// What this program is linked with: the same as what the agent of the tests is.
-fn libraries() -> Result<Vec<PathBuf>> {
-    let listed = Command::new("ldd").arg(std::env::current_exe()?).output()?;
+/// What a program is linked with. This one's libraries are those of the tests' agent.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = Command::new("ldd").arg(program).output()?;
     let text = String::from_utf8_lossy(&listed.stdout);
     Ok(text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
 }
