@@ -2,7 +2,11 @@
 //! descriptors.
 
 use crate::{Input, Process, wire::Ends};
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    sys::stat::Mode,
+    unistd::mkfifo,
+};
 use std::{
     fs, io,
     os::unix::fs::OpenOptionsExt,
@@ -12,6 +16,9 @@ use tokio::{
     net::unix::pipe::{OpenOptions, Receiver, Sender},
     sync::oneshot,
 };
+
+/// Bytes that a pipe holds: each time that one is full or empty, two processes wait for each other.
+const CAPACITY: i32 = 1 << 20;
 
 /// The agent's ends. The folder with the names goes when they have served.
 pub(super) struct Pipes {
@@ -35,9 +42,19 @@ impl Pipes {
             fs::File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(folder.join(name))
         };
         let (output, errors) = (reader("output")?, reader("errors")?);
+        let input = OpenOptions::new().read_write(true).open_sender(folder.join("input"))?;
+        for refused in [
+            fcntl(&input, FcntlArg::F_SETPIPE_SZ(CAPACITY)),
+            fcntl(&output, FcntlArg::F_SETPIPE_SZ(CAPACITY)),
+        ] {
+            if let Err(e) = refused {
+                // A user may own only so many pages of pipes: it is slower then.
+                tracing::debug!(error = %e, "a pipe keeps its size");
+            }
+        }
         Ok(Self {
             _writers: [writer("output")?, writer("errors")?],
-            _input: OpenOptions::new().read_write(true).open_sender(folder.join("input"))?,
+            _input: input,
             output,
             errors,
             folder: folder.to_owned(),
