@@ -11,6 +11,9 @@ pub struct Expected {
     /// Ids of `e2e/rules.yml` that the scenario guards.
     #[allow(dead_code, reason = "read by the page that maps rules to scenarios")]
     pub rules: Vec<String>,
+    /// Whether it ends alike in containers: then it runs there too. The image has bash and busybox.
+    #[serde(default)]
+    pub docker: bool,
     /// Pushed ref.
     #[serde(default = "main_branch")]
     pub push: String,

@@ -7,10 +7,15 @@ mod jobs;
 mod requests;
 mod run;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use expected::Expected;
 use futures::{StreamExt, stream};
 use gantry_e2e::Suite;
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 /// Scenarios that are under way at once.
 const AT_ONCE: usize = 8;
@@ -19,28 +24,65 @@ const AT_ONCE: usize = 8;
 async fn every_scenario_ends_as_its_author_expects() -> anyhow::Result<()> {
     let work = tempfile::tempdir()?;
     let suite = Suite::up_with(&work.path().join("data"), &[], &[("GANTRY_DISPATCHER_SLOTS", "10")]).await?;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    all(suite, work.path(), wanted(|_| true)?, None).await
+}
+
+/// The same outcome where `machine: true` is a container of the test engine's image: scenarios with `docker: true`.
+#[tokio::test(flavor = "multi_thread")]
+async fn scenarios_that_say_so_end_alike_in_containers() -> anyhow::Result<()> {
+    let Some(engine) = testkit::docker::engine() else { return Ok(()) };
+    let names = wanted(|expected| expected.docker)?;
+    if names.is_empty() {
+        return Ok(());
+    }
+    let work = tempfile::tempdir()?;
+    let socket = engine.socket.display().to_string();
+    let environment = [
+        ("GANTRY_DISPATCHER_SLOTS", "4"),
+        ("GANTRY_EXECUTORS_DOCKER", "engine"),
+        ("GANTRY_EXECUTORS_ENGINE_SOCKET", &socket),
+        ("GANTRY_EXECUTORS_ENGINE_PULL", "never"),
+    ];
+    let suite = Suite::up_with(&work.path().join("data"), &[], &environment).await?;
+    all(suite, work.path(), names, Some(testkit::docker::IMAGE)).await
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
+}
+
+/// Names of the scenarios that `GANTRY_SCENARIO` asks for, all without it, and that fit.
+fn wanted(fits: impl Fn(&Expected) -> bool) -> anyhow::Result<Vec<String>> {
     let only = std::env::var("GANTRY_SCENARIO").ok();
     let mut names: Vec<_> =
-        fs::read_dir(&folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-    names.retain(|name| only.as_ref().is_none_or(|only| only.split(',').any(|only| only == name)));
+        fs::read_dir(folder())?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();
+    names.retain(|name| only.as_ref().is_none_or(|only| only.split(',').any(|only| only == name)));
     ensure!(!names.is_empty(), "there are no scenarios");
+    let mut fitting = Vec::new();
+    for name in names {
+        let text = fs::read_to_string(folder().join(&name).join("expected.yml"))?;
+        let expected = serde_saphyr::from_str(&text).with_context(|| name.clone())?;
+        if fits(&expected) {
+            fitting.push(name);
+        }
+    }
+    Ok(fitting)
+}
+
+async fn all(suite: Suite, place: &Path, names: Vec<String>, image: Option<&str>) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let (server, place) = (&suite, work.path());
+    let server = &suite;
     let results: Vec<_> = stream::iter(&names)
-        .map(|name| {
-            let folder = folder.join(name);
-            async move {
-                let begun = Instant::now();
-                let result = run::run(server, place, &folder, name).await;
-                let took = begun.elapsed().as_millis();
-                match &result {
-                    Ok(()) => println!("ok   {name} ({took} ms)"),
-                    Err(error) => println!("FAIL {name} ({took} ms): {error:#}"),
-                }
-                (name, result.is_ok())
+        .map(|name| async move {
+            let begun = Instant::now();
+            let result = run::run(server, place, &folder().join(name), name, image).await;
+            let took = begun.elapsed().as_millis();
+            match &result {
+                Ok(()) => println!("ok   {name} ({took} ms)"),
+                Err(error) => println!("FAIL {name} ({took} ms): {error:#}"),
             }
+            (name, result.is_ok())
         })
         .buffer_unordered(AT_ONCE)
         .collect()

@@ -17,8 +17,14 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 /// What requests may name.
 pub type Names = HashMap<String, String>;
 
-/// Runs the scenario of a folder.
-pub async fn run(suite: &Suite, work: &Path, folder: &Path, name: &str) -> anyhow::Result<()> {
+/// Runs the scenario of a folder; with an image its machines are containers.
+pub async fn run(
+    suite: &Suite,
+    work: &Path,
+    folder: &Path,
+    name: &str,
+    image: Option<&str>,
+) -> anyhow::Result<()> {
     let expected: Expected = serde_saphyr::from_str(&fs::read_to_string(folder.join("expected.yml"))?)?;
     let slug = format!("git/local/{name}");
     prepare(suite, &expected, work, name, &slug).await?;
@@ -29,7 +35,11 @@ pub async fn run(suite: &Suite, work: &Path, folder: &Path, name: &str) -> anyho
     let config = files.join(".circleci/config.yml");
     if config.exists() {
         let text = fs::read_to_string(&config)?;
-        fs::write(&config, text.replace("@DATA@", &work.join("data").display().to_string()))?;
+        let mut text = text.replace("@DATA@", &work.join("data").display().to_string());
+        if let Some(image) = image {
+            text = text.replace("machine: true", &format!("docker: [{{ image: \"{image}\" }}]"));
+        }
+        fs::write(&config, text)?;
     }
     let mut names: Names = HashMap::from([("slug".to_owned(), slug.clone())]);
     names.insert("token".to_owned(), suite.token.clone());
