@@ -132,7 +132,7 @@ fn reference(lines: &[&str], n: usize, depth: usize) -> Option<Broken> {
     }
     // An approval may have any name.
     let approval = |l: &&str| l.contains("type: approval");
-    if depth == 1 && lines[n + 1..].iter().take_while(|l| indent(l) > indent(line)).any(|l| approval(l)) {
+    if depth == 1 && lines[n + 1..].iter().take_while(|l| indent(l) > indent(line)).any(approval) {
         return None;
     }
     broken(lines, n, &line.replacen(name, &format!("{name}x"), 1), &[&format!("`{name}`")])
