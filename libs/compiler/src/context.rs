@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Values that one compile may produce: commands that call commands multiply.
-const MAX_WORK: usize = 3_000_000;
+const MAX_WORK: usize = 1_000_000;
 /// Bytes that one compile may produce by interpolation.
 const MAX_BYTES: usize = 64 << 20;
 /// Nested calls and lists of steps.
