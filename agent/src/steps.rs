@@ -306,11 +306,12 @@ impl Runner {
             stream.note("Deploy steps run on node 0 only.")?;
             return Ok(Outcome { status: "success", exit_code: None });
         }
-        if self.spec.total > 1 {
-            stream.note(&format!("Waiting for the {} other nodes", self.spec.total - 1))?;
+        if self.spec.total == 1 {
+            return self.run_step(number, run, stream).await;
         }
+        stream.note(&format!("Waiting for the {} other nodes", self.spec.total - 1))?;
         let path = format!("siblings?step={number}");
-        while self.spec.total > 1 {
+        loop {
             let siblings = tokio::select! {
                 siblings = self.control.get::<Siblings>(&path) => siblings,
                 _ = self.control.until_stopped() => return self.judge(Ended::Stopped, false, stream),

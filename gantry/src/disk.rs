@@ -59,7 +59,7 @@ fn judge(data: &Path, free: u64, limit: u64, closed: bool, gate: &Admission) -> 
 /// Bytes that we may still write.
 fn free(path: &Path) -> nix::Result<u64> {
     let found = statvfs(path)?;
-    Ok(u64::from(found.blocks_available()) * u64::from(found.fragment_size()))
+    Ok(found.blocks_available() * found.fragment_size())
 }
 
 #[cfg(test)]

@@ -120,5 +120,5 @@ pub async fn verify(pool: &PgPool, blobs: &Path) -> anyhow::Result<Report> {
         let key = blob.key.unwrap_or_else(|| "of an unreadable name".to_owned());
         found("a blob is damaged", format!("blob {key} in {}", blob.file.display()));
     }
-    Ok(Report { clean: findings.is_empty(), blobs: read as u64, findings })
+    Ok(Report { clean: findings.is_empty(), blobs: read, findings })
 }

@@ -99,10 +99,11 @@ struct Packer<W: Write> {
 }
 
 impl<W: Write> Packer<W> {
-    fn skip(&mut self, name: &Path, why: impl ToString) {
+    fn skip(&mut self, name: &Path, why: impl ToString) -> Result<()> {
         if self.packed.skipped.len() < NAMED {
             self.packed.skipped.push((name.display().to_string(), why.to_string()));
         }
+        Ok(())
     }
 
     fn entry(
@@ -117,11 +118,11 @@ impl<W: Write> Packer<W> {
         match kind(stat) {
             SFlag::S_IFDIR => match opened(FOLDER) {
                 Ok(inner) => self.folder(inner, stat, name, depth),
-                Err(e) => Ok(self.skip(name, e)),
+                Err(e) => self.skip(name, e),
             },
             SFlag::S_IFLNK => match readlinkat(folder, file.as_c_str()) {
                 Ok(target) => self.link(EntryType::Symlink, stat, name, Path::new(&target)),
-                Err(e) => Ok(self.skip(name, e)),
+                Err(e) => self.skip(name, e),
             },
             SFlag::S_IFREG => {
                 let id = (stat.st_dev, stat.st_ino);
@@ -136,17 +137,17 @@ impl<W: Write> Packer<W> {
                     Ok(file) => self.file(File::from(file), name),
                     Err(e) => {
                         self.links.remove(&id);
-                        Ok(self.skip(name, e))
+                        self.skip(name, e)
                     }
                 }
             }
-            _ => Ok(self.skip(name, "neither a file, a folder nor a link")),
+            _ => self.skip(name, "neither a file, a folder nor a link"),
         }
     }
 
     fn folder(&mut self, folder: OwnedFd, stat: &FileStat, name: &Path, depth: usize) -> Result<()> {
         if depth == MAX_DEPTH {
-            return Ok(self.skip(name, format!("folders are nested deeper than {MAX_DEPTH}")));
+            return self.skip(name, format!("folders are nested deeper than {MAX_DEPTH}"));
         }
         let mut header = self.header(EntryType::Directory, stat)?;
         self.out.append_data(&mut header, name, io::empty())?;
@@ -167,7 +168,7 @@ impl<W: Write> Packer<W> {
             let inner = name.join(OsStr::from_bytes(entry.to_bytes()));
             match fstatat(&folder, entry.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(stat) => self.entry(&folder, &entry, &stat, &inner, depth + 1)?,
-                Err(e) => self.skip(&inner, e),
+                Err(e) => self.skip(&inner, e)?,
             }
         }
         Ok(())
@@ -176,7 +177,7 @@ impl<W: Write> Packer<W> {
     fn file(&mut self, mut file: File, name: &Path) -> Result<()> {
         let meta = file.metadata()?;
         if !meta.is_file() {
-            return Ok(self.skip(name, "it changed while it was packed"));
+            return self.skip(name, "it changed while it was packed");
         }
         let stat = nix::sys::stat::fstat(file.as_fd()).map_err(io::Error::from)?;
         let holes = meta.blocks().saturating_mul(512) < meta.size();

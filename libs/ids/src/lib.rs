@@ -88,6 +88,10 @@ ids! {
     ContextId,
     /// A restriction of a context.
     RestrictionId,
+    /// An uploaded object of a task: a chunk, an artifact, a report.
+    ObjectId,
+    /// A kept archive: of a cache or of a workspace layer.
+    ArchiveId,
     /// A message: an event or a request.
     MessageId,
     /// One attempt of an agent to claim a task.

@@ -85,7 +85,7 @@ async fn events_come_through_the_queues() {
     let bus = Bus::networked(teller.pool().clone(), Arc::clone(&counting) as Arc<dyn bus::Broker>);
     bus.register_source(&teller);
     let stop = CancellationToken::new();
-    let run = bus.consume(&listener, &["teller"], Ear::new("listener.queued", "one"), stop.clone());
+    let run = bus.consume(&listener, &["teller"], Ear::group("listener.queued", "one"), stop.clone());
     until("its queues are there", LIMIT, async || counting.queues.load(Ordering::SeqCst) == 4).await;
     let tales: Vec<_> = (0..40).map(|_| ids::MessageId::new().uuid()).collect();
     for round in 0..5 {
@@ -108,7 +108,7 @@ async fn nothing_is_lost_or_doubled_when_the_network_is_cut() {
     let bus = Bus::networked(teller.pool().clone(), adapter(&cut.url));
     bus.register_source(&teller);
     let stop = CancellationToken::new();
-    let run = bus.consume(&listener, &["teller"], Ear::new("listener.cut", "one"), stop.clone());
+    let run = bus.consume(&listener, &["teller"], Ear::group("listener.cut", "one"), stop.clone());
     let tales: Vec<_> = (0..10).map(|_| ids::MessageId::new().uuid()).collect();
     for round in 0..30 {
         for tale in &tales {
@@ -153,7 +153,7 @@ async fn processes_share_the_work_and_one_takes_over_from_another() {
     ];
     for (name, (bus, stop)) in ["one", "two"].into_iter().zip(buses.iter().zip(&stops)) {
         for group in GROUPS {
-            runs.push(bus.consume(&listener, &["teller"], Ear::new(group, name), stop.clone()));
+            runs.push(bus.consume(&listener, &["teller"], Ear::group(group, name), stop.clone()));
         }
     }
     let by = async |name: &str| {

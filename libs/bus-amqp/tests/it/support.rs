@@ -71,7 +71,7 @@ pub struct Ear {
 }
 
 impl Ear {
-    pub fn new(name: &'static str, process: &'static str) -> Arc<dyn Group> {
+    pub fn group(name: &'static str, process: &'static str) -> Arc<dyn Group> {
         Arc::new(Self { name, process })
     }
 }

@@ -10,6 +10,9 @@ use ids::{OrgId, Timestamp};
 use serde_json::json;
 use uuid::Uuid;
 
+/// Key, archive, number of the job that wrote it, paths, time, chunks, bytes.
+type Found = (String, Uuid, i64, Vec<String>, Timestamp, i32, i64);
+
 /// Most keys of one search, and paths of one cache.
 const MAX_LIST: usize = 100;
 
@@ -41,7 +44,7 @@ pub(super) async fn find(caller: Caller, ask: CacheFind) -> Result<CacheFound, R
     }
     for (candidate, key) in ask.keys.iter().enumerate() {
         valid(key)?;
-        let row: Option<(String, Uuid, i64, Vec<String>, Timestamp, i32, i64)> = sqlx::query_as(
+        let row: Option<Found> = sqlx::query_as(
             "SELECT c.key, c.archive_id, c.job_number, c.paths, c.created_at, length(a.chunks) / 32, a.bytes \
              FROM output_processor.caches c JOIN output_processor.archives a ON a.archive_id = c.archive_id \
              WHERE c.scope = $1 AND starts_with(c.key, $2) AND c.due > clock_timestamp() \
@@ -94,7 +97,8 @@ pub(super) async fn commit(caller: Caller, ask: CacheCommit) -> Result<Committed
         Err(chunks) => return Ok(Committed::Missing { chunks }),
     };
     let _open = caller.in_time().await?;
-    let (archive, due) = (Uuid::now_v7(), objects::end_of(objects::config(&caller.hub).cache_days));
+    let (archive, due) =
+        (ids::ArchiveId::new().uuid(), objects::end_of(objects::config(&caller.hub).cache_days));
     let mut tx = caller.hub.store.begin(&[]).await.map_err(objects::unavailable)?;
     let first = sqlx::query(
         "INSERT INTO output_processor.caches AS c (scope, key, archive_id, job_id, job_number, paths, due) \

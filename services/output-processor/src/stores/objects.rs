@@ -57,7 +57,7 @@ pub(super) fn readable(hub: &Hub, object: Uuid) -> Result<String, Refused> {
 
 /// Promises places for uploads.
 pub(super) async fn promise(caller: &Caller, wanted: Vec<Wanted>) -> Result<Vec<Upload>, Refused> {
-    let ids: Vec<Uuid> = wanted.iter().map(|_| Uuid::now_v7()).collect();
+    let ids: Vec<Uuid> = wanted.iter().map(|_| ids::ObjectId::new().uuid()).collect();
     sqlx::query(
         "INSERT INTO output_processor.objects \
              (object_id, scope, task_id, epoch, kind, size, sha256, content_sha256, content_size, path, due) \

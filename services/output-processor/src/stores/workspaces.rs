@@ -105,7 +105,8 @@ pub(super) async fn commit(caller: Caller, ask: LayerCommit) -> Result<Committed
     };
     let index = super::follow::index_of(&caller).await?;
     let _open = caller.in_time().await?;
-    let (archive, due) = (Uuid::now_v7(), objects::end_of(objects::config(&caller.hub).workspace_days));
+    let (archive, due) =
+        (ids::ArchiveId::new().uuid(), objects::end_of(objects::config(&caller.hub).workspace_days));
     let mut tx = caller.hub.store.begin(&[]).await.map_err(objects::unavailable)?;
     let first = sqlx::query(
         "INSERT INTO output_processor.layers (workspace_id, job_id, index, step, job_name, archive_id, due) \

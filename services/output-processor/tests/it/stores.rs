@@ -16,6 +16,11 @@ use std::sync::Arc;
 use tower::ServiceExt;
 use uuid::Uuid;
 
+/// An id of something that nobody has heard of.
+fn fresh() -> Uuid {
+    ids::MessageId::new().uuid()
+}
+
 /// A task of a project, as conductor and dispatcher would have told of it.
 async fn task(world: &World, project: Uuid, workspace: Uuid, name: &str, index: i32) -> Agent {
     let agent = Agent::new();
@@ -87,9 +92,9 @@ fn cache(key: &str, contents: &[&str]) -> Value {
 #[tokio::test]
 async fn a_cache_is_visible_when_it_is_whole_and_the_first_writer_wins() {
     let world = World::new(Config::default()).await;
-    let (store, project) = (store(&world).await, Uuid::now_v7());
-    let one = task(&world, project, Uuid::now_v7(), "build", 0).await;
-    let other = task(&world, project, Uuid::now_v7(), "build", 0).await;
+    let (store, project) = (store(&world).await, fresh());
+    let one = task(&world, project, fresh(), "build", 0).await;
+    let other = task(&world, project, fresh(), "build", 0).await;
 
     assert_eq!(ok(&world, &one, "cache/find", json!({ "keys": ["v1-"] })).await["hit"], Value::Null);
     let wanted = json!({ "chunks": [sha256(b"one"), sha256(b"two")] });
@@ -135,12 +140,12 @@ async fn a_cache_is_visible_when_it_is_whole_and_the_first_writer_wins() {
 async fn what_is_of_another_project_or_task_is_not_there() {
     let world = World::new(Config::default()).await;
     let store = store(&world).await;
-    let owner = task(&world, Uuid::now_v7(), Uuid::now_v7(), "build", 0).await;
+    let owner = task(&world, fresh(), fresh(), "build", 0).await;
     upload_chunk(&world, &store, &owner, "secret").await;
     ok(&world, &owner, "cache/commit", cache("k", &["secret"])).await;
     let hit = ok(&world, &owner, "cache/find", json!({ "keys": ["k"] })).await["hit"].clone();
 
-    let hostile = task(&world, Uuid::now_v7(), Uuid::now_v7(), "build", 0).await;
+    let hostile = task(&world, fresh(), fresh(), "build", 0).await;
     let wanted = json!({ "chunks": [sha256(b"secret")] });
     assert_eq!(ok(&world, &hostile, "chunks/missing", wanted).await["missing"], json!([0]));
     assert_eq!(ok(&world, &hostile, "cache/find", json!({ "keys": ["k"] })).await["hit"], Value::Null);
@@ -164,7 +169,7 @@ async fn what_is_of_another_project_or_task_is_not_there() {
 async fn nothing_of_a_closed_epoch_becomes_visible() {
     let world = World::new(Config::default()).await;
     let store = store(&world).await;
-    let (project, workspace) = (Uuid::now_v7(), Uuid::now_v7());
+    let (project, workspace) = (fresh(), fresh());
     let late = task(&world, project, workspace, "build", 0).await;
     upload_chunk(&world, &store, &late, "late").await;
     world.close(late.task, 1).await;
@@ -184,7 +189,7 @@ async fn nothing_of_a_closed_epoch_becomes_visible() {
 async fn artifacts_are_listed_opened_and_replaced() {
     let world = World::new(Config::default()).await;
     let store = store(&world).await;
-    let agent = task(&world, Uuid::now_v7(), Uuid::now_v7(), "build", 2).await;
+    let agent = task(&world, fresh(), fresh(), "build", 2).await;
     let upload = async |path: &str, content: &str| {
         let file = json!({ "path": path, "size": content.len(), "sha256": sha256(content.as_bytes()) });
         let place =
@@ -231,8 +236,8 @@ async fn artifacts_are_listed_opened_and_replaced() {
 async fn what_is_past_its_retention_is_invisible_at_once_and_gone_a_day_later() {
     let world = World::new(Config::default()).await;
     let store = store(&world).await;
-    let (project, now) = (Uuid::now_v7(), Utc::now());
-    let agent = task(&world, project, Uuid::now_v7(), "build", 0).await;
+    let (project, now) = (fresh(), Utc::now());
+    let agent = task(&world, project, fresh(), "build", 0).await;
     upload_chunk(&world, &store, &agent, "kept").await;
     ok(&world, &agent, "cache/commit", cache("k", &["kept"])).await;
     let given_up = place_chunk(&world, &agent, "never committed").await;
@@ -286,7 +291,7 @@ async fn layers_come_in_the_order_of_the_graph_and_only_of_the_last_run() {
     let world = World::new(Config::default()).await;
     world.bus().respond("conductor", Arc::new(Conductor));
     let store = store(&world).await;
-    let (project, workspace) = (Uuid::now_v7(), Uuid::now_v7());
+    let (project, workspace) = (fresh(), fresh());
     let persist = async |name: &str, index: i32| {
         let agent = task(&world, project, workspace, name, index).await;
         upload_chunk(&world, &store, &agent, &format!("{name}{index}")).await;

@@ -19,6 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use uuid::Uuid;
 
+/// An id of something that nobody has heard of.
+fn fresh() -> Uuid {
+    ids::MessageId::new().uuid()
+}
+
 const LIMIT: Duration = Duration::from_secs(20);
 
 struct World {
@@ -33,7 +38,7 @@ impl World {
         let database = testkit::postgres().await;
         eventstore::Store::open(database.pool.clone(), "test-results", &MIGRATOR).await.unwrap();
         let (folder, keys) = (tempfile::tempdir().unwrap(), Keys::from_bytes([9; 32]));
-        Self { database, folder, keys, project: Uuid::now_v7() }
+        Self { database, folder, keys, project: fresh() }
     }
 
     async fn blobs(&self) -> FsBlobs {
@@ -42,7 +47,7 @@ impl World {
 
     /// An upload that waits to be read.
     async fn upload(&self, job: JobId, branch: &str, ago: TimeDelta, packed: Vec<u8>) {
-        let object = Uuid::now_v7();
+        let object = fresh();
         let key = Key::new(format!("stores/{object}")).unwrap();
         let sum = blobs::digest(&packed);
         self.blobs().await.put(&key, blobs::body(packed), sum).await.unwrap();
