@@ -4,22 +4,11 @@ use crate::support::World;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-/// `levels` fields below each other.
-fn deep(levels: usize) -> String {
-    // project › pipelines › nodes › project › pipelines › …
-    let names = ["project(slug: \"git/local/deep\")", "pipelines(first: 1)", "nodes", "project"];
-    let mut query = String::from("{ ");
-    for level in 0..levels {
-        let name = match level {
-            0 => names[0],
-            _ if level + 1 == levels => "__typename",
-            _ => [names[1], names[2], names[3]][(level - 1) % 3],
-        };
-        query.push_str(name);
-        query.push_str(if level + 1 == levels { "" } else { " { " });
-    }
-    query.push_str(&" }".repeat(levels));
-    query
+/// Twelve fields below each other, or thirteen with a leaf of two.
+fn deep(leaf: &str) -> String {
+    let project = "pipelines(first: 1) { nodes { project { ";
+    let last = "pipelines(first: 1) { nodes { workflows { jobs { steps { ";
+    format!("{{ {project}{project}{last}{leaf}{} }}", " }".repeat(11))
 }
 
 /// The code of a refusal.
@@ -42,7 +31,7 @@ async fn a_document_is_taken_at_its_limits_and_refused_beyond_them() -> anyhow::
     let directives =
         |count: usize| format!("{{ viewer {{ login {} }} }}", "@include(if: true) ".repeat(count));
     let cases = [
-        ("query_too_deep", deep(12), deep(13)),
+        ("query_too_deep", deep("name"), deep("log { bytes }")),
         ("query_too_many_aliases", aliases(30), aliases(31)),
         ("query_too_many_fields", fields(500), fields(501)),
         ("query_too_many_directives", directives(50), directives(51)),

@@ -6,7 +6,16 @@ use gantry_e2e::{Suite, binary, until};
 use serde_json::json;
 use std::time::Duration;
 
-const FAN: Fan = Fan { jobs: 3, lines: 5, between: "true" };
+/// It passes every point: it takes turns and reports tests as well.
+const FAN: Fan = Fan {
+    jobs: 3,
+    lines: 5,
+    between: "true",
+    more: (
+        ", serial-group: failpoints/turns",
+        "run: mkdir -p reports && echo '<testsuite><testcase name=\"a\" time=\"1\"/></testsuite>' > reports/a.xml\n      - store_test_results: { path: reports }",
+    ),
+};
 
 /// Points that are only passed while the first administrator is made.
 fn at_the_first_start(point: &str) -> bool {
@@ -74,6 +83,12 @@ async fn hit(place: &Place, point: &str, project: &str) -> anyhow::Result<()> {
             let _ = place.push(&suite, project, &FAN).await;
             let path = format!("/api/v2/project/git/local/{project}/envvar");
             let _ = suite.post(&path, &json!({ "name": "KEY", "value": "some value" })).await;
+            let path = format!("/api/v2/project/git/local/{project}/settings");
+            let _ = suite
+                .request("PATCH", &path)
+                .json(&json!({ "advanced": { "autocancel_builds": true } }))
+                .send()
+                .await;
             until("the kill", LIMIT, || async { Ok(place.said(from).contains(&mark).then_some(())) }).await
         };
         work.await?;

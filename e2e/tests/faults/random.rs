@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Seeds of an ordinary run.
 const COUNT: u64 = 3;
-const FAN: Fan = Fan { jobs: 10, lines: 10, between: "sleep 0.02" };
+const FAN: Fan = Fan { jobs: 10, lines: 10, between: "sleep 0.02", more: ("", "") };
 
 #[derive(Debug)]
 enum Event {

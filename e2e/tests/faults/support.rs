@@ -47,6 +47,8 @@ pub struct Fan {
     pub lines: usize,
     /// Shell text between two lines.
     pub between: &'static str,
+    /// More items of the second job in its workflow, and more steps of it, as YAML.
+    pub more: (&'static str, &'static str),
 }
 
 impl Place {
@@ -92,11 +94,15 @@ impl Place {
                 "  j{job}:\n    machine: true\n    steps:\n      - run:\n          name: work\n          command: |\n            \
                  echo {project}/j{job} >> {ledger}\n            for i in $(seq {lines}); do echo \"line $i of {project}/j{job}\"; {between}; done\n"
             ));
+            if job == 1 && !fan.more.1.is_empty() {
+                text.push_str(&format!("      - {}\n", fan.more.1));
+            }
         }
         text.push_str("workflows:\n  main:\n    jobs:\n      - j0\n");
         let middle: Vec<_> = (1..fan.jobs - 1).map(|job| format!("j{job}")).collect();
         for job in &middle {
-            text.push_str(&format!("      - {job}: {{ requires: [j0] }}\n"));
+            let more = if job == "j1" { fan.more.0 } else { "" };
+            text.push_str(&format!("      - {job}: {{ requires: [j0]{more} }}\n"));
         }
         text.push_str(&format!("      - j{}: {{ requires: [{}] }}\n", fan.jobs - 1, middle.join(", ")));
         text

@@ -162,11 +162,14 @@ fn hostile(entries: &[(EntryType, &str, &str, &str)]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
+/// Kind, name, target and content of a member.
+type Entry = (EntryType, &'static str, &'static str, &'static str);
+
 #[test]
 fn a_hostile_archive_changes_nothing_and_leaves_nothing() {
     use EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
     let good = (Regular, "good", "", "good");
-    let cases: Vec<(&str, Vec<(EntryType, &str, &str, &str)>)> = vec![
+    let cases: Vec<(&str, Vec<Entry>)> = vec![
         ("parent", vec![good, (Regular, "../out", "", "x")]),
         ("parent inside", vec![good, (Directory, "a", "", ""), (Regular, "a/../../out", "", "x")]),
         ("absolute", vec![good, (Regular, "/tmp/out", "", "x")]),
