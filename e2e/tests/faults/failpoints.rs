@@ -94,6 +94,7 @@ async fn hit(place: &Place, point: &str, project: &str) -> anyhow::Result<()> {
         work.await?;
         suite.ended(Duration::from_secs(30)).await?;
     }
+    place.prepare(project, &FAN).await?;
     let said = place.said(from);
     ensure!(said.contains(&mark), "it was never passed: {said}");
     if let Some(line) = said.lines().find(|line| line.contains("not in the table of failpoints")) {
@@ -105,7 +106,7 @@ async fn hit(place: &Place, point: &str, project: &str) -> anyhow::Result<()> {
 
 /// A push whose answer was lost is repeated: either way there is one pipeline, and each job ran once.
 async fn settled(place: &Place, suite: &Suite, project: &str) -> anyhow::Result<()> {
-    place.push(suite, project, &FAN).await?;
+    place.push_again(suite, project).await?;
     until("the pipeline", LIMIT, || async {
         let found = suite.items(&format!("/api/v2/project/git/local/{project}/pipeline")).await?;
         Ok((!found.is_empty()).then_some(()))

@@ -86,6 +86,28 @@ impl Place {
         suite.push(&self.work.path().join("repositories"), project, &files, "refs/heads/main").await
     }
 
+    /// Makes the commit of a project that could not be pushed yet.
+    pub async fn prepare(&self, project: &str, fan: &Fan) -> anyhow::Result<()> {
+        let repository = self.work.path().join("repositories").join(project);
+        if repository.join(".git").exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(repository.join(".circleci"))?;
+        fs::write(repository.join(".circleci/config.yml"), self.config(project, fan))?;
+        gantry_e2e::git(&repository, &["init", "-q", "-b", "main"]).await?;
+        gantry_e2e::git(&repository, &["add", "-A"]).await?;
+        gantry_e2e::git(&repository, &["commit", "-q", "-m", "Build it"]).await?;
+        Ok(())
+    }
+
+    /// Pushes the same commit again, whether it arrived or not.
+    pub async fn push_again(&self, suite: &Suite, project: &str) -> anyhow::Result<String> {
+        let repository = self.work.path().join("repositories").join(project);
+        let host = suite.url.replacen("://", &format!("://x:{}@", suite.token), 1);
+        let remote = format!("{host}/git/local/{project}.git");
+        gantry_e2e::git(&repository, &["push", &remote, "HEAD:refs/heads/main"]).await
+    }
+
     fn config(&self, project: &str, fan: &Fan) -> String {
         let mut text = String::from("version: 2.1\njobs:\n");
         let (ledger, lines, between) = (self.ledger.display(), fan.lines, fan.between);
