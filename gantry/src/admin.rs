@@ -40,7 +40,7 @@ pub enum Command {
     Topology,
     /// List the points at which `GANTRY_FAILPOINTS` can stop a server, for tests of crashes
     #[command(
-        after_help = "Examples:\n  gantry admin failpoints\n  GANTRY_FAILPOINTS=conductor.commit.after=kill gantry up"
+        after_help = "Examples:\n  gantry admin failpoints\n  gantry admin failpoints --json\n\nThen, for example: GANTRY_FAILPOINTS=conductor.commit.after=kill gantry up"
     )]
     Failpoints,
     /// Bring the database to the version of this build

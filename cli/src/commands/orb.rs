@@ -26,7 +26,9 @@ pub enum Orb {
         orb: String,
     },
     /// Print the source of a version
-    #[command(after_help = "Examples:\n  gantry orb source acme/greet@1.2 > greet.yml")]
+    #[command(
+        after_help = "Examples:\n  gantry orb source acme/greet@1.2\n  gantry orb source acme/greet@1.2 > greet.yml"
+    )]
     Source {
         /// `namespace/orb`, with or without `@version`
         orb: String,
@@ -38,7 +40,7 @@ pub enum Orb {
         source: PathBuf,
     },
     /// Make one file of an orb's folder
-    #[command(after_help = "Examples:\n  gantry orb pack src/ > orb.yml")]
+    #[command(after_help = "Examples:\n  gantry orb pack src/\n  gantry orb pack src/ > orb.yml")]
     Pack {
         /// Folder
         folder: PathBuf,
@@ -63,7 +65,9 @@ pub enum Orb {
         org: String,
     },
     /// Publish what a dev version holds
-    #[command(after_help = "Examples:\n  gantry orb promote acme/greet@dev:first 1.0.0")]
+    #[command(
+        after_help = "Examples:\n  gantry orb promote acme/greet@dev:first 1.0.0\n  gantry orb promote acme/greet@dev:first 1.0.0 --json"
+    )]
     Promote {
         /// `namespace/orb@dev:name`
         dev: String,

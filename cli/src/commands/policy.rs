@@ -46,7 +46,9 @@ pub enum Policy {
         org: String,
     },
     /// Print the value of a query, without a server
-    #[command(after_help = "Examples:\n  gantry policy eval policies/ --query data.org.enable_rule")]
+    #[command(
+        after_help = "Examples:\n  gantry policy eval policies/ --query data.org.enable_rule\n  gantry policy eval policies/ --query data.org --input .circleci/config.yml"
+    )]
     Eval {
         /// Policy file or folder
         policies: PathBuf,
@@ -68,7 +70,9 @@ pub enum Policy {
         run: Option<String>,
     },
     /// Replace the organisation's bundle
-    #[command(after_help = "Examples:\n  gantry policy push policies/")]
+    #[command(
+        after_help = "Examples:\n  gantry policy push policies/\n  gantry policy push policies/ --json"
+    )]
     Push {
         /// Policy file or folder
         policies: PathBuf,
@@ -77,7 +81,9 @@ pub enum Policy {
         org: String,
     },
     /// Say what a push would change
-    #[command(after_help = "Examples:\n  gantry policy diff policies/")]
+    #[command(
+        after_help = "Examples:\n  gantry policy diff policies/\n  gantry policy diff policies/ --json"
+    )]
     Diff {
         /// Policy file or folder
         policies: PathBuf,
