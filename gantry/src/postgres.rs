@@ -21,6 +21,8 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a start is tried again.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running private server.
 pub struct Postgres {
@@ -42,7 +44,14 @@ impl Postgres {
         if !server.cluster.join("PG_VERSION").exists() {
             server.init().await?;
         }
-        server.bring_up().await?;
+        let begun = Instant::now();
+        // Old backends of a server that was killed may still hold the shared memory: they end by themselves.
+        while let Err(error) = server.bring_up().await {
+            if begun.elapsed() > PATIENCE {
+                return Err(error);
+            }
+            tracing::warn!("PostgreSQL does not start yet: {error:#}");
+        }
         Ok(server)
     }
 
