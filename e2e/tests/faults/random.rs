@@ -6,8 +6,9 @@ use gantry_e2e::{Suite, until};
 use nix::sys::signal::{Signal, kill};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Seeds of an ordinary run.
-const COUNT: u64 = 3;
+/// Seeds of an ordinary run: the same each time, so that a change is judged by the same kills as the one before.
+/// `GANTRY_SEED_COUNT` draws as many new ones, `GANTRY_SEEDS` names them.
+const SEEDS: [u64; 3] = [11, 12, 13];
 const FAN: Fan = Fan { jobs: 10, lines: 10, between: "sleep 0.02", more: ("", "") };
 
 #[derive(Debug)]
@@ -40,7 +41,10 @@ fn seeds() -> Vec<u64> {
     if let Ok(text) = std::env::var("GANTRY_SEEDS") {
         return text.split(',').filter_map(|seed| seed.trim().parse().ok()).collect();
     }
-    let count = std::env::var("GANTRY_SEED_COUNT").ok().and_then(|text| text.parse().ok()).unwrap_or(COUNT);
+    let Some(count) = std::env::var("GANTRY_SEED_COUNT").ok().and_then(|text| text.parse::<u64>().ok())
+    else {
+        return SEEDS.to_vec();
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let first = u64::try_from(now.as_millis()).unwrap_or_default();
     (first..first + count).collect()

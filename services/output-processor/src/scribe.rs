@@ -108,9 +108,9 @@ async fn append(hub: &Hub, changes: &[(StepPlace, i64)]) -> eventstore::Result<(
             NewEvent::new("record", task_id.uuid(), actor.clone(), &body)
         })
         .collect();
-    // The journal keeps all of this until the record is flushed: the commit need not wait for the disk.
+    // Durable: the journal is read again only when this process starts, so a database that loses its last commits
+    // alone would leave a gap that nobody fills.
     let mut tx = hub.store.begin(&locks).await?;
-    tx.relaxed().await?;
     tx.append(&events).await?;
     tx.commit().await
 }
