@@ -23,3 +23,4 @@ mod port;
 mod postgres;
 mod suite;
 mod tls;
+mod upkeep;

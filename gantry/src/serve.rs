@@ -7,20 +7,19 @@
 use crate::{
     adapters,
     config::{BusKind, Config, DatabaseKind, Loaded},
-    disk,
     isolation::Isolation,
     layout::Layout,
     listen, migrate,
     operator::{
-        gauges, health,
+        health,
         routes::{self, Operator},
     },
     suite::{Place, Suite},
-    tls, up,
+    tls, up, upkeep,
 };
 use anyhow::{Context, bail};
 use clap::Args;
-use kit::{keys::Keys, telemetry};
+use kit::keys::Keys;
 use serde_json::json;
 use std::{
     net::SocketAddr,
@@ -208,18 +207,11 @@ async fn serve(
         isolation: Isolation::choose(config.executors.host_isolation)?,
         layout: layout.clone(),
     };
-    let suite = Suite::start(config, &place, pool.clone(), bus.clone(), &roles, stop.clone()).await?;
+    let suite = Suite::start(config, &place, &keys, pool.clone(), bus.clone(), &roles, stop.clone()).await?;
     if roles.contains(&"domain") {
         suite.bootstrap(&up::admin_token(&layout.join("admin-token"))?).await?;
     }
-    telemetry::metrics(&config.telemetry.statsd)?;
-    if !config.telemetry.statsd.is_empty() {
-        tokio::spawn(gauges::count_regularly(pool.clone(), stop.clone()));
-    }
-    if config.disk.min_free_mib > 0 {
-        let (data, gate) = (layout.data.clone(), bus.admission().clone());
-        tokio::spawn(disk::watch(data, config.disk.min_free_mib, gate, stop.clone()));
-    }
+    upkeep::start(config, &layout, &pool, &bus, &stop)?;
     let health = health::Health {
         bus: bus.clone(),
         pool: pool.clone(),

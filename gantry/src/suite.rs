@@ -65,13 +65,13 @@ impl Suite {
     pub async fn start(
         config: &Config,
         place: &Place,
+        keys: &Keys,
         pool: PgPool,
         bus: Bus,
         roles: &[&str],
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let layout = &place.layout;
-        let keys = Keys::load_or_create(&layout.join("keys").join("signing")).context("the signing key")?;
         let keyring =
             Keyring::open_or_create(layout.join("keys").join("secrets.json")).context("the key ring")?;
         let secrets: Arc<dyn Secrets> = Arc::new(keyring);
@@ -218,7 +218,7 @@ impl Suite {
                     blobs: Arc::clone(&blobs),
                     live,
                     secrets,
-                    keys,
+                    keys: keys.clone(),
                     config: api::Config::new(place.url.clone(), layout.join("git")),
                 },
                 stop,

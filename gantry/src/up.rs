@@ -3,25 +3,27 @@
 use crate::{
     adapters,
     config::{Config, DatabaseKind, Loaded, LogLines},
-    disk,
     instance::{self, Instance},
     isolation::Isolation,
     layout::Layout,
     listen, migrate,
     operator::{
-        gauges, health,
+        health,
         routes::{self, Operator},
     },
     postgres::Postgres,
     serve::ROLES,
     suite::{Place, Suite},
     tls::{self, Identity},
+    upkeep,
 };
 use anyhow::{Context, bail};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, ValueEnum};
-use kit::keys::Keys;
-use kit::telemetry::{self, LogFormat};
+use kit::{
+    keys::Keys,
+    telemetry::{self, LogFormat},
+};
 use serde_json::json;
 use std::{
     fs,
@@ -155,16 +157,9 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
     let keys = Keys::load_or_create(&layout.join("keys").join("signing")).context("the signing key")?;
     let bus = adapters::bus(&config, &pool, &keys);
     let place = Place { url: url.clone(), git_url, layout: layout.clone(), isolation: isolation.clone() };
-    let suite = Suite::start(&config, &place, pool.clone(), bus.clone(), &ROLES, stop.clone()).await?;
+    let suite = Suite::start(&config, &place, &keys, pool.clone(), bus.clone(), &ROLES, stop.clone()).await?;
     let admin = suite.bootstrap(&token).await?;
-    telemetry::metrics(&config.telemetry.statsd)?;
-    if !config.telemetry.statsd.is_empty() {
-        tokio::spawn(gauges::count_regularly(pool.clone(), stop.clone()));
-    }
-    if config.disk.min_free_mib > 0 {
-        let (data, gate) = (layout.data.clone(), bus.admission().clone());
-        tokio::spawn(disk::watch(data, config.disk.min_free_mib, gate, stop.clone()));
-    }
+    upkeep::start(&config, &layout, &pool, &bus, &stop)?;
     let agents = listen::agents(&layout.agent_socket(), suite.agents(), stop.clone())?;
     let health = health::Health {
         bus: bus.clone(),

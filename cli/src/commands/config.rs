@@ -10,6 +10,7 @@ mod pack;
 mod process;
 mod simulate;
 mod source;
+mod subject;
 mod validate;
 mod watch;
 

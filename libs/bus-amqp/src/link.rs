@@ -50,6 +50,8 @@ impl Link {
             .map_err(|_| unavailable("it did not answer in time"))?
             .map_err(unavailable)?;
         self.observe(&connection);
+        let channel = connection.create_channel().await.map_err(unavailable)?;
+        declare_shared(&channel).await?;
         let connection = Arc::new(connection);
         *known = Some(Arc::clone(&connection));
         Ok(connection)
@@ -79,7 +81,7 @@ impl Link {
 }
 
 /// Declares what all share: exchanges, the queue of dead messages, and the one that makes every event routable.
-pub(crate) async fn declare_shared(channel: &Channel) -> Result<(), BrokerError> {
+async fn declare_shared(channel: &Channel) -> Result<(), BrokerError> {
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     for (name, kind) in [(topology::EVENTS, ExchangeKind::Topic), (topology::DEAD, ExchangeKind::Fanout)] {
         channel

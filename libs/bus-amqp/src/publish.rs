@@ -1,7 +1,7 @@
 //! Events out. A batch counts as published when every message is confirmed and none came back (reliability §5.2).
 
 use crate::{
-    link::{Link, declare_shared},
+    link::Link,
     signature::SigningKey,
     topology::{EVENTS, routing_key},
     unavailable,
@@ -27,11 +27,10 @@ pub(crate) const AT: &str = "gantry-at";
 pub(crate) const AFTER: &str = "gantry-after";
 pub(crate) const AFTER_IN_LANE: &str = "gantry-after-in-lane";
 
-/// A channel that confirms, with the shared topology in place.
+/// A channel that confirms.
 pub(crate) async fn open(link: &Link) -> Result<Channel, BrokerError> {
     let channel = link.channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(unavailable)?;
-    declare_shared(&channel).await?;
     Ok(channel)
 }
 

@@ -1,7 +1,7 @@
 //! Events in: a quorum queue per group, source and lane, acknowledged one by one after the effect is committed.
 
 use crate::{
-    link::{Link, declare_shared},
+    link::Link,
     publish::{AFTER, AFTER_IN_LANE, AT, position},
     signature::{SigningKey, header},
     topology::{EVENTS, binding, group_arguments, queue_name},
@@ -32,7 +32,6 @@ pub(crate) async fn receive(
 ) -> Result<Deliveries, BrokerError> {
     let name = queue_name(queue);
     let mut channel = link.channel().await?;
-    declare_shared(&channel).await?;
     if let Err(error) = declare(&channel, queue, &name).await {
         if !is_other_arguments(&error) {
             return Err(unavailable(error));

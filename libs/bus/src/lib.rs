@@ -33,6 +33,7 @@ mod tail;
 
 pub use admission::Admission;
 pub use broker::Broker;
+pub use contracts::request::Ask;
 pub use dead::{DeadLetter, Filter, ParkedMessage};
 pub use group::{Fault, Group, LANES};
 pub use request::{AskOptions, Responder, failed, route, unknown};

@@ -86,3 +86,20 @@ impl Once {
         Ok(answer)
     }
 }
+
+/// Answers a request by its name: `answer!(self, request, { ask::Type => module::function, … })`. Each function takes
+/// the service, the request and the decoded body, and fails with a [`Failure`].
+#[macro_export]
+macro_rules! answer {
+    ($service:expr, $request:expr, { $($ask:ty => $handler:path),+ $(,)? }) => {
+        match $request.name.as_str() {
+            $(<$ask as $crate::Ask>::NAME => {
+                $crate::route::<$ask, _, _>(&$request, |ask, request| async move {
+                    $handler($service, request, ask).await.map_err(|failure| failure.0)
+                })
+                .await
+            })+
+            _ => Err($crate::unknown(&$request)),
+        }
+    };
+}

@@ -13,8 +13,8 @@ mod seal;
 mod variables;
 
 use async_trait::async_trait;
-use bus::{Bus, Responder, route, unknown};
-use contracts::{Request, RequestError, contexts as ask, request::Ask};
+use bus::{Bus, Responder};
+use contracts::{Request, RequestError, contexts as ask};
 use eventstore::Store;
 use kit::keys::Keys;
 use secrets::Secrets;
@@ -104,27 +104,18 @@ pub(crate) struct State {
 #[async_trait]
 impl Responder for State {
     async fn respond(&self, request: Request) -> Result<serde_json::Value, RequestError> {
-        macro_rules! answer {
-            ($ask:ty, $handler:path) => {
-                route::<$ask, _, _>(&request, |ask, request| async move {
-                    $handler(self, request, ask).await.map_err(|failure| failure.0)
-                })
-                .await
-            };
-        }
-        match request.name.as_str() {
-            ask::CreateContext::NAME => answer!(ask::CreateContext, contexts::create),
-            ask::DeleteContext::NAME => answer!(ask::DeleteContext, contexts::delete),
-            ask::GetContext::NAME => answer!(ask::GetContext, contexts::get),
-            ask::ListContexts::NAME => answer!(ask::ListContexts, contexts::list),
-            ask::AddRestriction::NAME => answer!(ask::AddRestriction, restrictions::add),
-            ask::ListRestrictions::NAME => answer!(ask::ListRestrictions, restrictions::list),
-            ask::RemoveRestriction::NAME => answer!(ask::RemoveRestriction, restrictions::remove),
-            ask::Unrestrict::NAME => answer!(ask::Unrestrict, restrictions::unrestrict),
-            ask::SetVariable::NAME => answer!(ask::SetVariable, variables::set),
-            ask::RemoveVariable::NAME => answer!(ask::RemoveVariable, variables::remove),
-            ask::ListVariables::NAME => answer!(ask::ListVariables, variables::list),
-            _ => Err(unknown(&request)),
-        }
+        bus::answer!(self, request, {
+            ask::CreateContext => contexts::create,
+            ask::DeleteContext => contexts::delete,
+            ask::GetContext => contexts::get,
+            ask::ListContexts => contexts::list,
+            ask::AddRestriction => restrictions::add,
+            ask::ListRestrictions => restrictions::list,
+            ask::RemoveRestriction => restrictions::remove,
+            ask::Unrestrict => restrictions::unrestrict,
+            ask::SetVariable => variables::set,
+            ask::RemoveVariable => variables::remove,
+            ask::ListVariables => variables::list,
+        })
     }
 }

@@ -8,8 +8,8 @@ mod queries;
 mod settings;
 
 use async_trait::async_trait;
-use bus::{Bus, Responder, route, unknown};
-use contracts::{Request, RequestError, domain as ask, request::Ask};
+use bus::{Bus, Responder};
+use contracts::{Request, RequestError, domain as ask};
 use eventstore::Store;
 use sqlx::PgPool;
 use std::sync::Arc;
@@ -64,27 +64,18 @@ pub(crate) struct State {
 #[async_trait]
 impl Responder for State {
     async fn respond(&self, request: Request) -> Result<serde_json::Value, RequestError> {
-        macro_rules! answer {
-            ($ask:ty, $handler:path) => {
-                route::<$ask, _, _>(&request, |ask, request| async move {
-                    $handler(self, request, ask).await.map_err(|failure| failure.0)
-                })
-                .await
-            };
-        }
-        match request.name.as_str() {
-            ask::VerifyToken::NAME => answer!(ask::VerifyToken, queries::verify_token),
-            ask::ListTokens::NAME => answer!(ask::ListTokens, queries::list_tokens),
-            ask::GetProject::NAME => answer!(ask::GetProject, queries::get_project),
-            ask::ListProjects::NAME => answer!(ask::ListProjects, queries::list_projects),
-            ask::ListOrgs::NAME => answer!(ask::ListOrgs, queries::list_orgs),
-            ask::Bootstrap::NAME => answer!(ask::Bootstrap, commands::bootstrap),
-            ask::CreateToken::NAME => answer!(ask::CreateToken, commands::create_token),
-            ask::RevokeToken::NAME => answer!(ask::RevokeToken, commands::revoke_token),
-            ask::EnsureProject::NAME => answer!(ask::EnsureProject, commands::ensure_project),
-            ask::GetProjectSettings::NAME => answer!(ask::GetProjectSettings, settings::get),
-            ask::ChangeProjectSettings::NAME => answer!(ask::ChangeProjectSettings, settings::change),
-            _ => Err(unknown(&request)),
-        }
+        bus::answer!(self, request, {
+            ask::VerifyToken => queries::verify_token,
+            ask::ListTokens => queries::list_tokens,
+            ask::GetProject => queries::get_project,
+            ask::ListProjects => queries::list_projects,
+            ask::ListOrgs => queries::list_orgs,
+            ask::Bootstrap => commands::bootstrap,
+            ask::CreateToken => commands::create_token,
+            ask::RevokeToken => commands::revoke_token,
+            ask::EnsureProject => commands::ensure_project,
+            ask::GetProjectSettings => settings::get,
+            ask::ChangeProjectSettings => settings::change,
+        })
     }
 }

@@ -18,10 +18,9 @@ mod values;
 
 use async_trait::async_trait;
 use blobs::Blobs;
-use bus::{Bus, Responder, route, unknown};
+use bus::{Bus, Responder};
 use contracts::{
     Request, RequestError, delivery::GetDecision, orbs as orb, pipelines as ask, policies as rule,
-    request::Ask,
 };
 use eventstore::Store;
 use sqlx::PgPool;
@@ -100,41 +99,32 @@ pub(crate) struct State {
 #[async_trait]
 impl Responder for State {
     async fn respond(&self, request: Request) -> Result<serde_json::Value, RequestError> {
-        macro_rules! answer {
-            ($ask:ty, $handler:path) => {
-                route::<$ask, _, _>(&request, |ask, request| async move {
-                    $handler(self, request, ask).await.map_err(|failure| failure.0)
-                })
-                .await
-            };
-        }
-        match request.name.as_str() {
-            ask::TriggerPipeline::NAME => answer!(ask::TriggerPipeline, trigger::trigger),
-            ask::GetPipeline::NAME => answer!(ask::GetPipeline, queries::get),
-            ask::GetPipelineConfig::NAME => answer!(ask::GetPipelineConfig, queries::config),
-            ask::GetPipelineValues::NAME => answer!(ask::GetPipelineValues, values::get),
-            ask::ContinuePipeline::NAME => answer!(ask::ContinuePipeline, continuation::go_on),
-            ask::CompileConfig::NAME => answer!(ask::CompileConfig, dry::config),
-            GetDecision::NAME => answer!(GetDecision, queries::decision),
-            orb::CreateOrbNamespace::NAME => answer!(orb::CreateOrbNamespace, orbs::create_namespace),
-            orb::GetOrbNamespace::NAME => answer!(orb::GetOrbNamespace, orbs::get_namespace),
-            orb::RenameOrbNamespace::NAME => answer!(orb::RenameOrbNamespace, orbs::rename_namespace),
-            orb::DeleteOrbNamespace::NAME => answer!(orb::DeleteOrbNamespace, orbs::delete_namespace),
-            orb::CreateOrb::NAME => answer!(orb::CreateOrb, orbs::create),
-            orb::GetOrb::NAME => answer!(orb::GetOrb, orbs::get),
-            orb::ListOrbs::NAME => answer!(orb::ListOrbs, orbs::list),
-            orb::GetOrbVersion::NAME => answer!(orb::GetOrbVersion, orbs::version),
-            orb::PublishOrb::NAME => answer!(orb::PublishOrb, orbs::publish),
-            orb::PromoteOrb::NAME => answer!(orb::PromoteOrb, orbs::promote),
-            orb::SetOrbListed::NAME => answer!(orb::SetOrbListed, orbs::set_listed),
-            orb::ValidateOrb::NAME => answer!(orb::ValidateOrb, orbs::validate),
-            rule::GetPolicyBundle::NAME => answer!(rule::GetPolicyBundle, policies::get),
-            rule::PushPolicyBundle::NAME => answer!(rule::PushPolicyBundle, policies::push),
-            rule::GetPolicySettings::NAME => answer!(rule::GetPolicySettings, policies::settings),
-            rule::SetPolicySettings::NAME => answer!(rule::SetPolicySettings, policies::set_settings),
-            rule::DecidePolicy::NAME => answer!(rule::DecidePolicy, policies::decide),
-            rule::ListPolicyDecisions::NAME => answer!(rule::ListPolicyDecisions, policies::list),
-            _ => Err(unknown(&request)),
-        }
+        bus::answer!(self, request, {
+            ask::TriggerPipeline => trigger::trigger,
+            ask::GetPipeline => queries::get,
+            ask::GetPipelineConfig => queries::config,
+            ask::GetPipelineValues => values::get,
+            ask::ContinuePipeline => continuation::go_on,
+            ask::CompileConfig => dry::config,
+            GetDecision => queries::decision,
+            orb::CreateOrbNamespace => orbs::create_namespace,
+            orb::GetOrbNamespace => orbs::get_namespace,
+            orb::RenameOrbNamespace => orbs::rename_namespace,
+            orb::DeleteOrbNamespace => orbs::delete_namespace,
+            orb::CreateOrb => orbs::create,
+            orb::GetOrb => orbs::get,
+            orb::ListOrbs => orbs::list,
+            orb::GetOrbVersion => orbs::version,
+            orb::PublishOrb => orbs::publish,
+            orb::PromoteOrb => orbs::promote,
+            orb::SetOrbListed => orbs::set_listed,
+            orb::ValidateOrb => orbs::validate,
+            rule::GetPolicyBundle => policies::get,
+            rule::PushPolicyBundle => policies::push,
+            rule::GetPolicySettings => policies::settings,
+            rule::SetPolicySettings => policies::set_settings,
+            rule::DecidePolicy => policies::decide,
+            rule::ListPolicyDecisions => policies::list,
+        })
     }
 }

@@ -1,11 +1,9 @@
 //! `gantry config explain`.
 
-use super::{event, orbs, refuse, source};
+use super::{refuse, subject::Subject};
 use crate::{Exit, Failure, Global};
 use clap::Args;
-use compiler::Input;
 use compiler::explain::{ExplainError, Explanation, Place, explain};
-use std::path::PathBuf;
 
 pub(super) const HELP: &str = "Examples:\n  gantry config explain 'jobs.build.steps[2].run.command'\n  gantry config explain jobs.build.docker --json\n  gantry config explain workflows.main.jobs.deploy.requires";
 
@@ -13,34 +11,21 @@ pub(super) const HELP: &str = "Examples:\n  gantry config explain 'jobs.build.st
 pub struct Arguments {
     /// Path of a value in the compiled form, as `gantry config process` prints it
     path: String,
-    /// File; `-` reads standard input
-    #[arg(default_value = source::DEFAULT)]
-    file: PathBuf,
     #[command(flatten)]
-    orbs: orbs::Options,
-    #[command(flatten)]
-    event: event::Options,
+    subject: Subject,
 }
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
-        let text = source::read(&self.file)?;
-        let shown = self.file.display().to_string();
-        let orbs = self.orbs.open()?;
-        let parameters = self.event.parameters()?;
-        let input = Input {
-            values: self.event.values()?,
-            parameters: &parameters,
-            orbs: &orbs,
-            ..Input::new(&shown, &text)
-        };
-        match explain(&input, &self.path) {
-            Ok(explanation) if global.json => println!("{}", serde_json::json!(explanation)),
-            Ok(explanation) => print(&explanation),
-            Err(ExplainError::Invalid(findings)) => return Ok(refuse(global, &findings, &text)),
-            Err(error) => return Err(Failure::new(Exit::NotFound, error.to_string())),
-        }
-        Ok(Exit::Success)
+        self.subject.read(|input, _, text| {
+            match explain(input, &self.path) {
+                Ok(explanation) if global.json => println!("{}", serde_json::json!(explanation)),
+                Ok(explanation) => print(&explanation),
+                Err(ExplainError::Invalid(findings)) => return Ok(refuse(global, &findings, text)),
+                Err(error) => return Err(Failure::new(Exit::NotFound, error.to_string())),
+            }
+            Ok(Exit::Success)
+        })
     }
 }
 

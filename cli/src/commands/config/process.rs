@@ -1,37 +1,20 @@
 //! `gantry config process`.
 
-use super::{event, orbs, refuse, show, source};
+use super::{refuse, show, subject::Subject};
 use crate::{Exit, Failure, Global};
 use clap::Args;
-use compiler::Input;
-use std::path::PathBuf;
 
 pub(super) const HELP: &str = "Examples:\n  gantry config process > compiled.yml\n  gantry config process --branch release --param deploy=true --orb-dir ~/orbs";
 
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
-    /// File; `-` reads standard input
-    #[arg(default_value = source::DEFAULT)]
-    file: PathBuf,
     #[command(flatten)]
-    orbs: orbs::Options,
-    #[command(flatten)]
-    event: event::Options,
+    subject: Subject,
 }
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
-        let text = source::read(&self.file)?;
-        let shown = self.file.display().to_string();
-        let orbs = self.orbs.open()?;
-        let parameters = self.event.parameters()?;
-        let input = Input {
-            values: self.event.values()?,
-            parameters: &parameters,
-            orbs: &orbs,
-            ..Input::new(&shown, &text)
-        };
-        match compiler::compile(&input) {
+        self.subject.read(|input, orbs, text| match compiler::compile(input) {
             Ok(compiled) => {
                 orbs.keep(&compiled.orbs)?;
                 if global.json {
@@ -43,12 +26,12 @@ impl Arguments {
                     });
                     println!("{document}");
                 } else {
-                    show(&compiled.warnings, &text);
+                    show(&compiled.warnings, text);
                     print!("{}", compiled.processed);
                 }
                 Ok(Exit::Success)
             }
-            Err(findings) => Ok(refuse(global, &findings, &text)),
-        }
+            Err(findings) => Ok(refuse(global, &findings, text)),
+        })
     }
 }

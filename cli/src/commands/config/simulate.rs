@@ -1,53 +1,38 @@
 //! `gantry config simulate`.
 
-use super::{event, orbs, refuse, source, watch};
+use super::{refuse, subject::Subject, watch};
 use crate::{Exit, Failure, Global};
 use clap::Args;
-use compiler::Input;
 use compiler::simulate::{Simulation, simulate};
-use std::path::PathBuf;
 
 pub(super) const HELP: &str = "Examples:\n  gantry config simulate --event push --branch feature/x\n  gantry config simulate --tag v1.2.0\n  gantry config simulate --event api --param deploy=true --json";
 
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
-    /// File; `-` reads standard input
-    #[arg(default_value = source::DEFAULT)]
-    file: PathBuf,
     /// Say it again when the file changes
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
-    orbs: orbs::Options,
-    #[command(flatten)]
-    event: event::Options,
+    subject: Subject,
 }
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
         if self.watch {
-            return watch::repeat(|| vec![self.file.clone()], || self.once(global));
+            return watch::repeat(|| vec![self.subject.file.clone()], || self.once(global));
         }
         self.once(global)
     }
 
     fn once(&self, global: &Global) -> Result<Exit, Failure> {
-        let text = source::read(&self.file)?;
-        let shown = self.file.display().to_string();
-        let orbs = self.orbs.open()?;
-        let parameters = self.event.parameters()?;
-        let input = Input {
-            values: self.event.values()?,
-            parameters: &parameters,
-            orbs: &orbs,
-            ..Input::new(&shown, &text)
-        };
-        match simulate(&input) {
-            Ok(simulation) if global.json => println!("{}", serde_json::json!(simulation)),
-            Ok(simulation) => print(&simulation),
-            Err(findings) => return Ok(refuse(global, &findings, &text)),
-        }
-        Ok(Exit::Success)
+        self.subject.read(|input, _, text| {
+            match simulate(input) {
+                Ok(simulation) if global.json => println!("{}", serde_json::json!(simulation)),
+                Ok(simulation) => print(&simulation),
+                Err(findings) => return Ok(refuse(global, &findings, text)),
+            }
+            Ok(Exit::Success)
+        })
     }
 }
 
