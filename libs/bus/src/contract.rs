@@ -281,6 +281,7 @@ pub async fn groups(bus: &Bus, pool: &PgPool) {
     failures_hold_up_their_own(bus, &teller, &listener).await;
     dead_letters_are_replayed_and_discarded(bus, &teller, &listener).await;
     rivals_do_it_once(bus, &teller, &listener).await;
+    what_a_crashed_database_forgot_is_done_again(bus, &teller, &listener).await;
 }
 
 async fn history_then_news(bus: &Bus, teller: &Store, listener: &Store, batch: usize) {
@@ -429,4 +430,41 @@ async fn rivals_do_it_once(bus: &Bus, teller: &Store, listener: &Store) {
     for run in runs {
         run.await.expect("a stopped group ends");
     }
+}
+
+/// A database that crashes alone forgets the last relaxed commits, while their consumer goes on.
+async fn what_a_crashed_database_forgot_is_done_again(bus: &Bus, teller: &Store, listener: &Store) {
+    let (name, tale) = ("listener.forgetful", fresh());
+    let stop = CancellationToken::new();
+    let run = bus.consume(listener, &["teller"], Listener::new(name, 16) as Arc<dyn Group>, stop.clone());
+    tell(teller, tale, &["a", "b"]).await;
+    until("two are handled", async || heard(listener.pool(), name, tale).await.len() == 2).await;
+    let select =
+        "SELECT lane, xid::text, seq, revision FROM listener.cursors WHERE group_name = $1 ORDER BY lane";
+    let before: Vec<(i32, String, i64, i64)> =
+        sqlx::query_as(select).bind(name).fetch_all(listener.pool()).await.expect(OK);
+    tell(teller, tale, &["c"]).await;
+    until("the third is handled", async || heard(listener.pool(), name, tale).await.len() == 3).await;
+    let mut tx = listener.pool().begin().await.expect(OK);
+    sqlx::query("DELETE FROM listener.heard WHERE who = $1 AND word = 'c'")
+        .bind(name)
+        .execute(&mut *tx)
+        .await
+        .expect(OK);
+    for (lane, xid, seq, revision) in before {
+        sqlx::query("UPDATE listener.cursors SET xid = $3::xid8, seq = $4, revision = $5 WHERE group_name = $1 AND lane = $2")
+            .bind(name)
+            .bind(lane)
+            .bind(xid)
+            .bind(seq)
+            .bind(revision)
+            .execute(&mut *tx)
+            .await
+            .expect(OK);
+    }
+    tx.commit().await.expect(OK);
+    until("it is handled again", async || heard(listener.pool(), name, tale).await.len() == 3).await;
+    assert_eq!(heard(listener.pool(), name, tale).await, ["a", "b", "c"]);
+    stop.cancel();
+    run.await.expect("a stopped group ends");
 }

@@ -102,9 +102,7 @@ impl Runner {
                         if away {
                             break;
                         }
-                        if self.ops().await? != ops {
-                            return Err(LaneError::Overtaken);
-                        }
+                        self.confirm(&lanes, ops).await?;
                         self.catch_up(&mut lanes, stop).await?;
                         check = Instant::now() + CHECK;
                     }

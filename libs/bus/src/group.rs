@@ -172,7 +172,7 @@ impl Runner {
         let read = async {
             match self.bus.broker() {
                 Some(broker) => self.feed(broker.as_ref(), ends, ops, stop).await,
-                None => self.read(ends.into_values().map(|end| end.items).collect(), start, ops, stop).await,
+                None => self.read(ends, start, ops, stop).await,
             }
         };
         // An error of one ends all: open transactions are dropped and roll back.
@@ -274,17 +274,32 @@ impl Runner {
         Ok(lanes)
     }
 
-    pub(crate) async fn ops(&self) -> Result<i64, LaneError> {
+    /// Whether the lanes' rows are still what this reader goes by: no operator moved them, and none stands before
+    /// what its lane committed. A database that crashed alone forgets relaxed commits, and nothing else would tell.
+    pub(crate) async fn confirm(&self, lanes: &BTreeMap<i32, LaneEnd>, ops: i64) -> Result<(), LaneError> {
+        // Before the rows are read: they may be further by then, never less far.
+        let committed: Vec<(i32, Position)> =
+            lanes.iter().map(|(lane, end)| (*lane, *end.committed.borrow())).collect();
         let sql = format!(
-            "SELECT coalesce(sum(ops), 0)::bigint FROM {}.cursors WHERE group_name = $1 AND source = $2 AND lanes = $3",
+            "SELECT lane, xid::text, seq, ops FROM {}.cursors WHERE group_name = $1 AND source = $2 AND lanes = $3",
             self.store.schema()
         );
-        Ok(sqlx::query_scalar(AssertSqlSafe(sql))
+        let rows: Vec<(i32, String, i64, i64)> = sqlx::query_as(AssertSqlSafe(sql))
             .bind(self.group.name())
             .bind(self.source)
             .bind(self.lanes)
-            .fetch_one(self.store.pool())
-            .await?)
+            .fetch_all(self.store.pool())
+            .await?;
+        let stands = |lane: i32| {
+            let (_, xid, seq, _) = rows.iter().find(|(number, ..)| *number == lane)?;
+            Some(Position { xid: xid.parse().unwrap_or(0), seq: *seq })
+        };
+        let kept = committed.iter().all(|(lane, at)| stands(*lane).is_some_and(|stands| stands >= *at));
+        if kept && rows.iter().map(|(.., ops)| ops).sum::<i64>() == ops {
+            Ok(())
+        } else {
+            Err(LaneError::Overtaken)
+        }
     }
 
     /// The next events of the source's log; none while the service has not made its schema yet.
@@ -317,7 +332,7 @@ impl Runner {
     /// Reads the source's log and hands what the group wants to its lanes.
     async fn read(
         &self,
-        lanes: Vec<mpsc::Sender<Item>>,
+        lanes: BTreeMap<i32, LaneEnd>,
         mut position: Position,
         ops: i64,
         stop: &CancellationToken,
@@ -341,13 +356,11 @@ impl Runner {
                 since_mark += 1;
                 if self.group.wants(&envelope.kind) {
                     let lane = lane_of(&envelope.aggregate.kind, envelope.aggregate.id, self.lanes);
-                    let Some(sender) = usize::try_from(lane).ok().and_then(|lane| lanes.get(lane)) else {
-                        continue;
-                    };
+                    let Some(end) = lanes.get(&lane) else { continue };
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
                         // A lane that ended says why itself.
-                        sent = sender.send(Item::Message(at, Box::new(Envelope::clone(&envelope)))) => if sent.is_err() {
+                        sent = end.items.send(Item::Message(at, Box::new(Envelope::clone(&envelope)))) => if sent.is_err() {
                             return std::future::pending().await;
                         },
                     }
@@ -357,9 +370,9 @@ impl Runner {
                 idle = Duration::from_secs(1);
             }
             if position > marked && (since_mark >= MARK_EVENTS || mark_at.elapsed() >= MARK_QUIET) {
-                for lane in &lanes {
+                for end in lanes.values() {
                     // A full lane has work of its own that will move its cursor.
-                    let _ = lane.try_send(Item::Mark(position));
+                    let _ = end.items.try_send(Item::Mark(position));
                 }
                 (marked, since_mark, mark_at) = (position, 0, Instant::now());
             }
@@ -393,9 +406,7 @@ impl Runner {
                     // Other processes commit without telling this one.
                     anew = true;
                     idle = (idle * 2).min(Duration::from_secs(10));
-                    if self.ops().await? != ops {
-                        return Err(LaneError::Overtaken);
-                    }
+                    self.confirm(&lanes, ops).await?;
                 }
             }
         }
