@@ -158,14 +158,7 @@ impl Suite {
         reference: &str,
         message: &str,
     ) -> anyhow::Result<String> {
-        let repository = work.join(project);
-        if !repository.join(".git").exists() {
-            fs::create_dir_all(&repository)?;
-            git(&repository, &["init", "-q", "-b", "main"]).await?;
-        }
-        copy_tree(files, &repository)?;
-        git(&repository, &["add", "-A"]).await?;
-        git(&repository, &["commit", "-q", "--allow-empty", "-m", message]).await?;
+        let repository = commit(work, project, files, message).await?;
         let remote = format!(
             "{}/git/local/{project}.git",
             self.url.replacen("://", &format!("://x:{}@", self.token), 1)
@@ -199,6 +192,19 @@ impl Suite {
         ensure!(status.success(), "gantry up ended with {status}");
         Ok(())
     }
+}
+
+/// Commits `files` to a project's repository, which is made if there is none; its folder.
+pub async fn commit(work: &Path, project: &str, files: &Path, message: &str) -> anyhow::Result<PathBuf> {
+    let repository = work.join(project);
+    if !repository.join(".git").exists() {
+        fs::create_dir_all(&repository)?;
+        git(&repository, &["init", "-q", "-b", "main"]).await?;
+    }
+    copy_tree(files, &repository)?;
+    git(&repository, &["add", "-A"]).await?;
+    git(&repository, &["commit", "-q", "--allow-empty", "-m", message]).await?;
+    Ok(repository)
 }
 
 /// Runs git; what it said on standard error.
@@ -236,7 +242,7 @@ where
     }
 }
 
-/// Copies a folder's files over another's.
+/// Copies a folder's files over another's; links stay links.
 pub fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -244,6 +250,9 @@ pub fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
         if entry.file_type()?.is_dir() {
             fs::create_dir_all(&target)?;
             copy_tree(&entry.path(), &target)?;
+        } else if entry.file_type()?.is_symlink() {
+            let _ = fs::remove_file(&target);
+            std::os::unix::fs::symlink(fs::read_link(entry.path())?, target)?;
         } else {
             fs::copy(entry.path(), target)?;
         }

@@ -49,6 +49,23 @@ pub async fn perform(suite: &Suite, slug: &str, pipeline: &str, act: &str) -> an
             let body = json!({ "from_failed": verb == "rerun-failed" });
             return send(suite, act, &format!("/api/v2/workflow/{id}/rerun"), &body).await;
         }
+        "rerun-jobs" | "rerun-tree" => {
+            let (name, wanted) = rest.split_once(": ").context("rerun-jobs WORKFLOW: JOB, JOB")?;
+            let Some(workflow) = named(name).filter(|workflow| !workflow["stopped_at"].is_null()) else {
+                return Ok(false);
+            };
+            let id = workflow["id"].as_str().unwrap_or_default();
+            let jobs = suite.items(&format!("/api/v2/workflow/{id}/job")).await?;
+            let wanted: Vec<&str> = wanted.split(", ").collect();
+            let ids: Vec<_> = jobs
+                .iter()
+                .filter(|job| job["name"].as_str().is_some_and(|name| wanted.contains(&name)))
+                .map(|job| &job["id"])
+                .collect();
+            ensure!(ids.len() == wanted.len(), "{act}: not all of these jobs are there");
+            let body = json!({ "jobs": ids, "sparse_tree": verb == "rerun-tree" });
+            return send(suite, act, &format!("/api/v2/workflow/{id}/rerun"), &body).await;
+        }
         _ => {}
     }
     for (_, workflow) in &all {

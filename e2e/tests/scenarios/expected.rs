@@ -14,20 +14,35 @@ pub struct Expected {
     /// Whether it ends alike in containers: then it runs there too. The image has bash and busybox.
     #[serde(default)]
     pub docker: bool,
+    /// Whether it runs on the host; not those that need containers.
+    #[serde(default = "yes")]
+    pub host: bool,
     /// Pushed ref.
     #[serde(default = "main_branch")]
     pub push: String,
     /// Message of the pushed commit.
     #[serde(default = "message")]
     pub message: String,
+    /// Messages of commits that are pushed with it, before it.
+    #[serde(default)]
+    pub commits: Vec<String>,
+    /// Refs and messages of pushes before it, one after another.
+    #[serde(default)]
+    pub earlier: Vec<(String, String)>,
+    /// What the push prints: parts of it.
+    #[serde(default)]
+    pub says: Vec<String>,
+    /// Number of the pipeline that is judged; without it the first one, or that of the trigger.
+    #[serde(default)]
+    pub pipeline: Option<i64>,
     /// Secrets of the project, set before the build.
     #[serde(default)]
     pub secrets: BTreeMap<String, String>,
     /// Contexts with their values, made before the build.
     #[serde(default)]
     pub contexts: BTreeMap<String, BTreeMap<String, String>>,
-    /// Requests to the API before the push, one after another; of names only `@org@`, `@token@`, `@url@` and `@slug@`
-    /// are known.
+    /// Requests to the API before the push, one after another; of names only `@org@`, `@project@`, `@token@`,
+    /// `@url@` and `@slug@` are known.
     #[serde(default)]
     pub before: Vec<Request>,
     /// Body of a trigger by the API after the push: its pipeline is the one that is judged.
@@ -40,7 +55,8 @@ pub struct Expected {
     #[serde(default)]
     pub skipped: bool,
     /// Commands once the pipeline stands, one after another: `approve JOB`, `cancel-job JOB`, `cancel WORKFLOW`,
-    /// `rerun WORKFLOW`, `rerun-failed WORKFLOW`, and the waits `job JOB is STATUS`, `workflow NAME is STATUS` and
+    /// `rerun WORKFLOW`, `rerun-failed WORKFLOW`, `rerun-jobs WORKFLOW: JOB, JOB` and `rerun-tree` (with what waits for
+    /// them), `push REF` with an empty commit, and the waits `job JOB is STATUS`, `workflow NAME is STATUS` and
     /// `output JOB STEP: TEXT`.
     #[serde(default)]
     pub actions: Vec<String>,
@@ -53,6 +69,10 @@ pub struct Expected {
     /// Requests to the API once everything has ended, one after another.
     #[serde(default)]
     pub requests: Vec<Request>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn main_branch() -> String {

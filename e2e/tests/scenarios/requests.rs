@@ -17,10 +17,7 @@ pub async fn perform(suite: &Suite, expected: &Expected, names: &mut Names) -> a
     if expected.requests.is_empty() {
         return Ok(());
     }
-    let slug = names["slug"].clone();
-    let project = suite.get(&format!("/api/v2/project/{slug}")).await?;
-    names.insert("project".to_owned(), project["id"].as_str().unwrap_or_default().to_owned());
-    names.insert("org".to_owned(), run::organization(suite).await?.as_str().unwrap_or_default().to_owned());
+    know(suite, names).await?;
     send_all(suite, &expected.requests, names).await
 }
 
@@ -29,8 +26,16 @@ pub async fn prepare(suite: &Suite, expected: &Expected, names: &mut Names) -> a
     if expected.before.is_empty() {
         return Ok(());
     }
-    names.insert("org".to_owned(), run::organization(suite).await?.as_str().unwrap_or_default().to_owned());
+    know(suite, names).await?;
     send_all(suite, &expected.before, names).await
+}
+
+/// Names the project and its organisation.
+async fn know(suite: &Suite, names: &mut Names) -> anyhow::Result<()> {
+    let project = suite.get(&format!("/api/v2/project/{}", names["slug"])).await?;
+    names.insert("project".to_owned(), project["id"].as_str().unwrap_or_default().to_owned());
+    names.insert("org".to_owned(), run::organization(suite).await?.as_str().unwrap_or_default().to_owned());
+    Ok(())
 }
 
 async fn send_all(suite: &Suite, requests: &[Request], names: &mut Names) -> anyhow::Result<()> {

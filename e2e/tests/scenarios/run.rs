@@ -46,7 +46,16 @@ pub async fn run(
     names.insert("url".to_owned(), suite.url.clone());
     requests::prepare(suite, &expected, &mut names).await.context("before the push")?;
     let repositories = work.join("repositories");
+    for (reference, message) in &expected.earlier {
+        suite.push_as(&repositories, name, &files, reference, message).await?;
+    }
+    for message in &expected.commits {
+        gantry_e2e::commit(&repositories, name, &files, message).await?;
+    }
     let said = suite.push_as(&repositories, name, &files, &expected.push, &expected.message).await?;
+    for part in &expected.says {
+        ensure!(said.contains(part.as_str()), "the push does not say {part:?}: {said}");
+    }
     if expected.skipped {
         ensure!(!said.contains("pipeline 1:"), "a pipeline was made: {said}");
         let found = suite.items(&format!("/api/v2/project/{slug}/pipeline")).await?;
@@ -61,7 +70,7 @@ pub async fn run(
         let (status, answer) = suite.post(&format!("/api/v2/project/{slug}/pipeline"), body).await?;
         ensure!(status == 201, "the trigger was answered {status} {answer}");
     }
-    let number = if expected.trigger.is_some() { 2 } else { 1 };
+    let number = expected.pipeline.unwrap_or(if expected.trigger.is_some() { 2 } else { 1 });
     let pipeline = until("the pipeline", LIMIT, || async {
         Ok(Some(suite.get(&format!("/api/v2/project/{slug}/pipeline/{number}")).await?))
     })
@@ -82,6 +91,10 @@ pub async fn run(
     }
     ensure!(errors.is_empty(), "the configuration was refused: {errors:?}");
     for act in &expected.actions {
+        if let Some(reference) = act.strip_prefix("push ") {
+            suite.push_as(&repositories, name, &files, reference, "Again").await?;
+            continue;
+        }
         until(act, LIMIT, || async { Ok(actions::perform(suite, &slug, id, act).await?.then_some(())) })
             .await?;
     }
@@ -142,7 +155,7 @@ async fn ended(
     Ok(())
 }
 
-/// Secrets and contexts need the project to exist: a push that builds nothing makes it.
+/// Secrets, contexts and requests need the project to exist: a push that builds nothing makes it.
 async fn prepare(
     suite: &Suite,
     expected: &Expected,
@@ -150,7 +163,7 @@ async fn prepare(
     name: &str,
     slug: &str,
 ) -> anyhow::Result<()> {
-    if expected.secrets.is_empty() && expected.contexts.is_empty() {
+    if expected.secrets.is_empty() && expected.contexts.is_empty() && expected.before.is_empty() {
         return Ok(());
     }
     let empty = work.join("empty");
