@@ -10,6 +10,7 @@ use futures::FutureExt;
 use ids::MessageId;
 use serde_json::Value;
 use std::{
+    any::Any,
     fmt::Display,
     future::Future,
     sync::{Arc, Weak},
@@ -238,6 +239,9 @@ fn named(service: &str, error: RequestError) -> RequestError {
         RequestError::Failed { service: unknown } if unknown.is_empty() => {
             RequestError::Failed { service: service.to_owned() }
         }
+        RequestError::Unavailable { service: unknown } if unknown.is_empty() => {
+            RequestError::Unavailable { service: service.to_owned() }
+        }
         other => other,
     }
 }
@@ -249,15 +253,27 @@ fn outcome(result: &Result<Value, RequestError>) -> &'static str {
         Err(RequestError::NoResponder { .. }) => "no_responder",
         Err(RequestError::Deadline { .. }) => "deadline",
         Err(RequestError::Oversize { .. }) => "oversize",
+        Err(RequestError::Unavailable { .. }) => "unavailable",
         Err(RequestError::Failed { .. }) => "failed",
     }
 }
 
-/// Turns any error into "the service failed"; the text goes to the log only.
-pub fn failed<E: Display>(service: &'static str) -> impl Fn(E) -> RequestError {
+/// Turns any error into "the service failed", or that it cannot reach its database; the text goes to the log only.
+pub fn failed<E: Display + 'static>(service: &'static str) -> impl Fn(E) -> RequestError {
     move |error| {
+        let service = service.to_owned();
+        let any: &dyn Any = &error;
+        let away = match (any.downcast_ref::<sqlx::Error>(), any.downcast_ref::<eventstore::Error>()) {
+            (Some(error), _) => eventstore::is_away(error),
+            (_, Some(error)) => error.is_away(),
+            _ => false,
+        };
+        if away {
+            tracing::warn!(service, error = %format_args!("{error:#}"), "a request found no database");
+            return RequestError::Unavailable { service };
+        }
         tracing::error!(service, error = %format_args!("{error:#}"), "a request failed");
-        RequestError::Failed { service: service.to_owned() }
+        RequestError::Failed { service }
     }
 }
 

@@ -89,6 +89,12 @@ pub enum RequestError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The owner cannot reach its database; the effect may or may not have happened.
+    #[error("service {service} cannot reach its database")]
+    Unavailable {
+        /// Which.
+        service: String,
+    },
     /// The owner failed; the details are in its log.
     #[error("service {service} failed")]
     Failed {

@@ -92,21 +92,29 @@ impl Error {
 
     /// Whether the database itself said so, rather than the way to it.
     pub fn is_from_database(&self) -> bool {
-        match self {
-            Self::Db(sqlx::Error::Database(db)) => {
-                // 57P0x: the server shuts down or ended the session; 53xxx: out of resources; 08xxx: connection.
-                !db.code().is_some_and(|c| c.starts_with("57P") || c.starts_with("53") || c.starts_with("08"))
-            }
-            Self::Db(
-                sqlx::Error::Io(_)
-                | sqlx::Error::Tls(_)
-                | sqlx::Error::PoolTimedOut
-                | sqlx::Error::PoolClosed
-                | sqlx::Error::WorkerCrashed
-                | sqlx::Error::BeginFailed,
-            ) => false,
-            _ => true,
+        !self.is_away()
+    }
+
+    /// Whether the database could not be reached, or cannot serve anybody now.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Db(error) if is_away(error))
+    }
+}
+
+/// Whether a database could not be reached, or cannot serve anybody now.
+pub fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        // 57P0x: the server shuts down or ended the session; 53xxx: out of resources; 08xxx: connection.
+        sqlx::Error::Database(db) => {
+            db.code().is_some_and(|c| c.starts_with("57P") || c.starts_with("53") || c.starts_with("08"))
         }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => true,
+        _ => false,
     }
 }
 
@@ -127,10 +135,28 @@ impl From<Error> for RequestError {
             Error::Conflict => {
                 Refusal::new("conflict", "Somebody else changed it at the same time. Try again.").into()
             }
+            away if away.is_away() => {
+                tracing::warn!(error = &away as &dyn std::error::Error, "a request found no database");
+                Self::Unavailable { service: String::new() }
+            }
             other => {
                 tracing::error!(error = &other as &dyn std::error::Error, "a request failed in the store");
                 Self::Failed { service: String::new() }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_away_is_no_failure_of_the_service() {
+        let told = |error: sqlx::Error| RequestError::from(Error::from(error));
+        assert_eq!(told(sqlx::Error::PoolTimedOut), RequestError::Unavailable { service: String::new() });
+        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert_eq!(told(sqlx::Error::Io(broken)), RequestError::Unavailable { service: String::new() });
+        assert_eq!(told(sqlx::Error::RowNotFound), RequestError::Failed { service: String::new() });
     }
 }

@@ -22,7 +22,7 @@ mod tail;
 pub mod trace;
 mod tx;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, is_away};
 pub use failpoint::failpoint;
 pub use leader::Leader;
 pub use schema::never_migrate;

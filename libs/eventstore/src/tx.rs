@@ -65,6 +65,8 @@ pub struct Tx {
     store: Store,
     locked: HashSet<(&'static str, Uuid)>,
     appended: bool,
+    /// Whether its commit waits for the disk.
+    durable: bool,
 }
 
 impl Tx {
@@ -91,7 +93,7 @@ impl Tx {
             inner.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
         }
         let locked = locks.iter().map(|key| (key.kind, key.id)).collect();
-        Ok(Self { inner, store: store.clone(), locked, appended: false })
+        Ok(Self { inner, store: store.clone(), locked, appended: false, durable: !relaxed })
     }
 
     /// The connection, for the service's own SQL.
@@ -315,6 +317,7 @@ impl Tx {
     /// The database is away.
     pub async fn relaxed(&mut self) -> Result<()> {
         self.inner.execute("SET LOCAL synchronous_commit = off").await?;
+        self.durable = false;
         Ok(())
     }
 
@@ -326,6 +329,9 @@ impl Tx {
     pub async fn commit(self) -> Result<()> {
         failpoint(&format!("{}.commit.before", self.store.service())).await?;
         self.inner.commit().await?;
+        let kind = if self.durable { "durable" } else { "relaxed" };
+        metrics::counter!("gantry.store.commits", "service" => self.store.service(), "kind" => kind)
+            .increment(1);
         if self.appended {
             self.store.woke();
         }

@@ -64,7 +64,9 @@ impl From<RequestError> for Fail {
                 };
                 Self { status, code: refusal.code, message: refusal.message }
             }
-            unavailable @ (RequestError::NoResponder { .. } | RequestError::Deadline { .. }) => {
+            unavailable @ (RequestError::NoResponder { .. }
+            | RequestError::Deadline { .. }
+            | RequestError::Unavailable { .. }) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", unavailable.to_string())
             }
             RequestError::Oversize { .. } => {

@@ -80,6 +80,7 @@ impl From<Error> for RequestError {
             Error::Asked(error) => error,
             Error::Store(error) => match error.into() {
                 Self::Failed { .. } => Self::Failed { service: crate::NAME.to_owned() },
+                Self::Unavailable { .. } => Self::Unavailable { service: crate::NAME.to_owned() },
                 other => other,
             },
             Error::Graph(_) | Error::Row { .. } | Error::Json(_) | Error::Message(_) => {

@@ -12,6 +12,7 @@ use chrono::DateTime;
 use gantry_e2e::{Suite, until};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -59,29 +60,60 @@ pub async fn throughput(
     let database = Database::of(&work.join(data))?;
     let project = "many";
     let files = files(work, "many-files", &many(jobs))?;
-    let (before, written) = (database.work()?, machine::written(suite.pid)?);
+    let before = Spent::of(&database, suite).await?;
     let begun = Instant::now();
     suite.push(work, project, &files, "refs/heads/main").await?;
     settle(suite, project, 1).await?;
     let took = begun.elapsed();
     // What is written in batches is on its way.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let (after, written) = (database.work()?, machine::written(suite.pid)?.saturating_sub(written));
+    let after = Spent::of(&database, suite).await?;
     let rate = jobs as f64 / took.as_secs_f64();
     Ok(json!({
         "jobs": jobs, "jobs_per_s": round(rate), "times_a_30th_of_the_shell_rate": round(rate / limits.shells * 30.0),
-        "per_job": per_job(before, after, written, jobs),
+        "per_job": per_job(&before, &after, jobs),
     }))
 }
 
-fn per_job(before: Work, after: Work, written: u64, jobs: usize) -> Value {
-    let each = |before: i64, after: i64| round((after - before) as f64 / jobs as f64);
+/// What was spent since the start.
+struct Spent {
+    database: Work,
+    /// Transactions whose commit waited for the disk.
+    durable: f64,
+    /// Bytes written, by program.
+    written: BTreeMap<String, u64>,
+}
+
+impl Spent {
+    async fn of(database: &Database, suite: &Suite) -> anyhow::Result<Self> {
+        let metrics = String::from_utf8(suite.bytes("/metrics").await?)?;
+        let commits = metrics.lines().filter(|line| line.starts_with("gantry_store_commits"));
+        let durable = commits
+            .filter(|line| line.contains("kind=\"durable\""))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum();
+        Ok(Self { database: database.work()?, durable, written: machine::written(suite.pid)? })
+    }
+}
+
+fn per_job(before: &Spent, after: &Spent, jobs: usize) -> Value {
+    let each =
+        |of: fn(&Work) -> i64| round((of(&after.database) - of(&before.database)) as f64 / jobs as f64);
+    let kib = |bytes: f64| round(bytes / 1024.0 / jobs as f64);
+    let written: BTreeMap<&str, u64> = after
+        .written
+        .iter()
+        .map(|(name, now)| {
+            (name.as_str(), now.saturating_sub(before.written.get(name).copied().unwrap_or(0)))
+        })
+        .collect();
     json!({
-        "messages": each(before.messages, after.messages), "rows": each(before.rows, after.rows),
-        "writing_transactions": each(before.transactions, after.transactions),
-        "all_transactions": each(before.commits, after.commits), "wal_fsyncs": each(before.syncs, after.syncs),
-        "wal_kib": round((after.wal_bytes - before.wal_bytes) as f64 / 1024.0 / jobs as f64),
-        "written_kib": round(written as f64 / 1024.0 / jobs as f64),
+        "messages": each(|work| work.messages), "rows": each(|work| work.rows),
+        "durable_commits": round((after.durable - before.durable) / jobs as f64), "durable_commits_bar": 12,
+        "writing_transactions": each(|work| work.transactions), "all_transactions": each(|work| work.commits),
+        "wal_fsyncs": each(|work| work.syncs), "wal_kib": round(each(|work| work.wal_bytes) / 1024.0),
+        "written_kib": kib(written.values().sum::<u64>() as f64), "written_kib_bar": 200,
+        "written_kib_by": written.into_iter().map(|(name, bytes)| (name, kib(bytes as f64))).collect::<BTreeMap<_, _>>(),
     })
 }
 

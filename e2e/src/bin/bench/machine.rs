@@ -148,13 +148,14 @@ pub fn processor_time(pid: i32) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// Bytes that the server and its living descendants have caused to be written to disks, dead children included.
-pub fn written(pid: i32) -> anyhow::Result<u64> {
-    let mut sum = 0;
-    for (_, pid) in tree(pid)? {
+/// Bytes that the server and its living descendants have caused to be written to disks, by program; children that
+/// ended count for their parent (agents for the server).
+pub fn written(pid: i32) -> anyhow::Result<BTreeMap<String, u64>> {
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for (name, pid) in tree(pid)? {
         let Ok(io) = fs::read_to_string(format!("/proc/{pid}/io")) else { continue };
         let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-        sum += line.and_then(|bytes| bytes.parse::<u64>().ok()).unwrap_or(0);
+        *sums.entry(name).or_default() += line.and_then(|bytes| bytes.parse::<u64>().ok()).unwrap_or(0);
     }
-    Ok(sum)
+    Ok(sums)
 }
