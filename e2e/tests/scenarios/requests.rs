@@ -147,7 +147,7 @@ fn fill_all(value: &Value, names: &Names) -> Value {
         Value::String(text) => Value::String(fill(text, names)),
         Value::Array(items) => items.iter().map(|item| fill_all(item, names)).collect(),
         Value::Object(members) => {
-            members.iter().map(|(key, value)| (key.clone(), fill_all(value, names))).collect()
+            members.iter().map(|(key, value)| (fill(key, names), fill_all(value, names))).collect()
         }
         other => other.clone(),
     }

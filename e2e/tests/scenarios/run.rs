@@ -77,8 +77,8 @@ pub async fn run(
     .await?;
     let id = pipeline["id"].as_str().context("no id")?;
     names.insert("pipeline".to_owned(), id.to_owned());
-    let errors: Vec<String> =
-        pipeline["errors"].as_array().into_iter().flatten().map(|e| e["message"].to_string()).collect();
+    let errors: Vec<&str> =
+        pipeline["errors"].as_array().into_iter().flatten().filter_map(|e| e["message"].as_str()).collect();
     if !expected.errors.is_empty() {
         ensure!(pipeline["state"] == "errored", "the pipeline is {}", pipeline["state"]);
         for part in &expected.errors {
