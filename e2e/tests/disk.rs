@@ -1,4 +1,4 @@
-//! A full data disk (first light, part 5): new work is refused with the reason, nothing that was accepted is lost,
+//! A full data disk (reliability F23): new work is refused with the reason, nothing that was accepted is lost,
 //! and work goes on by itself. On a file system of its own, so that the machine's is not filled; that needs root.
 
 use anyhow::{Context, bail, ensure};
