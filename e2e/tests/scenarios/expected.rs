@@ -105,7 +105,8 @@ pub struct Job {
     /// Step name → exit code.
     #[serde(default)]
     pub exit: BTreeMap<String, i64>,
-    /// Step name → the whole output; `NAME#1` is that of parallel index 1.
+    /// Step name → the whole output; `NAME#1` is that of parallel index 1, or the second attempt where there is one
+    /// node.
     #[serde(default)]
     pub output: BTreeMap<String, String>,
     /// Step name → parts of the output.

@@ -39,16 +39,18 @@ pub async fn check(
     if !want.sequence.is_empty() {
         ensure!(all == want.sequence, "the steps are {all:?}");
     }
-    // `NAME#1` is the action of parallel index 1.
+    // `NAME#1` is the action of parallel index 1, or the second attempt of a job's only node.
+    let parallel = build["parallel"].as_i64() > Some(1);
     let action = |name: &str| -> anyhow::Result<&Value> {
         let (name, index) = match name.rsplit_once('#').map(|(name, index)| (name, index.parse::<usize>())) {
             Some((name, Ok(index))) => (name, index),
             _ => (name, 0),
         };
-        let found = steps.iter().find(|step| step["name"] == name).map(|step| &step["actions"][index]);
-        found
-            .filter(|action| !action.is_null())
-            .with_context(|| format!("no step \"{name}\" of index {index}: {all:?}"))
+        let found = steps.iter().find(|step| step["name"] == name);
+        let mut actions = found.and_then(|step| step["actions"].as_array()).into_iter().flatten();
+        let found =
+            if parallel { actions.find(|action| action["index"] == index) } else { actions.nth(index) };
+        found.with_context(|| format!("no step \"{name}\" of index {index}: {all:?}"))
     };
     for (name, status) in &want.steps {
         if status == "absent" {
