@@ -3,6 +3,9 @@
 use crate::expression::{Val, evaluate};
 use crate::values::is_known;
 
+/// Whether the job is rerun with SSH, which is the one name that is no pipeline value (config-language §6.6).
+const SSH: &str = "job.ssh.enabled";
+
 /// Longest expression, in bytes.
 pub const MAX_RESTRICTION: usize = 1024;
 
@@ -31,7 +34,8 @@ pub fn restriction_holds(expression: &str, lookup: &dyn Fn(&str) -> Option<Fact>
             Fact::Int(value) => Val::Int(value),
             Fact::Text(value) => Val::Str(value),
         });
-        fact.or_else(|| is_known(name).then_some(Val::Undefined))
+        let no_ssh = || (name == SSH).then_some(Val::Bool(false));
+        fact.or_else(no_ssh).or_else(|| is_known(name).then_some(Val::Undefined))
     };
     evaluate(expression, &mut values).map(|value| value.truthy()).map_err(|problem| problem.to_string())
 }
@@ -55,6 +59,7 @@ mod tests {
         assert_eq!(holds("pipeline.git.branch == \"dev\""), Ok(false));
         assert_eq!(holds("pipeline.git.branch.is_default"), Ok(true));
         assert_eq!(holds("pipeline.git.tag"), Ok(false));
+        assert_eq!(holds("not job.ssh.enabled"), Ok(true));
         assert!(holds("pipeline.git.brnch").is_err());
         assert!(holds("pipeline.git.branch ==").is_err());
         assert!(holds(&format!("pipeline.number == {}", "1".repeat(MAX_RESTRICTION))).is_err());
