@@ -57,17 +57,18 @@ pub async fn throughput(
     jobs: usize,
     limits: &Limits,
 ) -> anyhow::Result<Value> {
-    let database = Database::of(&work.join(data))?;
+    let data = work.join(data);
+    let database = Database::of(&data)?;
     let project = "many";
     let files = files(work, "many-files", &many(jobs))?;
-    let before = Spent::of(&database, suite).await?;
+    let before = Spent::of(&database, suite, &data).await?;
     let begun = Instant::now();
     suite.push(work, project, &files, "refs/heads/main").await?;
     settle(suite, project, 1).await?;
     let took = begun.elapsed();
     // What is written in batches is on its way.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let after = Spent::of(&database, suite).await?;
+    let after = Spent::of(&database, suite, &data).await?;
     let rate = jobs as f64 / took.as_secs_f64();
     Ok(json!({
         "jobs": jobs, "jobs_per_s": round(rate), "times_a_30th_of_the_shell_rate": round(rate / limits.shells * 30.0),
@@ -82,17 +83,20 @@ struct Spent {
     durable: f64,
     /// Bytes written, by program.
     written: BTreeMap<String, u64>,
+    /// Bytes that reached the device, other programs' included.
+    device: Option<u64>,
 }
 
 impl Spent {
-    async fn of(database: &Database, suite: &Suite) -> anyhow::Result<Self> {
+    async fn of(database: &Database, suite: &Suite, data: &Path) -> anyhow::Result<Self> {
         let metrics = String::from_utf8(suite.bytes("/metrics").await?)?;
         let commits = metrics.lines().filter(|line| line.starts_with("gantry_store_commits"));
         let durable = commits
             .filter(|line| line.contains("kind=\"durable\""))
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum();
-        Ok(Self { database: database.work()?, durable, written: machine::written(suite.pid)? })
+        let (written, device) = (machine::written(suite.pid)?, machine::device_written(data));
+        Ok(Self { database: database.work()?, durable, written, device })
     }
 }
 
@@ -113,6 +117,7 @@ fn per_job(before: &Spent, after: &Spent, jobs: usize) -> Value {
         "writing_transactions": each(|work| work.transactions), "all_transactions": each(|work| work.commits),
         "wal_fsyncs": each(|work| work.syncs), "wal_kib": round(each(|work| work.wal_bytes) / 1024.0),
         "written_kib": kib(written.values().sum::<u64>() as f64), "written_kib_bar": 200,
+        "device_kib": before.device.zip(after.device).map(|(before, after)| kib(after.saturating_sub(before) as f64)),
         "written_kib_by": written.into_iter().map(|(name, bytes)| (name, kib(bytes as f64))).collect::<BTreeMap<_, _>>(),
     })
 }
