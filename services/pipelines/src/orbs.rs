@@ -32,6 +32,6 @@ fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
 }
 
 /// A failure of ours, told to the log.
-fn failed(error: impl std::fmt::Display) -> Failure {
+fn failed(error: impl std::fmt::Display + 'static) -> Failure {
     Failure(bus::failed(crate::NAME)(error))
 }

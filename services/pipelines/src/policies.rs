@@ -21,6 +21,6 @@ fn lock(org: OrgId) -> Key {
     Key::new(KIND, org.uuid())
 }
 
-fn failed(error: impl std::fmt::Display) -> Failure {
+fn failed(error: impl std::fmt::Display + 'static) -> Failure {
     Failure(bus::failed(crate::NAME)(error))
 }
