@@ -8,12 +8,16 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 struct Running {
     url: String,
+    folder: PathBuf,
     /// Its standard input is the life line.
     _watcher: Child,
 }
@@ -24,7 +28,8 @@ struct Running {
 /// It is installed and does not start.
 pub async fn rabbitmq() -> Option<String> {
     static SERVER: OnceLock<Option<Running>> = OnceLock::new();
-    shared(&SERVER, "RabbitMQ", "/usr/lib/rabbitmq/bin/rabbitmq-server", start_rabbitmq).await
+    let program = "/usr/lib/rabbitmq/bin/rabbitmq-server".into();
+    Some(shared(&SERVER, "RabbitMQ", program, start_rabbitmq).await?.url.clone())
 }
 
 /// The URL of this process's Redis, or `None` where it is not installed.
@@ -33,20 +38,94 @@ pub async fn rabbitmq() -> Option<String> {
 /// It is installed and does not start.
 pub async fn redis() -> Option<String> {
     static SERVER: OnceLock<Option<Running>> = OnceLock::new();
-    shared(&SERVER, "Redis", "/usr/bin/redis-server", start_redis).await
+    Some(shared(&SERVER, "Redis", "/usr/bin/redis-server".into(), start_redis).await?.url.clone())
+}
+
+/// A bucket of an S3 store, and what opens it.
+#[derive(Clone, Debug)]
+pub struct S3Bucket {
+    /// Address of the store.
+    pub endpoint: String,
+    /// Name of the access key.
+    pub access_key: String,
+    /// Its secret.
+    pub secret_key: String,
+    /// The bucket, which is empty.
+    pub bucket: String,
+    /// Where the store keeps the bucket's bytes: a file per object, by its name.
+    pub folder: PathBuf,
+}
+
+/// A fresh bucket on this process's versitygw, or `None` where that is not built.
+///
+/// # Panics
+/// It is there and does not start.
+pub async fn s3() -> Option<S3Bucket> {
+    static SERVER: OnceLock<Option<Running>> = OnceLock::new();
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let server = shared(&SERVER, "an S3 store", tool("versitygw"), start_versitygw).await?;
+    let bucket = format!("bucket-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    let folder = server.folder.join("data").join(&bucket);
+    fs::create_dir(&folder).expect("the store's folder takes a bucket");
+    Some(S3Bucket {
+        endpoint: server.url.clone(),
+        access_key: S3_KEY.0.to_owned(),
+        secret_key: S3_KEY.1.to_owned(),
+        bucket,
+        folder,
+    })
+}
+
+/// A Vault.
+#[derive(Clone, Debug)]
+pub struct Vault {
+    /// Where it is.
+    pub address: String,
+    /// May do everything; of a Vault in dev mode.
+    pub root_token: String,
+}
+
+/// This process's Vault in dev mode (in memory, never sealed), or `None` where Vault is not built.
+///
+/// # Panics
+/// It is there and does not start.
+pub async fn vault() -> Option<Vault> {
+    static SERVER: OnceLock<Option<Running>> = OnceLock::new();
+    let server = shared(&SERVER, "Vault", tool("vault"), start_vault).await?;
+    Some(Vault { address: server.url.clone(), root_token: VAULT_ROOT.to_owned() })
+}
+
+/// Address of a Vault that keeps its data in a folder and has yet to be initialised, so that it can be sealed; for one
+/// test of a process. `None` where Vault is not built.
+///
+/// # Panics
+/// It is there and does not start.
+pub async fn sealable_vault() -> Option<String> {
+    static SERVER: OnceLock<Option<Running>> = OnceLock::new();
+    Some(shared(&SERVER, "Vault", tool("vault"), start_raft_vault).await?.url.clone())
+}
+
+const S3_KEY: (&str, &str) = ("gantry-tests", "a-secret-of-these-tests");
+const VAULT_ROOT: &str = "root-of-these-tests";
+
+/// Where `scripts/tools/get` puts what it builds.
+fn tool(name: &str) -> PathBuf {
+    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache/gantry"));
+    let tools = env::var_os("GANTRY_TOOLS").map(PathBuf::from).or_else(home).unwrap_or_default();
+    tools.join("bin").join(name)
 }
 
 async fn shared(
     server: &'static OnceLock<Option<Running>>,
     name: &'static str,
-    program: &'static str,
+    program: PathBuf,
     start: fn(&Path) -> Result<Running>,
-) -> Option<String> {
+) -> Option<&'static Running> {
     let started = tokio::task::spawn_blocking(move || {
         server.get_or_init(|| {
-            let found = find(program);
+            let found = find(&program);
             if found.is_none() {
-                eprintln!("SKIPPED: {name} is not installed here ({program})");
+                eprintln!("SKIPPED: {name} is not installed here ({}); see scripts/setup", program.display());
                 assert!(
                     env::var_os("GANTRY_REAL_SERVERS").is_none(),
                     "{name} is not installed, and GANTRY_REAL_SERVERS asks for every server"
@@ -58,14 +137,14 @@ async fn shared(
             })
         })
     });
-    started.await.expect("starting it does not panic").as_ref().map(|running| running.url.clone())
+    started.await.expect("starting it does not panic").as_ref()
 }
 
-fn find(program: &str) -> Option<PathBuf> {
-    let name = Path::new(program).file_name()?;
+fn find(program: &Path) -> Option<PathBuf> {
+    let name = program.file_name()?;
     let on_path =
         env::var_os("PATH").into_iter().flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
-    std::iter::once(PathBuf::from(program))
+    std::iter::once(program.to_owned())
         .chain(on_path.map(|folder| folder.join(name)))
         .find(|file| file.is_file())
 }
@@ -95,7 +174,7 @@ fn start_rabbitmq(program: &Path) -> Result<Running> {
                epmd -port $ERL_EPMD_PORT -kill >/dev/null 2>&1";
     let watcher = watched(&folder, &[text(program)], &envs, end)?;
     wait_for_port(port, &folder)?;
-    Ok(Running { url: format!("amqp://guest:guest@127.0.0.1:{port}/%2f"), _watcher: watcher })
+    Ok(Running { url: format!("amqp://guest:guest@127.0.0.1:{port}/%2f"), folder, _watcher: watcher })
 }
 
 fn start_redis(program: &Path) -> Result<Running> {
@@ -114,10 +193,72 @@ fn start_redis(program: &Path) -> Result<Running> {
         "--appendonly".into(),
         "no".into(),
     ];
-    let watcher = watched(&folder, &words, &[], "kill -TERM $server 2>/dev/null; wait $server")?;
+    let watcher = watched(&folder, &words, &[], TERM)?;
     wait_for_port(port, &folder)?;
-    Ok(Running { url: format!("redis://127.0.0.1:{port}"), _watcher: watcher })
+    Ok(Running { url: format!("redis://127.0.0.1:{port}"), folder, _watcher: watcher })
 }
+
+fn start_versitygw(program: &Path) -> Result<Running> {
+    let folder = folder()?;
+    let [port] = free_ports()?;
+    for name in ["data", "iam"] {
+        fs::create_dir(folder.join(name))?;
+    }
+    let text = |path: &Path| path.display().to_string();
+    let words = [
+        text(program),
+        "--port".into(),
+        format!("127.0.0.1:{port}"),
+        "--quiet".into(),
+        "--iam-dir".into(),
+        text(&folder.join("iam")),
+        "posix".into(),
+        text(&folder.join("data")),
+    ];
+    let envs = [("ROOT_ACCESS_KEY", S3_KEY.0.to_owned()), ("ROOT_SECRET_KEY", S3_KEY.1.to_owned())];
+    let watcher = watched(&folder, &words, &envs, TERM)?;
+    wait_for_port(port, &folder)?;
+    Ok(Running { url: format!("http://127.0.0.1:{port}"), folder, _watcher: watcher })
+}
+
+fn start_vault(program: &Path) -> Result<Running> {
+    let folder = folder()?;
+    let [port] = free_ports()?;
+    let words = [
+        program.display().to_string(),
+        "server".into(),
+        "-dev".into(),
+        "-dev-no-store-token".into(),
+        format!("-dev-listen-address=127.0.0.1:{port}"),
+        format!("-dev-root-token-id={VAULT_ROOT}"),
+    ];
+    let watcher = watched(&folder, &words, &[("HOME", folder.display().to_string())], TERM)?;
+    wait_for_port(port, &folder)?;
+    Ok(Running { url: format!("http://127.0.0.1:{port}"), folder, _watcher: watcher })
+}
+
+fn start_raft_vault(program: &Path) -> Result<Running> {
+    let folder = folder()?;
+    let [port, cluster] = free_ports()?;
+    fs::create_dir(folder.join("data"))?;
+    let (data, conf) = (folder.join("data"), folder.join("vault.hcl"));
+    fs::write(
+        &conf,
+        format!(
+            "storage \"raft\" {{\n  path = \"{}\"\n  node_id = \"one\"\n}}\n\
+             listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  tls_disable = true\n}}\n\
+             api_addr = \"http://127.0.0.1:{port}\"\ncluster_addr = \"http://127.0.0.1:{cluster}\"\ndisable_mlock = true\n",
+            data.display()
+        ),
+    )?;
+    let words = [program.display().to_string(), "server".into(), format!("-config={}", conf.display())];
+    let watcher = watched(&folder, &words, &[("HOME", folder.display().to_string())], TERM)?;
+    wait_for_port(port, &folder)?;
+    Ok(Running { url: format!("http://127.0.0.1:{port}"), folder, _watcher: watcher })
+}
+
+/// How most servers are ended.
+const TERM: &str = "kill -TERM $server 2>/dev/null; wait $server";
 
 fn folder() -> Result<PathBuf> {
     Ok(tempfile::Builder::new().prefix("gtk-").tempdir_in("/tmp")?.keep())
