@@ -1,10 +1,14 @@
 //! HTTP to the suite. A Unix socket and plain TCP are spoken directly, which keeps the start of a task free of
 //! the cost of a TLS client; `https` goes through one.
 
-use agent_api::Problem;
+use agent_api::{Problem, stores::Upload};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use hyper::{Method, Request, client::conn::http1::SendRequest, header::HeaderValue};
+use hyper::{
+    Method, Request,
+    client::conn::http1::SendRequest,
+    header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue},
+};
 use hyper_util::rt::TokioIo;
 use std::{
     future::Future,
@@ -130,18 +134,19 @@ impl Client {
     /// has.
     pub(crate) async fn put(
         &self,
-        url: &str,
+        place: &Upload,
         size: u64,
         body: Body,
         timeout: Duration,
     ) -> Result<(), Failure> {
+        let url = &place.url;
         let sent = async {
             match (&self.endpoint, is_relative(url)) {
                 (Endpoint::Unix(_) | Endpoint::Tcp { .. }, true) => {
                     let header = [("content-length", size.to_string())];
                     self.send(Method::PUT, url, None, header, body).await
                 }
-                (endpoint, _) => put_tls(&endpoint.absolute(url), size, body).await,
+                (endpoint, _) => put_tls(&endpoint.absolute(url), &place.headers, size, body).await,
             }
         };
         judged(timeout, sent).await.map(drop)
@@ -289,11 +294,22 @@ fn store_client() -> Result<reqwest::Client, String> {
     Ok(CLIENT.get_or_init(|| client).clone())
 }
 
-async fn put_tls(url: &str, size: u64, body: Body) -> Result<(u16, Bytes), String> {
+async fn put_tls(
+    url: &str,
+    headers: &[(String, String)],
+    size: u64,
+    body: Body,
+) -> Result<(u16, Bytes), String> {
     let stream = http_body_util::BodyDataStream::new(body);
-    let sent =
-        store_client()?.put(url).header("content-length", size).body(reqwest::Body::wrap_stream(stream));
-    answered(sent.send().await).await
+    let sent = store_client()?.put(url).body(reqwest::Body::wrap_stream(stream));
+    // Theirs may name the length too: it is not to be sent twice.
+    let mut all = HeaderMap::new();
+    all.insert(CONTENT_LENGTH, size.into());
+    for (name, value) in headers {
+        let name = HeaderName::try_from(name).map_err(|e| e.to_string())?;
+        all.insert(name, HeaderValue::try_from(value).map_err(|e| e.to_string())?);
+    }
+    answered(sent.headers(all).send().await).await
 }
 
 async fn get_tls(url: &str) -> Result<(u16, Bytes), String> {

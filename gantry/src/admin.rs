@@ -4,6 +4,7 @@
 //! token. What must also work without one (`verify`, `migrate`) opens the database itself.
 
 use crate::{
+    adapters::Stored,
     config::{DatabaseKind, Loaded},
     instance::{self, Instance},
     layout::Layout,
@@ -168,7 +169,7 @@ async fn verify(global: &cli::Global) -> anyhow::Result<ExitCode> {
         serde_json::from_value::<Report>(answer).context("the server's report cannot be read")?
     } else {
         on_database(&data_folder(global), async |layout, pool| {
-            verify::verify(&pool, &layout.join("blobs")).await
+            verify::verify(&pool, &Stored::for_audit(&Loaded::read(None)?.config, &layout)?).await
         })
         .await?
     };

@@ -107,15 +107,141 @@ pub enum LiveKind {
 adapter!(/// Records of what ran.
     Records, RecordsKind { /// JSONB in Postgres.
     #[default] Postgres = "postgres" });
-adapter!(/// Bytes by key.
-    Blobs, BlobsKind { /// Files.
-    #[default] Fs = "fs" });
-adapter!(/// Keys of secrets.
-    Secrets, SecretsKind { /// A key ring in a file of mode 0600.
-    #[default] Keyring = "keyring" });
 adapter!(/// What starts agents.
     Compute, ComputeKind { /// Processes of this machine.
     #[default] Local = "local" });
+
+/// `[blobs]`: bytes by key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Blobs {
+    /// `fs`: files in the data folder; `s3`: objects of a bucket. The other keys are of `s3`.
+    pub kind: BlobsKind,
+    /// Address of the store, for example `https://s3.eu-central-1.amazonaws.com`.
+    pub endpoint: String,
+    /// Address under which agents and people reach the store; empty: the same.
+    pub public_endpoint: String,
+    /// Its region; a store without regions takes any.
+    pub region: String,
+    /// The bucket; it must be there.
+    pub bucket: String,
+    /// Name of the access key.
+    pub access_key: String,
+    /// Its secret; `GANTRY_BLOBS_SECRET_KEY_FILE` keeps it out of this file.
+    pub secret_key: String,
+    /// Whether the bucket is in the path of URLs, not in their host.
+    pub path_style: bool,
+}
+
+/// Adapters of blobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BlobsKind {
+    /// Files.
+    #[default]
+    Fs,
+    /// Objects of an S3 bucket.
+    S3,
+}
+
+impl Default for Blobs {
+    fn default() -> Self {
+        Self {
+            kind: BlobsKind::Fs,
+            endpoint: String::new(),
+            public_endpoint: String::new(),
+            region: "us-east-1".to_owned(),
+            bucket: String::new(),
+            access_key: String::new(),
+            secret_key: String::new(),
+            path_style: true,
+        }
+    }
+}
+
+impl Blobs {
+    fn check(&self) -> Result<(), Invalid> {
+        let needed = [
+            ("endpoint", &self.endpoint),
+            ("bucket", &self.bucket),
+            ("access_key", &self.access_key),
+            ("secret_key", &self.secret_key),
+        ];
+        if self.kind == BlobsKind::S3 { all_set("blobs", "s3", &needed) } else { Ok(()) }
+    }
+}
+
+/// `[secrets]`: keys of secrets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Secrets {
+    /// `keyring`: a file of mode 0600 in the data folder; `vault`: the transit engine of a Vault. The other keys are
+    /// of `vault`.
+    pub kind: SecretsKind,
+    /// Address of Vault, for example `https://vault.example.com:8200`.
+    pub address: String,
+    /// Where its transit engine is mounted.
+    pub mount: String,
+    /// Name of the key there. It must be derived.
+    pub key: String,
+    /// AppRole whose policy may seal and rewrap.
+    pub role_id: String,
+    /// Its secret; `GANTRY_SECRETS_SECRET_ID_FILE` keeps it out of this file.
+    pub secret_id: String,
+    /// AppRole whose policy may open; only processes with the role `contexts` use it.
+    pub deliver_role_id: String,
+    /// Its secret.
+    pub deliver_secret_id: String,
+}
+
+/// Adapters of keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretsKind {
+    /// A key ring in a file of mode 0600.
+    #[default]
+    Keyring,
+    /// Vault.
+    Vault,
+}
+
+impl Default for Secrets {
+    fn default() -> Self {
+        Self {
+            kind: SecretsKind::Keyring,
+            address: String::new(),
+            mount: "transit".to_owned(),
+            key: "gantry".to_owned(),
+            role_id: String::new(),
+            secret_id: String::new(),
+            deliver_role_id: String::new(),
+            deliver_secret_id: String::new(),
+        }
+    }
+}
+
+impl Secrets {
+    fn check(&self) -> Result<(), Invalid> {
+        let needed = [
+            ("address", &self.address),
+            ("mount", &self.mount),
+            ("key", &self.key),
+            ("role_id", &self.role_id),
+            ("secret_id", &self.secret_id),
+        ];
+        if self.kind == SecretsKind::Vault { all_set("secrets", "vault", &needed) } else { Ok(()) }
+    }
+}
+
+/// Refuses an adapter without what it needs.
+fn all_set(section: &str, kind: &str, needed: &[(&str, &String)]) -> Result<(), Invalid> {
+    match needed.iter().find(|(_, value)| value.is_empty()) {
+        Some((key, _)) => {
+            Err(Invalid::new(format!("{section}.{key} must be set with {section}.kind = \"{kind}\"")))
+        }
+        None => Ok(()),
+    }
+}
 
 /// `[database]`
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! Wires adapters and services: the only crate that imports services (architecture §2).
 
-mod adapters;
+pub mod adapters;
 pub mod admin;
 pub mod command;
 pub mod config;

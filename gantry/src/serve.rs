@@ -5,7 +5,7 @@
 //! between services need a bus between processes; on the local bus all roles must run in this process.
 
 use crate::{
-    adapters,
+    adapters::{self, Stored},
     config::{BusKind, Config, DatabaseKind, Loaded},
     isolation::Isolation,
     layout::Layout,
@@ -218,7 +218,8 @@ async fn serve(
         roles: roles.clone(),
         draining: draining.clone(),
     };
-    let operator = Operator { bus, pool, blobs: layout.join("blobs"), config: Arc::clone(config) };
+    let stored = Stored::for_audit(config, &layout)?;
+    let operator = Operator { bus, pool, blobs: stored, config: Arc::clone(config) };
     let probes = health::router(health).merge(routes::router(operator));
     drop(internal_routes.send_replace(probes.clone()));
     if let Some(public) = &public {

@@ -1,9 +1,9 @@
 //! Puts adapters and services together: the only place that names them side by side.
 
-use crate::{adapters, config::Config, engine, isolation::Isolation, layout::Layout};
+use crate::{adapters, adapters::Stored, config::Config, engine, isolation::Isolation, layout::Layout};
 use anyhow::Context;
 use axum::Router;
-use blobs::{Blobs, FsBlobs};
+use blobs::Blobs;
 use bus::Bus;
 use compute::{Compute, Local, LocalConfig};
 use contracts::{
@@ -13,7 +13,7 @@ use contracts::{
 use kit::keys::Keys;
 use live::Live;
 use records::{PostgresRecords, Records};
-use secrets::{Keyring, Secrets};
+use secrets::Secrets;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use std::{path::PathBuf, sync::Arc};
@@ -72,14 +72,11 @@ impl Suite {
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let layout = &place.layout;
-        let keyring =
-            Keyring::open_or_create(layout.join("keys").join("secrets.json")).context("the key ring")?;
-        let secrets: Arc<dyn Secrets> = Arc::new(keyring);
-        let files = FsBlobs::open(&layout.join("blobs"), &keys.sign("blob urls", b""))
-            .await
-            .context("the blobs' folder")?;
-        let blob_routes = files.router();
-        let blobs: Arc<dyn Blobs> = Arc::new(files);
+        let secrets: Arc<dyn Secrets> = adapters::secrets(config, layout, roles)?;
+        let stored = Stored::open(config, layout, keys).await?;
+        stored.keep(stop.clone());
+        let blob_routes = stored.routes();
+        let blobs: Arc<dyn Blobs> = stored.port();
         let live: Arc<dyn Live> = adapters::live(config)?;
         let records: Arc<dyn Records> =
             Arc::new(PostgresRecords::open(pool.clone()).await.context("the records")?);

@@ -1,7 +1,7 @@
 //! `gantry up`: the whole suite in one process tree on embedded defaults.
 
 use crate::{
-    adapters,
+    adapters::{self, Stored},
     config::{Config, DatabaseKind, Loaded, LogLines},
     instance::{self, Instance},
     isolation::Isolation,
@@ -167,7 +167,8 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
         roles: ROLES.to_vec(),
         draining: stop.clone(),
     };
-    let operator = Operator { bus, pool, blobs: layout.join("blobs"), config: Arc::clone(&config) };
+    let stored = Stored::for_audit(&config, &layout)?;
+    let operator = Operator { bus, pool, blobs: stored, config: Arc::clone(&config) };
     drop(routes.send_replace(suite.public().merge(health::router(health)).merge(routes::router(operator))));
     Instance {
         pid: std::process::id(),

@@ -9,6 +9,7 @@ use bus::{Bus, Fault, Group};
 use contracts::{Actor, Envelope, NewEvent, domain::Bootstrap, domain::OrgCreated};
 use eventstore::{Key, Store, Tx};
 use gantry_server::{
+    adapters::Stored,
     config::Config,
     migrate,
     operator::{
@@ -54,7 +55,7 @@ impl World {
         let operator = Operator {
             bus: bus.clone(),
             pool: pool.clone(),
-            blobs: blobs.path().to_owned(),
+            blobs: Stored::Fs(blobs::FsBlobs::open_for_audit(blobs.path())),
             config: Arc::new(Config::default()),
         };
         let health = health::Health {
@@ -65,6 +66,10 @@ impl World {
         };
         let router = routes::router(operator).merge(health::router(health));
         Self { pool, bus, router, blobs, _end: stop.clone().drop_guard(), stop }
+    }
+
+    fn stored(&self) -> Stored {
+        Stored::Fs(blobs::FsBlobs::open_for_audit(self.blobs.path()))
     }
 
     async fn call(&self, method: Method, path: &str, token: &str, body: Value) -> (StatusCode, String) {
@@ -93,7 +98,7 @@ async fn a_migrated_suite_is_clean_and_a_broken_promise_is_named() {
     migrate::all(&world.pool).await.unwrap();
     let (_, all) = world.get("/internal/invariants").await;
     assert_eq!(all["clean"], true, "{all}");
-    assert!(verify::verify(&world.pool, world.blobs.path()).await.unwrap().clean);
+    assert!(verify::verify(&world.pool, &world.stored()).await.unwrap().clean);
 
     let workflow = uuid::Uuid::from_u128(7);
     sqlx::query(
@@ -109,7 +114,7 @@ async fn a_migrated_suite_is_clean_and_a_broken_promise_is_named() {
     let broken: Vec<_> = checked.iter().filter(|one| one.violations > 0).map(|one| one.id.as_str()).collect();
     assert_eq!(broken, ["R-8.workflows", "R-11"]);
     assert_eq!(checked.iter().find(|one| one.id == "R-11").unwrap().sample_ids, [workflow.to_string()]);
-    let report = verify::verify(&world.pool, world.blobs.path()).await.unwrap();
+    let report = verify::verify(&world.pool, &world.stored()).await.unwrap();
     assert!(!report.clean && report.findings.iter().any(|found| found.what.contains(&workflow.to_string())));
 }
 

@@ -75,12 +75,12 @@ impl Runner {
         for (artifact, upload) in batch.iter().zip(uploads) {
             if artifact.size <= SMALL {
                 let bytes = from.whole(artifact.size).await?;
-                small.push(put(&self.control, &upload.url, bytes));
+                small.push(put(&self.control, upload, bytes));
                 if small.len() == 2 * AT_A_TIME {
                     all(std::mem::take(&mut small)).await?;
                 }
             } else {
-                let sent = from.through(&self.control.client, &upload.url, artifact.size).await;
+                let sent = from.through(&self.control.client, upload, artifact.size).await;
                 sent.map_err(|e| Failed::Told(format!("{}: {e}", artifact.source.display())))?;
             }
         }
@@ -112,12 +112,12 @@ impl Runner {
         let sha256 = hex::encode(archive::sha256(&bytes));
         let ask = TestsUpload { size: bytes.len() as u64, sha256 };
         let Uploads { uploads } = call(&self.control, "tests/upload", &ask).await?;
-        let Some(Upload { object, url }) = uploads.into_iter().next() else {
+        let Some(place) = uploads.into_iter().next() else {
             return Err(Failed::Told("the suite named no place for them".into()));
         };
-        put(&self.control, &url, bytes).await?;
+        put(&self.control, &place, bytes).await?;
         let _: Committed =
-            call(&self.control, "tests/commit", &ObjectsCommit { objects: vec![object] }).await?;
+            call(&self.control, "tests/commit", &ObjectsCommit { objects: vec![place.object] }).await?;
         Ok(stream.note("Uploaded")?)
     }
 }
@@ -179,14 +179,19 @@ impl Pieces {
     }
 
     /// Sends so many bytes as they come.
-    async fn through(&mut self, client: &crate::client::Client, url: &str, size: u64) -> Result<(), Failed> {
+    async fn through(
+        &mut self,
+        client: &crate::client::Client,
+        place: &Upload,
+        size: u64,
+    ) -> Result<(), Failed> {
         let (to, body) = mpsc::channel::<Bytes>(2);
         let frames = stream::unfold(body, |mut body| async move {
             let piece = body.recv().await?;
             Some((Ok::<_, io::Error>(Frame::data(piece)), body))
         });
         let body: Body = BodyExt::boxed_unsync(StreamBody::new(frames));
-        let sending = client.put(url, size, body, patience(size));
+        let sending = client.put(place, size, body, patience(size));
         let moving = async {
             let mut left = size;
             while left > 0 {

@@ -60,11 +60,11 @@ where
 }
 
 /// Puts bytes that are in memory.
-pub(super) async fn put(control: &Control, url: &str, bytes: Bytes) -> Result<(), Failed> {
+pub(super) async fn put(control: &Control, place: &Upload, bytes: Bytes) -> Result<(), Failed> {
     let size = bytes.len() as u64;
     persist(control, || {
         let body: Body = Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync();
-        control.client.put(url, size, body, patience(size))
+        control.client.put(place, size, body, patience(size))
     })
     .await
 }
@@ -103,7 +103,7 @@ async fn upload_window(control: &Control, window: Vec<Chunk>) -> Result<u64, Fai
     let ask = ChunkUploads { chunks: chunks.collect() };
     let Uploads { uploads } = call(control, "chunks/uploads", &ask).await?;
     let total = stored.iter().map(|(_, bytes, _)| bytes.len() as u64).sum();
-    let puts = uploads.iter().zip(stored).map(|(Upload { url, .. }, (_, bytes, _))| put(control, url, bytes));
+    let puts = uploads.iter().zip(stored).map(|(place, (_, bytes, _))| put(control, place, bytes));
     let done: Vec<Result<(), Failed>> = stream::iter(puts).buffer_unordered(AT_A_TIME).collect().await;
     done.into_iter().collect::<Result<(), _>>()?;
     Ok(total)

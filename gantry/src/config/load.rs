@@ -63,6 +63,8 @@ impl Loaded {
             .try_into()
             .map_err(|error: toml::de::Error| Invalid::new(error.message().to_owned()))?;
         config.dispatcher.check()?;
+        config.blobs.check()?;
+        config.secrets.check()?;
         for (name, class) in &config.resource_classes {
             class.check(name)?;
         }
@@ -78,16 +80,19 @@ impl Loaded {
             for (key, value) in keys {
                 let name = format!("{section}.{key}");
                 let origin = self.origins.get(&name).map_or("default", String::as_str);
-                lines.push_str(&format!("{name} = {}  # {origin}\n", without_password(value)));
+                lines.push_str(&format!("{name} = {}  # {origin}\n", shown(key, value)));
             }
         }
         lines
     }
 }
 
-/// A value as it may be shown: a URL without its password.
-fn without_password(value: &Value) -> Value {
+/// A value as it may be shown: a URL without its password, and no secret.
+fn shown(key: &str, value: &Value) -> Value {
     let Value::String(text) = value else { return value.clone() };
+    if !text.is_empty() && ["secret_key", "secret_id", "deliver_secret_id"].contains(&key) {
+        return Value::String("***".to_owned());
+    }
     let hidden = text.split_once("://").and_then(|(scheme, rest)| {
         let (user, host) = rest.split_once('@')?;
         let (name, _) = user.split_once(':')?;
@@ -230,6 +235,17 @@ mod tests {
         let error = read("[dispatcher]\nself_stop = \"179s\"\n").unwrap_err().to_string();
         assert!(error.contains("dispatcher.self_stop"), "{error}");
         read("[dispatcher]\nlease = \"18s\"\nself_stop = \"15s\"\nrenew = \"1s\"\n").unwrap();
+    }
+
+    #[test]
+    fn an_adapter_without_what_it_needs_is_refused_and_its_secret_is_not_shown() {
+        let error = read("[blobs]\nkind = \"s3\"\nendpoint = \"http://s3\"\n").unwrap_err().to_string();
+        assert!(error.contains("blobs.bucket"), "{error}");
+        let error = read("[secrets]\nkind = \"vault\"\n").unwrap_err().to_string();
+        assert!(error.contains("secrets.address"), "{error}");
+        let text = "[blobs]\nkind = \"s3\"\nendpoint = \"http://s3\"\nbucket = \"b\"\naccess_key = \"a\"\nsecret_key = \"hidden\"\n";
+        let printed = read(text).unwrap().print();
+        assert!(printed.contains("blobs.bucket = \"b\"") && !printed.contains("hidden"), "{printed}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::{dead_letters, dead_letters::Which, gauges, invariants, topology, verify};
 use crate::{
+    adapters::Stored,
     config::{Config, MetricsFor},
     listen::Peer,
 };
@@ -21,7 +22,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 /// What the routes need.
 #[derive(Clone)]
@@ -30,8 +31,8 @@ pub struct Operator {
     pub bus: Bus,
     /// The database.
     pub pool: PgPool,
-    /// Folder of the blobs.
-    pub blobs: PathBuf,
+    /// The blobs, to be read only.
+    pub blobs: Stored,
     /// The configuration in force.
     pub config: Arc<Config>,
 }

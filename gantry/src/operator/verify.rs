@@ -1,11 +1,9 @@
 //! `gantry admin verify`: the events must lead to exactly the state rows, every version must be there, and every
 //! blob must have the digest that it was stored under.
 
-use crate::serve::ROLES;
-use blobs::FsBlobs;
+use crate::{adapters::Stored, serve::ROLES};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgPool, Row};
-use std::path::Path;
 
 /// A comparison of events with state rows: a name, and a query that finds each disagreement as one text.
 const FOLDS: [(&str, &str); 9] = [
@@ -92,11 +90,11 @@ pub struct Finding {
     pub what: String,
 }
 
-/// Runs every check over a database and the blobs of a data folder.
+/// Runs every check over a database and the blobs.
 ///
 /// # Errors
 /// The database or the blobs cannot be read.
-pub async fn verify(pool: &PgPool, blobs: &Path) -> anyhow::Result<Report> {
+pub async fn verify(pool: &PgPool, blobs: &Stored) -> anyhow::Result<Report> {
     let mut findings = Vec::new();
     let mut found = |check: &str, what: String| findings.push(Finding { check: check.to_owned(), what });
     for service in ROLES {
@@ -114,11 +112,10 @@ pub async fn verify(pool: &PgPool, blobs: &Path) -> anyhow::Result<Report> {
             found(name, row.try_get(0)?);
         }
     }
-    // The signing key is only for URLs, which nobody asks for here.
-    let (read, damaged) = FsBlobs::open_for_audit(blobs).audit().await?;
+    let (read, damaged) = blobs.audit().await?;
     for blob in damaged {
         let key = blob.key.unwrap_or_else(|| "of an unreadable name".to_owned());
-        found("a blob is damaged", format!("blob {key} in {}", blob.file.display()));
+        found("a blob is damaged", format!("blob {key} in {}", blob.place));
     }
     Ok(Report { clean: findings.is_empty(), blobs: read, findings })
 }

@@ -206,6 +206,9 @@ pub struct Upload {
     pub object: Uuid,
     /// Takes a `PUT`.
     pub url: String,
+    /// Headers that a store outside of the suite wants to see, as they stand here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
 }
 
 /// Asks where the chunks of an archive are.

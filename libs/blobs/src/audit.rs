@@ -8,14 +8,14 @@ use sha2::{Digest, Sha256};
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// A blob whose bytes are not what was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// The file.
-    pub file: PathBuf,
+    /// Where it lies.
+    pub place: String,
     /// Its key, if that can still be read.
     pub key: Option<String>,
 }
@@ -39,7 +39,7 @@ fn walk(objects: &Path) -> io::Result<(u64, Vec<Damage>)> {
             read += 1;
             let (key, whole) = check(&file)?;
             if !whole {
-                damaged.push(Damage { file, key });
+                damaged.push(Damage { place: file.display().to_string(), key });
             }
         }
     }

@@ -4,7 +4,7 @@
 //! size. Bytes come first so that a range is a plain seek; key and digest travel in the same file so that one
 //! rename publishes all of it.
 
-use crate::{Blobs, Body, Digest, Error, Get, Key, Meta, Method, Put, Result, digest};
+use crate::{Blobs, Body, Digest, Error, Get, Key, Meta, Method, Put, Result, Signed, digest};
 use async_trait::async_trait;
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
@@ -257,16 +257,17 @@ impl Blobs for FsBlobs {
         format!("/blobs/{key}?name={name}&expires={expires}&signature={signature}")
     }
 
-    fn sign(&self, key: &Key, method: Method, expires: DateTime<Utc>) -> String {
+    fn sign(&self, key: &Key, method: Method, expires: DateTime<Utc>) -> Signed {
         let expires = expires.timestamp();
         let mac = hmac::sign(&self.0.key, Self::mac_input(key, method, expires).as_bytes());
         let signature = B64.encode(mac.as_ref());
-        match method {
+        let url = match method {
             Method::Get => format!("/blobs/{key}?expires={expires}&signature={signature}"),
             Method::Put { size, sha256 } => {
                 let sha256 = hex::encode(sha256);
                 format!("/blobs/{key}?size={size}&sha256={sha256}&expires={expires}&signature={signature}")
             }
-        }
+        };
+        Signed { url, headers: Vec::new() }
     }
 }

@@ -86,9 +86,8 @@ fn range(headers: &HeaderMap, size: u64) -> Option<Range<u64>> {
     if first >= size { Some(size + 1..size + 1) } else { (first < end).then_some(first..end) }
 }
 
-/// Always to be saved, whatever it is (security §9.3); under a name if one was signed (RFC 6266).
-fn disposition(name: Option<&str>) -> String {
-    let name = name.and_then(|name| String::from_utf8(URL_SAFE_NO_PAD.decode(name).ok()?).ok());
+/// How a blob is served: always to be saved, whatever it is (security §9.3); under a name if there is one (RFC 6266).
+pub fn disposition(name: Option<&str>) -> String {
     let Some(name) = name else { return "attachment".to_owned() };
     let mut encoded = String::new();
     for byte in name.bytes() {
@@ -116,13 +115,14 @@ async fn get(
     if !allowed {
         return Ok(refused());
     }
+    let name = signed.name.and_then(|name| String::from_utf8(URL_SAFE_NO_PAD.decode(name).ok()?).ok());
     let meta = blobs.head(&key).await?.ok_or_else(|| Error::Missing(key.clone()))?;
     let wanted = range(&headers, meta.size);
     let partial = wanted.is_some();
     let blob = blobs.get(&key, wanted).await?;
     let response = Response::builder()
         .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::CONTENT_DISPOSITION, disposition(signed.name.as_deref()))
+        .header(header::CONTENT_DISPOSITION, disposition(name.as_deref()))
         .header(header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'")
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
         .header(header::ACCEPT_RANGES, "bytes")
@@ -194,10 +194,10 @@ mod tests {
         let key = Key::new("artifacts/one").unwrap();
         let (later, past) = (Utc::now() + TimeDelta::minutes(5), Utc::now() - TimeDelta::seconds(2));
         let method = Method::Put { size: 5, sha256: digest(b"hello") };
-        let url = blobs.sign(&key, method, later);
+        let url = blobs.sign(&key, method, later).url;
 
         assert_eq!(
-            send(&blobs, "PUT", &blobs.sign(&key, method, past), None, b"hello").await.0,
+            send(&blobs, "PUT", &blobs.sign(&key, method, past).url, None, b"hello").await.0,
             403,
             "expired"
         );
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(send(&blobs, "PUT", &url, None, b"hello").await.0, 200, "a repeat changes nothing");
         assert_eq!(send(&blobs, "GET", "/blobs/a/../b?expires=1&signature=x", None, b"").await.0, 400);
 
-        let url = blobs.sign(&key, Method::Get, later);
+        let url = blobs.sign(&key, Method::Get, later).url;
         assert_eq!(send(&blobs, "GET", &url, None, b"").await, (200, b"hello".to_vec()));
         assert_eq!(send(&blobs, "GET", &url, Some("bytes=1-2"), b"").await, (206, b"el".to_vec()));
         assert_eq!(send(&blobs, "GET", &url, Some("bytes=3-"), b"").await, (206, b"lo".to_vec()));

@@ -17,6 +17,7 @@ pub mod text;
 
 pub use audit::Damage;
 pub use fs::FsBlobs;
+pub use http::disposition;
 
 /// A body in pieces.
 pub type Body = BoxStream<'static, io::Result<Bytes>>;
@@ -174,6 +175,22 @@ pub enum Method {
     },
 }
 
+/// A permission for one operation, to be handed on. Whoever has it needs nothing else.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// A URL, or a path of our own listener.
+    pub url: String,
+    /// Headers that the request must have, as they stand here.
+    pub headers: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Signed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the URL: it is a permission.
+        f.debug_struct("Signed").finish_non_exhaustive()
+    }
+}
+
 /// The port.
 #[async_trait]
 pub trait Blobs: Send + Sync + fmt::Debug {
@@ -189,8 +206,8 @@ pub trait Blobs: Send + Sync + fmt::Debug {
     /// Removes a blob; whether there was one.
     async fn delete(&self, key: &Key) -> Result<bool>;
 
-    /// A URL (or a path of our own listener) that allows one operation until `expires`.
-    fn sign(&self, key: &Key, method: Method, expires: DateTime<Utc>) -> String;
+    /// Allows one operation until `expires`.
+    fn sign(&self, key: &Key, method: Method, expires: DateTime<Utc>) -> Signed;
 
     /// A URL for people to read a blob, which is saved under `name`. Never shown as a page: what it holds is not ours.
     fn sign_download(&self, key: &Key, expires: DateTime<Utc>, name: &str) -> String;

@@ -4,7 +4,7 @@ use super::{Caller, digest};
 use crate::{config::Stores, http::Refused, hub::Hub};
 use agent_api::stores::Upload;
 use axum::http::StatusCode;
-use blobs::{Blobs, Key, Meta, Method};
+use blobs::{Blobs, Key, Meta, Method, Signed};
 use chrono::{TimeDelta, Utc};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use ids::Timestamp;
@@ -52,7 +52,7 @@ pub(super) fn unavailable(error: impl std::fmt::Display) -> Refused {
 
 /// A URL to read an object.
 pub(super) fn readable(hub: &Hub, object: Uuid) -> Result<String, Refused> {
-    Ok(hub.blobs.sign(&key(object).map_err(unavailable)?, Method::Get, Utc::now() + URL_LIFE))
+    Ok(hub.blobs.sign(&key(object).map_err(unavailable)?, Method::Get, Utc::now() + URL_LIFE).url)
 }
 
 /// Promises places for uploads.
@@ -81,7 +81,9 @@ pub(super) async fn promise(caller: &Caller, wanted: Vec<Wanted>) -> Result<Vec<
     let expires = Utc::now() + URL_LIFE;
     let places = ids.into_iter().zip(&wanted).map(|(object, wanted)| {
         let method = Method::Put { size: wanted.size, sha256: wanted.sha256 };
-        Ok(Upload { object, url: caller.hub.blobs.sign(&key(object).map_err(unavailable)?, method, expires) })
+        let Signed { url, headers } =
+            caller.hub.blobs.sign(&key(object).map_err(unavailable)?, method, expires);
+        Ok(Upload { object, url, headers })
     });
     places.collect()
 }
