@@ -33,6 +33,12 @@ pub async fn perform(suite: &Suite, slug: &str, pipeline: &str, act: &str) -> an
     let all = workflows(suite, pipeline).await?;
     let named = |name: &str| all.iter().find(|(found, _)| found == name).map(|(_, workflow)| workflow);
     match verb {
+        "pipeline" => {
+            let (number, status) = rest.split_once(" is ").context("pipeline NUMBER is STATUS")?;
+            let other = suite.get(&format!("/api/v2/project/{slug}/pipeline/{number}")).await?;
+            let all = workflows(suite, other["id"].as_str().unwrap_or_default()).await?;
+            return Ok(!all.is_empty() && all.iter().all(|(_, workflow)| workflow["status"] == status));
+        }
         "workflow" => {
             let (name, status) = rest.split_once(" is ").context("workflow NAME is STATUS")?;
             return Ok(named(name).is_some_and(|workflow| workflow["status"] == status));
@@ -94,6 +100,13 @@ pub async fn perform(suite: &Suite, slug: &str, pipeline: &str, act: &str) -> an
                         "/api/v2/workflow/{id}/approve/{}",
                         job["approval_request_id"].as_str().unwrap_or_default()
                     );
+                    return send(suite, act, &path, &json!({})).await;
+                }
+            }
+            "release-serial" => {
+                if let Some(job) = job(rest).filter(|job| job["status"] == "running") {
+                    let id = job["id"].as_str().unwrap_or_default();
+                    let path = format!("/api/private/jobs/{id}/release-serial-group");
                     return send(suite, act, &path, &json!({})).await;
                 }
             }
