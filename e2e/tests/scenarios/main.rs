@@ -18,12 +18,12 @@ use std::{
 };
 
 /// Scenarios that are under way at once.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 12;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_scenario_ends_as_its_author_expects() -> anyhow::Result<()> {
     let work = tempfile::tempdir()?;
-    let suite = Suite::up_with(&work.path().join("data"), &[], &[("GANTRY_DISPATCHER_SLOTS", "10")]).await?;
+    let suite = Suite::up_with(&work.path().join("data"), &[], &[("GANTRY_DISPATCHER_SLOTS", "14")]).await?;
     all(suite, work.path(), wanted(|expected| expected.host)?, None).await
 }
 
@@ -38,7 +38,7 @@ async fn scenarios_that_say_so_end_alike_in_containers() -> anyhow::Result<()> {
     let work = tempfile::tempdir()?;
     let socket = engine.socket.display().to_string();
     let environment = [
-        ("GANTRY_DISPATCHER_SLOTS", "4"),
+        ("GANTRY_DISPATCHER_SLOTS", "6"),
         ("GANTRY_EXECUTORS_DOCKER", "engine"),
         ("GANTRY_EXECUTORS_ENGINE_SOCKET", &socket),
         ("GANTRY_EXECUTORS_ENGINE_PULL", "never"),
