@@ -5,7 +5,7 @@ mod stored;
 pub use stored::Stored;
 
 use crate::{
-    config::{BusKind, Config, LiveKind, SecretsKind},
+    config::{BusKind, Config, LiveKind, RecordsKind, SecretsKind},
     layout::Layout,
 };
 use anyhow::Context;
@@ -14,6 +14,8 @@ use bus_amqp::{Amqp, SigningKey};
 use kit::keys::Keys;
 use live::{Live, LocalLive};
 use live_redis::RedisLive;
+use records::{PostgresRecords, Records};
+use records_mongo::MongoRecords;
 use secrets::{Keyring, Secrets};
 use secrets_vault::{AppRole, VaultSecrets};
 use sqlx::PgPool;
@@ -38,6 +40,19 @@ pub fn live(config: &Config) -> anyhow::Result<Arc<dyn Live>> {
     Ok(match config.live.kind {
         LiveKind::Local => Arc::new(LocalLive::new()),
         LiveKind::Redis => Arc::new(RedisLive::new(&config.live.url).context("[live] url")?),
+    })
+}
+
+/// The records of what ran.
+///
+/// # Errors
+/// The URL cannot be read, or the database cannot be prepared.
+pub async fn records(config: &Config, pool: &PgPool) -> anyhow::Result<Arc<dyn Records>> {
+    Ok(match config.records.kind {
+        RecordsKind::Postgres => Arc::new(PostgresRecords::open(pool.clone()).await.context("the records")?),
+        RecordsKind::Mongo => {
+            Arc::new(MongoRecords::new(&config.records.url).await.context("[records] url")?)
+        }
     })
 }
 

@@ -104,9 +104,34 @@ pub enum LiveKind {
     Redis,
 }
 
-adapter!(/// Records of what ran.
-    Records, RecordsKind { /// JSONB in Postgres.
-    #[default] Postgres = "postgres" });
+/// `[records]`: records of what ran.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Records {
+    /// `postgres`: in the database; `mongo`: in MongoDB, or what speaks its protocol.
+    pub kind: RecordsKind,
+    /// Of `kind = "mongo"`: `mongodb://user:password@host:port/database`.
+    pub url: String,
+}
+
+/// Adapters of records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordsKind {
+    /// JSONB in Postgres.
+    #[default]
+    Postgres,
+    /// MongoDB.
+    Mongo,
+}
+
+impl Records {
+    fn check(&self) -> Result<(), Invalid> {
+        let needed = [("url", &self.url)];
+        if self.kind == RecordsKind::Mongo { all_set("records", "mongo", &needed) } else { Ok(()) }
+    }
+}
+
 adapter!(/// What starts agents.
     Compute, ComputeKind { /// Processes of this machine.
     #[default] Local = "local" });

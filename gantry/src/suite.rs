@@ -12,7 +12,7 @@ use contracts::{
 };
 use kit::keys::Keys;
 use live::Live;
-use records::{PostgresRecords, Records};
+use records::Records;
 use secrets::Secrets;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -78,8 +78,7 @@ impl Suite {
         let blob_routes = stored.routes();
         let blobs: Arc<dyn Blobs> = stored.port();
         let live: Arc<dyn Live> = adapters::live(config)?;
-        let records: Arc<dyn Records> =
-            Arc::new(PostgresRecords::open(pool.clone()).await.context("the records")?);
+        let records: Arc<dyn Records> = adapters::records(config, &pool).await?;
         let docker = engine::policy(config).await;
         let compute: Option<Arc<dyn Compute>> = if roles.contains(&"scheduler") {
             let local = Local::open(local_compute(config, place)?).context("local compute")?;

@@ -64,6 +64,7 @@ impl Loaded {
             .map_err(|error: toml::de::Error| Invalid::new(error.message().to_owned()))?;
         config.dispatcher.check()?;
         config.blobs.check()?;
+        config.records.check()?;
         config.secrets.check()?;
         for (name, class) in &config.resource_classes {
             class.check(name)?;

@@ -59,7 +59,8 @@ pub struct Document {
 /// The port.
 #[async_trait]
 pub trait Records: Send + Sync + fmt::Debug {
-    /// Stores documents; of each, whether it was newer than what was there. All of them or none.
+    /// Stores documents; of each, whether it was newer than what was there. A failure may leave some stored: a repeat is
+    /// harmless.
     async fn put(&self, documents: &[NewDocument]) -> Result<Vec<bool>>;
 
     /// One document.

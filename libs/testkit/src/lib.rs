@@ -6,7 +6,7 @@
 
 mod servers;
 
-pub use servers::{S3Bucket, Vault, rabbitmq, redis, s3, sealable_vault, vault};
+pub use servers::{S3Bucket, Vault, mongo, rabbitmq, redis, s3, sealable_vault, vault};
 
 pub mod docker;
 

@@ -105,14 +105,33 @@ pub async fn sealable_vault() -> Option<String> {
     Some(shared(&SERVER, "Vault", tool("vault"), start_raft_vault).await?.url.clone())
 }
 
+/// URL of a fresh database on this process's server of MongoDB's protocol (FerretDB before DocumentDB), or `None` where
+/// that is not built.
+///
+/// # Panics
+/// It is there and does not start.
+pub async fn mongo() -> Option<String> {
+    static SERVER: OnceLock<Option<Running>> = OnceLock::new();
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    // Its engine is a folder, which takes root to run.
+    let engine = tools().join("documentdb-18/ready");
+    let program =
+        if engine.is_file() && nix::unistd::geteuid().is_root() { tool("ferretdb") } else { engine };
+    let server = shared(&SERVER, "a server of MongoDB's protocol", program, start_mongo).await?;
+    Some(format!("{}/test{}", server.url, COUNT.fetch_add(1, Ordering::Relaxed)))
+}
+
 const S3_KEY: (&str, &str) = ("gantry-tests", "a-secret-of-these-tests");
 const VAULT_ROOT: &str = "root-of-these-tests";
 
 /// Where `scripts/tools/get` puts what it builds.
-fn tool(name: &str) -> PathBuf {
+fn tools() -> PathBuf {
     let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache/gantry"));
-    let tools = env::var_os("GANTRY_TOOLS").map(PathBuf::from).or_else(home).unwrap_or_default();
-    tools.join("bin").join(name)
+    env::var_os("GANTRY_TOOLS").map(PathBuf::from).or_else(home).unwrap_or_default()
+}
+
+fn tool(name: &str) -> PathBuf {
+    tools().join("bin").join(name)
 }
 
 async fn shared(
@@ -255,6 +274,17 @@ fn start_raft_vault(program: &Path) -> Result<Running> {
     let watcher = watched(&folder, &words, &[("HOME", folder.display().to_string())], TERM)?;
     wait_for_port(port, &folder)?;
     Ok(Running { url: format!("http://127.0.0.1:{port}"), folder, _watcher: watcher })
+}
+
+fn start_mongo(_: &Path) -> Result<Running> {
+    let folder = folder()?;
+    let [port, inner] = free_ports()?;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/tools/mongo");
+    let words =
+        [script.to_owned(), port.to_string(), folder.join("data").display().to_string(), inner.to_string()];
+    let watcher = watched(&folder, &words, &[], TERM)?;
+    wait_for_port(port, &folder)?;
+    Ok(Running { url: format!("mongodb://127.0.0.1:{port}"), folder, _watcher: watcher })
 }
 
 /// How most servers are ended.

@@ -1,10 +1,10 @@
 //! The adapter on a real S3 store.
 
 use blobs::{Blobs, Error, Key, Method, Put, Signed, body, digest};
-use gantry_blobs_s3::{Config, S3Blobs, Unusable};
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
+use gantry_blobs_s3::{Config, S3Blobs, Unusable};
 use std::{io, time::Duration};
 use testkit::S3Bucket;
 use tokio::time::{Instant, sleep};
