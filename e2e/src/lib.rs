@@ -159,15 +159,23 @@ impl Suite {
         message: &str,
     ) -> anyhow::Result<String> {
         let repository = commit(work, project, files, message).await?;
-        let remote = format!(
-            "{}/git/local/{project}.git",
-            self.url.replacen("://", &format!("://x:{}@", self.token), 1)
-        );
+        let remote = self.remote(project);
         if let Some(tag) = reference.strip_prefix("refs/tags/") {
             git(&repository, &["tag", "-f", tag]).await?;
             return git(&repository, &["push", &remote, reference]).await;
         }
         git(&repository, &["push", &remote, &format!("HEAD:{reference}")]).await
+    }
+
+    /// Deletes a branch or tag of a project's repository; what git said on standard error.
+    pub async fn delete(&self, work: &Path, project: &str, reference: &str) -> anyhow::Result<String> {
+        git(&work.join(project), &["push", &self.remote(project), &format!(":{reference}")]).await
+    }
+
+    /// Where a project is pushed to, with the token.
+    fn remote(&self, project: &str) -> String {
+        let base = self.url.replacen("://", &format!("://x:{}@", self.token), 1);
+        format!("{base}/git/local/{project}.git")
     }
 
     /// Sends SIGKILL to the server alone and waits for its end.

@@ -95,6 +95,10 @@ pub async fn run(
             suite.push_as(&repositories, name, &files, reference, "Again").await?;
             continue;
         }
+        if let Some(reference) = act.strip_prefix("delete ") {
+            suite.delete(&repositories, name, reference).await?;
+            continue;
+        }
         until(act, LIMIT, || async { Ok(actions::perform(suite, &slug, id, act).await?.then_some(())) })
             .await?;
     }
