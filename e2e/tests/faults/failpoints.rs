@@ -113,6 +113,6 @@ async fn settled(place: &Place, suite: &Suite, project: &str) -> anyhow::Result<
     })
     .await?;
     let verdict = place.judge(suite, project, &FAN).await?;
-    ensure!(verdict.status == "success", "{project} is {}, {} jobs were lost", verdict.status, verdict.lost);
+    ensure!(verdict.status == "success", "{project} is {}, lost jobs: {:?}", verdict.status, verdict.lost);
     Ok(())
 }

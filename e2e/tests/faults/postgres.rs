@@ -19,12 +19,7 @@ async fn a_killed_postgres_comes_back_by_itself_and_no_job_is_lost() -> anyhow::
             .await?;
     }
     let verdict = place.judge(&suite, "database", &fan).await?;
-    ensure!(
-        verdict.status == "success",
-        "the workflow is {}, {} jobs were lost",
-        verdict.status,
-        verdict.lost
-    );
+    ensure!(verdict.status == "success", "the workflow is {}, lost jobs: {:?}", verdict.status, verdict.lost);
     place.verify().await?;
     suite.down().await
 }

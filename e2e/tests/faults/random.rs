@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Seeds of an ordinary run: the same each time, so that a change is judged by the same kills as the one before.
 /// `GANTRY_SEED_COUNT` draws as many new ones, `GANTRY_SEEDS` names them.
-const SEEDS: [u64; 2] = [11, 12];
+const SEEDS: [u64; 3] = [11, 12, 13];
 const FAN: Fan = Fan { jobs: 10, lines: 10, between: "sleep 0.02", more: ("", "") };
 
 #[derive(Debug)]
@@ -103,8 +103,8 @@ async fn run(
     }
     let verdict = place.judge(&suite, &project, &FAN).await?;
     ensure!(
-        verdict.lost <= may_lose && (verdict.lost > 0 || verdict.status == "success"),
-        "the workflow is {}, {} jobs were lost",
+        verdict.lost.len() <= may_lose && (!verdict.lost.is_empty() || verdict.status == "success"),
+        "the workflow is {}, lost jobs: {:?}",
         verdict.status,
         verdict.lost
     );

@@ -183,7 +183,7 @@ impl Place {
         ensure!(jobs.len() == fan.jobs, "{project} has {} jobs", jobs.len());
         let ran = self.ran()?;
         let mut verdict =
-            Verdict { status: workflow["status"].as_str().unwrap_or_default().to_owned(), lost: 0 };
+            Verdict { status: workflow["status"].as_str().unwrap_or_default().to_owned(), lost: Vec::new() };
         for job in &jobs {
             let (name, status) =
                 (job["name"].as_str().unwrap_or_default(), job["status"].as_str().unwrap_or_default());
@@ -196,7 +196,11 @@ impl Place {
                 // what may have run is never run again silently.
                 "infrastructure_fail" => {
                     ensure!(times <= 1, "{project}/{name} was lost and ran {times} times");
-                    verdict.lost += 1;
+                    let number = job["job_number"].as_i64().context("no number")?;
+                    let build = suite.get(&format!("/api/v1.1/project/{slug}/{number}")).await?;
+                    verdict
+                        .lost
+                        .push(format!("{name}: {}", build["fail_reason"].as_str().unwrap_or_default()));
                 }
                 "not_run" => ensure!(times == 0, "{project}/{name} did not run, but {times} times"),
                 other => anyhow::bail!("{project}/{name} is {other}"),
@@ -225,8 +229,8 @@ impl Place {
 /// How a workflow ended.
 pub struct Verdict {
     pub status: String,
-    /// Jobs that ended `infrastructure_fail`.
-    pub lost: usize,
+    /// Jobs that ended `infrastructure_fail`, and why.
+    pub lost: Vec<String>,
 }
 
 /// Every byte, once, in order, under the digest that the record names.
