@@ -54,10 +54,10 @@ pub struct Expected {
     /// No pipeline at all.
     #[serde(default)]
     pub skipped: bool,
-    /// Commands once the pipeline stands, one after another: `approve JOB`, `cancel-job JOB`, `cancel WORKFLOW`,
-    /// `release-serial JOB`, `rerun WORKFLOW`, `rerun-failed WORKFLOW`, `rerun-jobs WORKFLOW: JOB, JOB` and `rerun-tree` (with what waits for
-    /// them), `push REF` with an empty commit, `delete REF`, and the waits `job JOB is STATUS`, `workflow NAME is STATUS`,
-    /// `pipeline NUMBER is STATUS` (all its workflows) and `output JOB STEP: TEXT`.
+    /// Commands once the pipeline stands, one after another: `approve JOB`, `cancel-job JOB`, `release-serial JOB`,
+    /// `cancel WORKFLOW`, `rerun WORKFLOW`, `rerun-failed WORKFLOW`, `rerun-jobs WORKFLOW: JOB, JOB`, `rerun-tree` (with
+    /// what waits for them), `push REF` with an empty commit, `delete REF`; and the waits `job JOB is STATUS`,
+    /// `workflow NAME is STATUS`, `pipeline NUMBER is STATUS` (all its workflows) and `output JOB STEP: TEXT`.
     #[serde(default)]
     pub actions: Vec<String>,
     /// Workflows by name; the second one of a name is `NAME#2`.
