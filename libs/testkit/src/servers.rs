@@ -307,8 +307,9 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
 
 /// Starts a server that `end` ends when this process is gone, however it went.
 fn watched(folder: &Path, words: &[String], envs: &[(&str, String)], end: &str) -> Result<Child> {
+    // What a shell is told to ignore, scripts below it could not hear again.
     let script = format!(
-        "trap '' INT TERM HUP; \"$@\" >\"$DIR/out\" 2>&1 </dev/null & server=$!; cat >/dev/null; {end}; rm -rf \"$DIR\""
+        "trap '' INT TERM HUP; (trap - INT TERM HUP; exec \"$@\") >\"$DIR/out\" 2>&1 </dev/null & server=$!; cat >/dev/null; {end}; rm -rf \"$DIR\""
     );
     Ok(Command::new("sh")
         .args(["-c", &script, "sh"])
