@@ -3,6 +3,7 @@
 use agent_api::{Source, TaskSpec};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use model::plan::CheckoutMethod;
+use std::path::Path;
 
 /// What the script ends with when the repository could not be reached: it is run again.
 pub(crate) const UNREACHABLE: i32 = 75;
@@ -12,6 +13,10 @@ pub(crate) const TRIES: u32 = 5;
 /// Runs in the folder to check out to. The result is a local branch named like the built one, at exactly the
 /// revision.
 pub(crate) const SCRIPT: &str = r#"set -e
+if [ -n "$GANTRY_SSH_DIR" ]; then
+  chmod 700 "$GANTRY_SSH_DIR"
+  echo "Using SSH Config Dir '$GANTRY_SSH_DIR'"
+fi
 git --version
 if [ -e .git ]; then
   echo 'Fetching into existing repository'
@@ -75,7 +80,12 @@ fi
 
 /// The variables of the script. The credential is configuration in the environment of this step alone: not an
 /// argument that others can read, not a file that stays, and nothing that git prints.
-pub(crate) fn variables(spec: &TaskSpec, source: &Source, method: CheckoutMethod) -> Vec<(String, String)> {
+pub(crate) fn variables(
+    spec: &TaskSpec,
+    source: &Source,
+    method: CheckoutMethod,
+    ssh: Option<&Path>,
+) -> Vec<(String, String)> {
     let (method, depth) = match method {
         CheckoutMethod::Full => ("full", String::new()),
         CheckoutMethod::Blobless => ("blobless", String::new()),
@@ -90,6 +100,7 @@ pub(crate) fn variables(spec: &TaskSpec, source: &Source, method: CheckoutMethod
         set("GANTRY_SOURCE_TAG", spec.tag.as_deref().unwrap_or_default()),
         set("GANTRY_CHECKOUT_METHOD", method),
         set("GANTRY_CHECKOUT_DEPTH", &depth),
+        set("GANTRY_SSH_DIR", &ssh.map(|folder| folder.display().to_string()).unwrap_or_default()),
         set("GIT_TERMINAL_PROMPT", "0"),
         set("GIT_CONFIG_COUNT", "1"),
         (format!("GIT_CONFIG_KEY_{}", 0), format!("http.{}.extraHeader", source.url)),

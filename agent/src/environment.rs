@@ -3,11 +3,14 @@
 use agent_api::{Secrets, TaskSpec};
 use executors::Facts;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Built-in variables that come with the secrets (execution §21).
+const TOKENS: [&str; 2] = ["CIRCLE_OIDC_TOKEN", "CIRCLE_OIDC_TOKEN_V2"];
 
 /// The folders of a task, as its steps see them.
 pub(crate) struct Places {
@@ -162,17 +165,20 @@ fn show(built_in: &BTreeMap<String, String>, job: &[(String, String)], secrets: 
     for (name, value) in built_in {
         text.push_str(&format!("  {name}={value}\n"));
     }
+    let (own, given): (BTreeSet<&str>, BTreeSet<&str>) =
+        secrets.variables.iter().map(|(name, _)| name.as_str()).partition(|name| TOKENS.contains(name));
+    for name in own {
+        text.push_str(&format!("  {name}=**REDACTED**\n"));
+    }
     if !job.is_empty() {
         text.push_str("\nUsing environment variables from the configuration of the job:\n");
         for (name, value) in job {
             text.push_str(&format!("  {name}={value}\n"));
         }
     }
-    if !secrets.variables.is_empty() {
+    if !given.is_empty() {
         text.push_str("\nUsing environment variables from project settings and/or contexts:\n");
-        let names: std::collections::BTreeSet<&String> =
-            secrets.variables.iter().map(|(name, _)| name).collect();
-        for name in names {
+        for name in given {
             text.push_str(&format!("  {name}=**REDACTED**\n"));
         }
         text.push_str("\nThe redacted variables listed above will be masked in run step output.\n");

@@ -8,7 +8,7 @@ use crate::{
     output::Output,
     own_step::OwnStep,
     sealed::TaskKey,
-    state,
+    ssh_keys, state,
     steps::{Reports, Runner},
     task::keep_report,
 };
@@ -53,7 +53,9 @@ pub(crate) async fn execute(
             };
         }
     };
-    let values: Vec<&str> = secrets.variables.iter().map(|(_, value)| value.as_str()).collect();
+    let mut values: Vec<&str> = secrets.variables.iter().map(|(_, value)| value.as_str()).collect();
+    let keys = secrets.ssh_keys.iter().chain(&secrets.checkout_key);
+    values.extend(keys.flat_map(ssh_keys::secret_lines));
     output.hide(masking::Secrets::new(&values));
     drop(values);
     let mut services = containers::follow(services, &output, &reports);
@@ -196,6 +198,7 @@ async fn run_steps(
         (Arc::clone(output), Arc::clone(reports)),
         places,
         environment,
+        secrets,
     ));
     let failed: Arc<OnceLock<String>> = Arc::default();
     let watching = {

@@ -2,6 +2,9 @@
 
 pub(crate) mod tests;
 
+use crate::socket::{self, Ask};
+use agent_api::MintToken;
+use serde_json::Value;
 use std::{
     io::{Read, Write},
     path::PathBuf,
@@ -22,12 +25,78 @@ pub fn run(words: &[&str]) -> i32 {
             }
         }
         ["env", "subst", text] => say(&substitute(text, |name| std::env::var(name).ok())),
+        ["mask", "add"] => {
+            let mut value = String::new();
+            match std::io::stdin().read_to_string(&mut value) {
+                Ok(_) => mask(value.strip_suffix('\n').unwrap_or(&value)),
+                Err(e) => fail(&e.to_string()),
+            }
+        }
+        ["mask", "add", value] => mask(value),
+        ["run", "oidc", "get", rest @ ..] => match wanted_token(rest) {
+            Ok(wanted) => match socket::ask(&Ask::Mint(wanted)) {
+                Ok(token) => say(&format!("{token}\n")),
+                Err(e) => fail(&e),
+            },
+            Err(e) => {
+                eprintln!("{e}");
+                2
+            }
+        },
+        ["run", "release", verb @ ("plan" | "update" | "log"), ..] => {
+            eprintln!("run release {verb}: deploy markers are not kept here; nothing is done");
+            0
+        }
         _ => {
             eprintln!(
-                "usage: circleci step halt | tests glob|split|run | env subst [TEXT] | --version [--short]"
+                "usage: circleci step halt | tests glob|split|run | env subst [TEXT] | mask add [VALUE] | \
+                 run oidc get --claims JSON [--root-issuer] | --version [--short]"
             );
             2
         }
+    }
+}
+
+/// Has a value masked in all output from here on. From standard input it is in no list of processes.
+fn mask(value: &str) -> i32 {
+    match socket::ask(&Ask::Mask(value.to_owned())) {
+        Ok(_) => 0,
+        Err(e) => fail(&e),
+    }
+}
+
+/// `--claims '{"aud": "x"}'` and `--root-issuer` (execution §21).
+fn wanted_token(words: &[&str]) -> Result<MintToken, String> {
+    let mut wanted = MintToken::default();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let claims = match (*word, word.split_once('=')) {
+            ("--root-issuer", _) => {
+                wanted.root_issuer = true;
+                continue;
+            }
+            ("--claims", _) => words.next().copied().ok_or("--claims needs a JSON object")?,
+            (_, Some(("--claims", claims))) => claims,
+            (other, _) => return Err(format!("{other} is not known; --claims JSON and --root-issuer are")),
+        };
+        wanted.audience = audience(claims)?;
+    }
+    Ok(wanted)
+}
+
+fn audience(claims: &str) -> Result<Vec<String>, String> {
+    let wrong = "--claims is a JSON object with the member `aud`: a text, or a list of texts";
+    let claims: Value = serde_json::from_str(claims).map_err(|e| format!("{wrong} ({e})"))?;
+    let claims = claims.as_object().ok_or(wrong)?;
+    if let Some(other) = claims.keys().find(|name| *name != "aud") {
+        return Err(format!("the claim {other} cannot be chosen, only `aud` can"));
+    }
+    match claims.get("aud") {
+        Some(Value::String(one)) => Ok(vec![one.clone()]),
+        Some(Value::Array(many)) => {
+            many.iter().map(|one| one.as_str().map(str::to_owned).ok_or_else(|| wrong.to_owned())).collect()
+        }
+        _ => Err(wrong.to_owned()),
     }
 }
 

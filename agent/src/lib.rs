@@ -16,6 +16,9 @@ pub mod injob;
 mod output;
 mod own_step;
 mod sealed;
+pub mod socket;
+mod ssh_keys;
+pub mod standing;
 mod state;
 mod steps;
 mod stores;
@@ -25,14 +28,7 @@ use std::path::PathBuf;
 
 /// Runs the task of a folder to its end. Returns the exit code of the process.
 pub fn run(dir: PathBuf) -> i32 {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("GANTRY_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    log();
     // What the agent holds is not for the steps: no core dumps, no tracing of it, no reading of its memory.
     if let Err(e) = nix::sys::prctl::set_dumpable(false) {
         tracing::warn!(error = %e, "the agent can be traced");
@@ -54,4 +50,16 @@ pub fn run(dir: PathBuf) -> i32 {
     // Nothing that still waits, a long poll say, may delay the end.
     runtime.shutdown_background();
     code
+}
+
+/// Has this process log to standard error.
+fn log() {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("GANTRY_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
 }

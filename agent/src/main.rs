@@ -1,6 +1,9 @@
-//! The `gantry-runner` binary: the agent, its helper processes, and the `circleci` command inside jobs.
+//! The `gantry-runner` binary: the agent, the standing runner that starts agents, its helper processes, and the `circleci` command inside jobs.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 fn main() -> ExitCode {
     // Helpers enter namespaces, which a process of several threads cannot: nothing may come before this.
@@ -15,13 +18,15 @@ fn main() -> ExitCode {
     match (name, words.as_slice()) {
         ("circleci" | "circleci-agent" | "gantry-agent", words) => exit(gantry_runner::injob::run(words)),
         (_, [gantry_runner::files::NAME, request]) => exit(gantry_runner::files::main(request)),
+        (_, [gantry_runner::socket::NAME, path]) => exit(gantry_runner::socket::main(path)),
         (_, ["--task-dir", dir]) => exit(gantry_runner::run(PathBuf::from(dir))),
+        (_, ["--config", file]) => exit(gantry_runner::standing::run(Path::new(file))),
         (_, ["--version" | "-V"]) => {
             println!("gantry-runner {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!("usage: gantry-runner --task-dir DIR | --version");
+            eprintln!("usage: gantry-runner --config FILE | --task-dir DIR | --version");
             ExitCode::from(2)
         }
     }

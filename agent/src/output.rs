@@ -93,10 +93,28 @@ impl Shared {
     }
 }
 
+/// What no stream of the task shows.
+struct Hidden {
+    secrets: Mutex<masking::Secrets>,
+    /// Counts its changes, so that open streams notice.
+    version: AtomicU64,
+}
+
+impl Hidden {
+    fn lock(&self) -> MutexGuard<'_, masking::Secrets> {
+        self.secrets.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Later than the change it counts: who sees the new version sees the new values.
+    fn changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}
+
 /// The streams of a task.
 pub(crate) struct Output {
     control: Arc<Control>,
-    secrets: Mutex<masking::Secrets>,
+    hidden: Arc<Hidden>,
     folder: PathBuf,
     pub(crate) budget: Arc<Budget>,
     uploads: Mutex<JoinSet<()>>,
@@ -106,17 +124,26 @@ impl Output {
     pub(crate) fn new(control: Arc<Control>, secrets: masking::Secrets, folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let budget = Budget::new(control.timing.spool_bytes);
-        let secrets = Mutex::new(secrets);
-        Ok(Self { control, secrets, folder: folder.to_owned(), budget, uploads: Mutex::default() })
+        let hidden = Arc::new(Hidden { secrets: Mutex::new(secrets), version: AtomicU64::new(0) });
+        Ok(Self { control, hidden, folder: folder.to_owned(), budget, uploads: Mutex::default() })
     }
 
-    /// Hides these in every stream that is opened from here on.
+    /// Hides these, and nothing else, in every stream from here on.
     pub(crate) fn hide(&self, secrets: masking::Secrets) {
-        *self.secrets.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = secrets;
+        *self.hidden.lock() = secrets;
+        self.hidden.changed();
+    }
+
+    /// Hides one more value in every stream from here on: one that was learned while the task runs.
+    pub(crate) fn learn(&self, value: &str) {
+        let mut secrets = self.hidden.lock();
+        *secrets = secrets.with(&[value]);
+        drop(secrets);
+        self.hidden.changed();
     }
 
     fn secrets(&self) -> masking::Secrets {
-        self.secrets.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.hidden.lock().clone()
     }
 
     pub(crate) fn mask(&self, text: &str) -> String {
@@ -156,6 +183,7 @@ impl Output {
 
     /// Opens the stream of a step. Nothing is sent before `registered`: the suite hears of the step first.
     pub(crate) fn open(&self, step: StepId, registered: oneshot::Receiver<()>) -> io::Result<Stream> {
+        let version = self.hidden.version.load(Ordering::Acquire);
         let secrets = self.secrets();
         let path = self.folder.join(step.to_string());
         let spool = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
@@ -177,7 +205,9 @@ impl Output {
         });
         Ok(Stream {
             masker: secrets.masker(),
-            secrets,
+            hidden: Arc::clone(&self.hidden),
+            version,
+            own: Vec::new(),
             spool,
             hasher: Sha256::new(),
             shared,
@@ -200,7 +230,10 @@ impl Output {
 
 /// One step's output.
 pub(crate) struct Stream {
-    secrets: masking::Secrets,
+    hidden: Arc<Hidden>,
+    version: u64,
+    /// What this stream alone hides.
+    own: Vec<String>,
     masker: masking::Masker,
     spool: File,
     hasher: Sha256,
@@ -213,6 +246,9 @@ pub(crate) struct Stream {
 impl Stream {
     /// Takes output. The masker keeps what may be the beginning of a secret.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.hidden.version.load(Ordering::Acquire) != self.version {
+            self.learn(&[])?;
+        }
         let mut masked = std::mem::take(&mut self.scratch);
         self.masker.push(bytes, &mut masked);
         let kept = self.keep(&masked);
@@ -221,11 +257,14 @@ impl Stream {
         kept
     }
 
-    /// Hides more values from here on: what was learned since the task began.
+    /// Hides more values in this stream from here on, and what the task has learned since it was opened.
     pub(crate) fn learn(&mut self, values: &[String]) -> io::Result<()> {
         let mut rest = Vec::new();
         self.masker.flush(&mut rest);
-        self.masker = self.secrets.with(values).masker();
+        self.own.extend_from_slice(values);
+        self.version = self.hidden.version.load(Ordering::Acquire);
+        let secrets = self.hidden.lock().clone();
+        self.masker = if self.own.is_empty() { secrets.masker() } else { secrets.with(&self.own).masker() };
         self.keep(&rest)
     }
 

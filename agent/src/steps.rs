@@ -7,7 +7,7 @@ use crate::{
     output::{Output, Stream},
     stores::Done,
 };
-use agent_api::{Siblings, StepReport, TaskSpec};
+use agent_api::{Secrets, Siblings, SshKey, StepReport, TaskSpec};
 use executors::{Command, Io, Signal};
 use ids::StepId;
 use model::{
@@ -18,7 +18,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -80,7 +80,7 @@ impl Reports {
     }
 }
 
-enum Ended {
+pub(crate) enum Ended {
     Exit(i32),
     NoOutput,
     Stopped,
@@ -109,6 +109,10 @@ pub(crate) struct Runner {
     pub(crate) reports: Arc<Reports>,
     pub(crate) places: Places,
     pub(crate) environment: Environment,
+    pub(crate) ssh_keys: Vec<SshKey>,
+    pub(crate) checkout_key: Option<SshKey>,
+    /// Variables that steps of the agent's own add for those after them.
+    added: Mutex<Vec<(String, String)>>,
     ending: AtomicBool,
     background: Mutex<JoinSet<()>>,
     /// Terminals of steps that ended and left something running.
@@ -123,6 +127,7 @@ impl Runner {
         (output, reports): (Arc<Output>, Arc<Reports>),
         places: Places,
         environment: Environment,
+        secrets: &Secrets,
     ) -> Self {
         Self {
             control,
@@ -132,6 +137,9 @@ impl Runner {
             reports,
             places,
             environment,
+            ssh_keys: secrets.ssh_keys.clone(),
+            checkout_key: secrets.checkout_key.clone(),
+            added: Mutex::default(),
             ending: AtomicBool::new(false),
             background: Mutex::default(),
             leftovers: Mutex::default(),
@@ -140,6 +148,7 @@ impl Runner {
 
     /// Runs all steps. Background steps go on until [`Runner::end`].
     pub(crate) async fn run(self: &Arc<Self>) -> Result {
+        tokio::spawn(Arc::clone(self).serve_socket());
         self.fetch_timings().await;
         let mut failed = false;
         let mut reason = None;
@@ -182,6 +191,21 @@ impl Runner {
             None => (JobStatus::Success, None),
         };
         Result { status, reason }
+    }
+
+    /// The environment of a program, with what is its own.
+    pub(crate) fn variables(&self, own: &[(String, String)]) -> Vec<(String, String)> {
+        let mut more = self.added.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        more.extend_from_slice(own);
+        self.environment.with(&more)
+    }
+
+    /// Sets a variable for the steps to come, unless the configuration does.
+    pub(crate) fn set_variable(&self, name: &str, value: String) {
+        if !self.spec.definition.environment.iter().any(|(set, _)| set == name) {
+            let mut added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+            added.push((name.to_owned(), value));
+        }
     }
 
     /// Whether a step asked that no further one runs.
@@ -275,6 +299,10 @@ impl Runner {
             Step::Run(run) => self.run_step(number, run, stream).await,
             Step::Deploy(run) => self.deploy(number, run, stream).await,
             Step::Checkout { path, method, .. } => self.checkout(path.as_deref(), *method, stream).await,
+            Step::AddSshKeys { fingerprints, .. } => match self.add_ssh_keys(fingerprints, stream).await? {
+                Some(ended) => self.judge(ended, false, stream),
+                None => Ok(Outcome { status: "failed", exit_code: None }),
+            },
             other => self.other_step(number, other, stream).await,
         }
     }
@@ -371,7 +399,7 @@ impl Runner {
             None => work.clone(),
         };
         let make_dir = dir == *work;
-        let env = self.environment.with(&run.environment);
+        let env = self.variables(&run.environment);
         let command = Command { argv, env, dir, make_dir, io: Io::Terminal };
         let limit = (!run.background).then(|| Duration::from_secs(run.no_output_timeout_secs));
         let ended = self.process(command, limit, stream).await?;
@@ -417,6 +445,7 @@ impl Runner {
             Some(path) => expand(path, &self.places.home, &self.places.work),
             None => self.places.work.clone(),
         };
+        let ssh = self.install_checkout_key().await?;
         for attempt in 1.. {
             // Asked each time: after a restart of the suite it may be elsewhere.
             let source = tokio::select! {
@@ -431,7 +460,7 @@ impl Runner {
                 }
             };
             stream.learn(&checkout::secrets(&source))?;
-            let env = self.environment.with(&checkout::variables(&self.spec, &source, method));
+            let env = self.variables(&checkout::variables(&self.spec, &source, method, ssh.as_deref()));
             let argv = ["/bin/sh", "-c", checkout::SCRIPT].map(str::to_owned).to_vec();
             let command = Command { argv, env, dir: dir.clone(), make_dir: true, io: Io::Terminal };
             let ended = self.process(command, Some(Duration::from_secs(600)), stream).await?;
@@ -448,7 +477,7 @@ impl Runner {
     }
 
     /// Runs one program to its end.
-    async fn process(
+    pub(crate) async fn process(
         &self,
         command: Command,
         limit: Option<Duration>,
@@ -551,7 +580,7 @@ impl Runner {
 }
 
 fn lock(set: &Mutex<JoinSet<()>>) -> std::sync::MutexGuard<'_, JoinSet<()>> {
-    set.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    set.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Shells and Python take a script after `-c`; for other interpreters that means something else.

@@ -55,7 +55,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
         tokio::time::sleep(timeout).await;
         limited.stop(Stop::TimedOut);
     });
-    let ran = execute(dir, &launch, &lease, &control, &key, sandbox).await;
+    let ran = Box::pin(execute(dir, &launch, &lease, &control, &key, sandbox)).await;
     let report = match ran {
         Ok(report) => report,
         Err(reason) => interrupted(&control, reason),

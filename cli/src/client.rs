@@ -133,6 +133,11 @@ impl Client {
         self.json(Method::DELETE, path, None).await
     }
 
+    /// DELETE of what a JSON document names.
+    pub async fn delete_with(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.json(Method::DELETE, path, Some(body)).await
+    }
+
     async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let response = self.send(method, path, body).await?;
         response

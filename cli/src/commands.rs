@@ -6,7 +6,9 @@ mod log;
 mod nouns;
 mod orb;
 mod policy;
+mod runner;
 mod secret;
+mod ssh_key;
 mod token;
 mod try_it;
 mod verbs;
@@ -53,10 +55,12 @@ pub enum Command {
         failed: bool,
     },
     /// Say why a job waits, or why it failed
-    #[command(after_help = "Examples:\n  gantry why 7\n  gantry why 7 --json --project git/local/app")]
+    #[command(
+        after_help = "Examples:\n  gantry why 7\n  gantry why deploy                the job of that name in the newest pipeline\n  gantry why 7 --json --project git/local/app"
+    )]
     Why {
-        /// Job number
-        job: i64,
+        /// Number, name or id of the job
+        job: String,
     },
     /// Build a configuration's pipelines by hand, list them, look at one
     #[command(subcommand)]
@@ -73,9 +77,15 @@ pub enum Command {
     /// Secrets of a project, as environment variables
     #[command(subcommand)]
     Secret(secret::Secret),
+    /// SSH keys of a project, for the step `add_ssh_keys`
+    #[command(subcommand)]
+    SshKey(ssh_key::SshKey),
     /// Contexts: secrets that projects share
     #[command(subcommand)]
     Context(context::Context),
+    /// Self-hosted runners: their classes, tokens and instances
+    #[command(subcommand)]
+    Runner(runner::Runner),
     /// API tokens
     #[command(subcommand)]
     Token(Token),
@@ -138,13 +148,15 @@ impl Command {
         match self {
             Self::Watch { number, no_wait_approval } => watch::run(global, &number, no_wait_approval).await,
             Self::Log { job, step, follow, failed } => log::run(global, job, step, follow, failed).await,
-            Self::Why { job } => why::run(global, job).await,
+            Self::Why { job } => why::run(global, &job).await,
             Self::Pipeline(command) => command.run(global).await,
             Self::Workflow(command) => command.run(global).await,
             Self::Job(command) => command.run(global).await,
             Self::Project(command) => command.run(global).await,
             Self::Secret(command) => command.run(global).await,
+            Self::SshKey(command) => command.run(global).await,
             Self::Context(command) => command.run(global).await,
+            Self::Runner(command) => command.run(global).await,
             Self::Token(command) => command.run(global).await,
             Self::Cancel { id, job } => verbs::cancel(global, &id, job).await,
             Self::Approve { workflow, job } => verbs::approve(global, &workflow, job.as_deref()).await,

@@ -106,6 +106,7 @@ impl Suite {
                     bus: bus.clone(),
                     secrets: Arc::clone(&secrets),
                     keys: keys.clone(),
+                    public_url: place.url.clone(),
                 },
                 stop.clone(),
             )
@@ -255,12 +256,20 @@ impl Suite {
 
     /// Routes for agents.
     pub fn agents(&self) -> Router {
+        self.agent_parts().merge(self.blobs.clone())
+    }
+
+    /// Both: runners of other machines come to the address that people know (execution §25).
+    pub fn everything(&self) -> Router {
+        self.public().merge(self.agent_parts())
+    }
+
+    fn agent_parts(&self) -> Router {
         let parts = [
             self.dispatcher.as_ref().map(dispatcher::Service::agent_router),
             self.contexts.as_ref().map(contexts::Service::agent_router),
             self.output.as_ref().map(output_processor::Service::agent_router),
             self.test_results.as_ref().map(test_results::Service::agent_router),
-            Some(self.blobs.clone()),
         ];
         parts.into_iter().flatten().fold(Router::new(), Router::merge)
     }

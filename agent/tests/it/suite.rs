@@ -375,7 +375,8 @@ async fn secrets(State(suite): State<Arc<Suite>>, headers: HeaderMap) -> Respons
     let public = STANDARD.decode(&suite.seen.lock().unwrap().claims[0].public_key).unwrap();
     let ephemeral = PrivateKey::generate(&X25519).unwrap();
     let task = suite.lease.lock().unwrap().task_id.to_string();
-    let mut text = serde_json::to_vec(&Secrets { variables: suite.secrets.clone() }).unwrap();
+    let mut text =
+        serde_json::to_vec(&Secrets { variables: suite.secrets.clone(), ..Secrets::default() }).unwrap();
     let key = agree(&ephemeral, UnparsedPublicKey::new(&X25519, public), (), |shared| {
         let prk = Salt::new(HKDF_SHA256, &[]).extract(shared);
         let okm = prk.expand(&[b"gantry task secrets"], &AES_256_GCM).map_err(|_| ())?;

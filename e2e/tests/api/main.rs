@@ -3,6 +3,8 @@
 
 mod decisions;
 mod limits;
+mod runners;
 mod streams;
 mod support;
 mod timeouts;
+mod why;

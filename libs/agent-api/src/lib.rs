@@ -5,12 +5,14 @@
 //! | route | answered by |
 //! |---|---|
 //! | `POST /v1/claim` [`Claim`] → [`Lease`] | dispatcher |
+//! | `POST /api/v3/runner/claim` [`RunnerClaim`] → [`RunnerTask`], or 204 when there is none | dispatcher; of a standing runner, with the token of its class |
 //! | `POST /v1/tasks/{task}/start` → `{}` | dispatcher; the start permit of a claim that carried none (reliability §7). 409 `canceled`: report that at once |
 //! | `POST /v1/tasks/{task}/renew` [`Renew`] → [`Renewed`] | dispatcher |
 //! | `POST /v1/tasks/{task}/finish` [`FinalReport`] → `{}` | dispatcher |
 //! | `GET /v1/tasks/{task}/source` → [`Source`] | dispatcher |
 //! | `GET /v1/tasks/{task}/commands?wait_ms=N` → [`Commands`] | dispatcher; answers when there is a command, or after `wait_ms` (at most 25 s) |
 //! | `GET /v1/tasks/{task}/secrets` → [`SealedSecrets`] | contexts, role delivery |
+//! | `POST /v1/tasks/{task}/oidc` [`MintToken`] → [`MintedToken`] | contexts, role delivery |
 //! | `POST /v1/tasks/{task}/steps` [`StepReport`] → `{}` | output-processor |
 //! | `GET /v1/tasks/{task}/siblings?step=N` → [`Siblings`] | output-processor |
 //! | `PUT /v1/tasks/{task}/streams/{step}/chunks?offset=N` → [`ChunkAck`] | output-processor |
@@ -44,6 +46,32 @@ pub struct Claim {
     pub public_key: String,
     /// Version of the agent.
     pub version: String,
+}
+
+/// A standing runner asks for a task of its class (execution §25).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunnerClaim {
+    /// Its name, unique in the class.
+    pub name: String,
+    /// Its machine.
+    pub hostname: String,
+    /// Its version.
+    pub version: String,
+    /// How many tasks it could take now; 0: it only says that it lives.
+    pub free: u32,
+    /// How long the answer may wait for a task, at most 25 s.
+    pub wait_ms: u64,
+}
+
+/// A task for a standing runner, which starts an agent with it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunnerTask {
+    /// Which.
+    pub task_id: TaskId,
+    /// Its epoch.
+    pub epoch: i64,
+    /// The agent's one-time token.
+    pub token: String,
 }
 
 /// A lease on a task.
@@ -247,11 +275,50 @@ pub struct SealedSecrets {
     pub sealed: String,
 }
 
-/// Environment from contexts and project variables, lowest precedence first.
+/// What a task gets that nobody else may see.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Secrets {
-    /// Name and value.
+    /// Environment from contexts and project variables, name and value, lowest precedence first.
     pub variables: Vec<(String, String)>,
+    /// The keys that the job's `add_ssh_keys` steps ask for, as far as the project has them.
+    #[serde(default)]
+    pub ssh_keys: Vec<SshKey>,
+    /// The key that fetches the repository, of a job that checks out.
+    #[serde(default)]
+    pub checkout_key: Option<SshKey>,
+}
+
+/// A private SSH key of the project.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SshKey {
+    /// The host that it is for; `None`: any.
+    pub hostname: Option<String>,
+    /// MD5 of the public half: `aa:bb:…`.
+    pub md5: String,
+    /// SHA-256 of the public half: `SHA256:…`.
+    pub sha256: String,
+    /// The public half in OpenSSH's one-line form.
+    pub public_key: String,
+    /// The private half in OpenSSH's format.
+    pub private_key: String,
+}
+
+/// Asks for an OIDC token of the job (execution §21).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MintToken {
+    /// Whom it is for; empty: the organisation.
+    #[serde(default)]
+    pub audience: Vec<String>,
+    /// Whether the issuer is the installation instead of the organisation.
+    #[serde(default)]
+    pub root_issuer: bool,
+}
+
+/// A minted token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct MintedToken {
+    /// The JWT.
+    pub token: String,
 }
 
 /// A step began or ended. Repeats are harmless.

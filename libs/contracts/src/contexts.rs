@@ -246,3 +246,117 @@ pub struct Unrestrict {
     pub context_id: ContextId,
 }
 ask!(Unrestrict, "contexts", "context.unrestrict", ());
+
+/// What an SSH key of a project is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SshKeyPurpose {
+    /// Fetches the repository; made by the suite (api-v2 §7).
+    Checkout,
+    /// Whatever the steps do with it after `add_ssh_keys`; given by a person (execution §14.2).
+    Additional,
+}
+
+impl SshKeyPurpose {
+    /// The word in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Checkout => "checkout",
+            Self::Additional => "additional",
+        }
+    }
+}
+
+/// An SSH key as others see it: never its private half.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshKeyInfo {
+    /// What it is for.
+    pub purpose: SshKeyPurpose,
+    /// `deploy-key` or `user-key` of a checkout key.
+    pub kind: String,
+    /// The host that an additional key is for; `None`: any.
+    pub hostname: Option<String>,
+    /// Its public half in OpenSSH's one-line form.
+    pub public_key: String,
+    /// MD5 of the public half: `aa:bb:…`.
+    pub md5: String,
+    /// SHA-256 of the public half: `SHA256:…`.
+    pub sha256: String,
+    /// Whether checkouts use it.
+    pub preferred: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Keeps a private key for a project's jobs. Refused `invalid`, `exists`, `limit_reached`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddSshKey {
+    /// Whose.
+    pub project_id: ProjectId,
+    /// The host that it is for; `None`: any.
+    pub hostname: Option<String>,
+    /// The private key in OpenSSH's format, sealed as [`SetVariable::sealed`] is.
+    pub sealed: String,
+}
+ask!(AddSshKey, "contexts", "ssh_key.add", SshKeyInfo);
+
+/// Makes a pair of keys that a project's checkouts use from then on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MakeCheckoutKey {
+    /// Whose.
+    pub project_id: ProjectId,
+    /// `deploy-key` or `user-key`.
+    pub kind: String,
+}
+ask!(MakeCheckoutKey, "contexts", "ssh_key.make", SshKeyInfo);
+
+/// Keys of a project for one purpose, oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListSshKeys {
+    /// Whose.
+    pub project_id: ProjectId,
+    /// For what.
+    pub purpose: SshKeyPurpose,
+}
+ask!(ListSshKeys, "contexts", "ssh_key.list", Vec<SshKeyInfo>);
+
+/// Removes a key. Refused `not_found`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemoveSshKey {
+    /// Whose.
+    pub project_id: ProjectId,
+    /// For what.
+    pub purpose: SshKeyPurpose,
+    /// MD5 or SHA-256 of the public half.
+    pub fingerprint: String,
+    /// Only the one for this host.
+    pub hostname: Option<String>,
+}
+ask!(RemoveSshKey, "contexts", "ssh_key.remove", ());
+
+/// A project has one SSH key more (aggregate kind `project_keys`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SshKeyAdded {
+    /// For what.
+    pub purpose: SshKeyPurpose,
+    /// SHA-256 of the public half.
+    pub sha256: String,
+    /// The host that it is for.
+    pub hostname: Option<String>,
+}
+event!(SshKeyAdded, "ssh_key.added", 1);
+
+/// A project has one SSH key less.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SshKeyRemoved {
+    /// For what.
+    pub purpose: SshKeyPurpose,
+    /// SHA-256 of the public half.
+    pub sha256: String,
+}
+event!(SshKeyRemoved, "ssh_key.removed", 1);
+
+/// The keys that OIDC tokens of jobs are verified with, as a JSON Web Key Set (execution §21).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetJwks {}
+ask!(GetJwks, "contexts", "oidc.jwks", serde_json::Value);

@@ -1,7 +1,7 @@
 //! Tasks; owner: `dispatcher`. Task events have aggregate kind `task`, job events `run` with the job's id.
 
 use crate::{ask, conductor::Wait, event};
-use ids::{JobId, TaskId, Timestamp, WorkflowId};
+use ids::{JobId, OrgId, RunnerClassId, RunnerTokenId, TaskId, Timestamp, WorkflowId};
 use model::status::JobStatus;
 use serde::{Deserialize, Serialize};
 
@@ -122,3 +122,183 @@ pub struct CloseEpoch {
     pub epoch: i64,
 }
 ask!(CloseEpoch, "output-processor", "epoch.close", ());
+
+/// A resource class that self-hosted runners serve (execution §25).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunnerClass {
+    /// Its id.
+    pub id: RunnerClassId,
+    /// Whose.
+    pub org_id: OrgId,
+    /// `namespace/name`.
+    pub resource_class: String,
+    /// For people.
+    pub description: String,
+}
+
+/// Makes a class. Refused `invalid`, `exists`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CreateRunnerClass {
+    /// Whose.
+    pub org_id: OrgId,
+    /// `namespace/name`.
+    pub resource_class: String,
+    /// For people.
+    pub description: String,
+}
+ask!(CreateRunnerClass, "dispatcher", "runner_class.create", RunnerClass);
+
+/// Classes of these organisations, by name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListRunnerClasses {
+    /// Whose.
+    pub org_ids: Vec<OrgId>,
+}
+ask!(ListRunnerClasses, "dispatcher", "runner_class.list", Vec<RunnerClass>);
+
+/// A class by its id or its name. Refused `not_found`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetRunnerClass {
+    /// Id or name.
+    pub reference: String,
+}
+ask!(GetRunnerClass, "dispatcher", "runner_class.get", RunnerClass);
+
+/// Removes a class. Refused `not_found`, `has_tokens`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeleteRunnerClass {
+    /// Which.
+    pub id: RunnerClassId,
+    /// Whether its tokens go too.
+    pub force: bool,
+}
+ask!(DeleteRunnerClass, "dispatcher", "runner_class.delete", ());
+
+/// A token with which runners serve one class; never its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunnerToken {
+    /// Its id.
+    pub id: RunnerTokenId,
+    /// Whose.
+    pub org_id: OrgId,
+    /// Of which class.
+    pub resource_class: String,
+    /// For people.
+    pub nickname: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Makes a token. Refused `not_found`, `limit_reached`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CreateRunnerToken {
+    /// Of which class.
+    pub class_id: RunnerClassId,
+    /// For people.
+    pub nickname: String,
+    /// SHA-256 of the token, hex.
+    pub sha256: String,
+}
+ask!(CreateRunnerToken, "dispatcher", "runner_token.create", RunnerToken);
+
+/// Tokens of a class, oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListRunnerTokens {
+    /// Of which class.
+    pub class_id: RunnerClassId,
+}
+ask!(ListRunnerTokens, "dispatcher", "runner_token.list", Vec<RunnerToken>);
+
+/// One token. Refused `not_found`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetRunnerToken {
+    /// Which.
+    pub id: RunnerTokenId,
+}
+ask!(GetRunnerToken, "dispatcher", "runner_token.get", RunnerToken);
+
+/// Revokes a token: runners that hold it take no further task.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeleteRunnerToken {
+    /// Which.
+    pub id: RunnerTokenId,
+}
+ask!(DeleteRunnerToken, "dispatcher", "runner_token.delete", ());
+
+/// A self-hosted runner that was heard of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runner {
+    /// Which class it serves.
+    pub resource_class: String,
+    /// Its name, unique in the class.
+    pub name: String,
+    /// Its machine.
+    pub hostname: String,
+    /// Version of its agent.
+    pub version: String,
+    /// When it was first heard of.
+    pub first_connected: Timestamp,
+    /// When it was last heard of.
+    pub last_connected: Timestamp,
+    /// When it last took a task.
+    pub last_used: Option<Timestamp>,
+}
+
+/// Runners of these classes, by class and name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListRunners {
+    /// Which classes.
+    pub class_ids: Vec<RunnerClassId>,
+}
+ask!(ListRunners, "dispatcher", "runner.list", Vec<Runner>);
+
+/// How many tasks of a class wait and run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunnerTasks {
+    /// Wait for a runner.
+    pub unclaimed: i64,
+    /// Are with one.
+    pub running: i64,
+}
+
+/// Counts a class's tasks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CountRunnerTasks {
+    /// Which class.
+    pub class_id: RunnerClassId,
+}
+ask!(CountRunnerTasks, "dispatcher", "runner.tasks", RunnerTasks);
+
+/// A class came into being (aggregate kind `runner_class`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunnerClassCreated {
+    /// `namespace/name`.
+    pub resource_class: String,
+}
+event!(RunnerClassCreated, "runner_class.created", 1);
+
+/// A class and its tokens are gone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunnerClassDeleted {
+    /// `namespace/name`.
+    pub resource_class: String,
+}
+event!(RunnerClassDeleted, "runner_class.deleted", 1);
+
+/// A class has one token more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunnerTokenCreated {
+    /// Which.
+    pub id: RunnerTokenId,
+    /// For people.
+    pub nickname: String,
+}
+event!(RunnerTokenCreated, "runner_token.created", 1);
+
+/// A token is worth nothing any more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunnerTokenRevoked {
+    /// Which.
+    pub id: RunnerTokenId,
+}
+event!(RunnerTokenRevoked, "runner_token.revoked", 1);

@@ -84,8 +84,16 @@ ids! {
     TaskId,
     /// One step of one task; also the id of its output stream.
     StepId,
+    /// A resource class that self-hosted runners serve.
+    RunnerClassId,
+    /// A token of such a class.
+    RunnerTokenId,
     /// A set of shared secrets.
     ContextId,
+    /// An SSH key of a project.
+    SshKeyId,
+    /// A key that signs OIDC tokens.
+    OidcKeyId,
     /// A restriction of a context.
     RestrictionId,
     /// An uploaded object of a task: a chunk, an artifact, a report.

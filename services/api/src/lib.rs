@@ -10,12 +10,15 @@ mod error;
 mod git;
 mod graphql;
 mod logs;
+mod oidc;
 mod orchestration;
 mod page;
 mod path;
 mod policies;
 mod restrictions;
+mod runners;
 mod setup;
+mod ssh_keys;
 mod state;
 mod store;
 mod text;
@@ -114,6 +117,7 @@ fn router(app: App) -> Router {
         .merge(policies::routes())
         .merge(unstable::routes(&app))
         .merge(v1::routes())
+        .merge(oidc::routes())
         .merge(orchestration::routes())
         .merge(logs::routes())
         .merge(artifacts::routes())
@@ -121,6 +125,7 @@ fn router(app: App) -> Router {
         .merge(page::routes())
         .merge(setup::routes())
         .merge(restrictions::routes())
+        .merge(runners::routes())
         .layer(axum::extract::DefaultBodyLimit::max(BODY));
     // A push may have any size; git and the disk are its limits.
     let git = git::routes().layer(axum::extract::DefaultBodyLimit::disable());

@@ -5,6 +5,7 @@ use crate::{
     auth::Caller,
     error::{Answer, Fail},
     logs, path,
+    ssh_keys::{self, Shape},
     state::App,
     store::{JobRow, StepRow},
     v2::{self, time},
@@ -279,6 +280,10 @@ async fn project(
         ("POST", ["follow"]) => {
             Ok(Json(json!({ "followed": true, "following": true, "first_build": null })).into_response())
         }
+        (_, ["checkout-key", rest @ ..]) => {
+            ssh_keys::checkout(&app, &caller, &project, (&method, &uri, rest), &bytes, Shape::V1).await
+        }
+        (_, ["ssh-key"]) => ssh_keys::additional(&app, &caller, &project, &method, &bytes).await,
         (_, ["envvar", rest @ ..]) => variables(&app, &caller, &project, &method, rest, &bytes).await,
         ("GET", [number]) => {
             let job = view::numbered_job(&app, &caller, &project, number).await?;

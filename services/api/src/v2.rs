@@ -6,6 +6,7 @@ use crate::{
     configs,
     error::{Answer, Fail},
     orchestration, path,
+    ssh_keys::{self, Shape},
     state::App,
     store::{JobRow, PipelineFilter, PipelineRow, WorkflowRow},
     view::{self, PAGE, id},
@@ -354,6 +355,9 @@ async fn project(
                 _ => artifacts::tests(&app, &caller, JobId(row.id), &uri).await,
             }
         }
+        (_, ["checkout-key", rest @ ..]) => {
+            ssh_keys::checkout(&app, &caller, &project, (&method, &uri, rest), &bytes, Shape::V2).await
+        }
         (_, ["envvar", rest @ ..]) => project_variables(&app, &caller, &project, &method, rest, &bytes).await,
         _ => Err(Fail::not_found("Route")),
     }
@@ -485,12 +489,17 @@ pub async fn set_variable(
     if value.chars().count() > 32_000 {
         return Err(Fail::invalid("A variable's value has at most 32000 characters."));
     }
+    let ask = SetVariable { scope, name, sealed: seal(app, value).await? };
+    Ok(app.command(caller, &ask).await?)
+}
+
+/// Seals a value for a request.
+pub async fn seal(app: &App, value: &str) -> Result<String, Fail> {
     let sealed = app.secrets.encrypt("request", value.as_bytes()).await.map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, "a value could not be sealed");
         Fail::new(StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", "the key store does not answer")
     })?;
-    let ask = SetVariable { scope, name, sealed: STANDARD.encode(sealed) };
-    Ok(app.command(caller, &ask).await?)
+    Ok(STANDARD.encode(sealed))
 }
 
 #[derive(Deserialize)]

@@ -4,17 +4,18 @@
 
 use crate::{
     NAME, State,
+    oidc::{self, Form, Subject},
     restrictions::{self, Wants},
-    seal,
+    seal, ssh_keys,
     variables::{self, Place},
 };
-use agent_api::{Problem, SealedSecrets, Secrets};
+use agent_api::{MintToken, MintedToken, Problem, SealedSecrets, Secrets};
 use axum::{
     Json, Router,
     extract::{Path, State as Extract},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use contracts::{Actor, contexts::Scope, pipelines::ContinuationClaims};
 use eventstore::{Act, Key};
@@ -22,7 +23,7 @@ use ids::{ContextId, OrgId, PipelineId, ProjectId, TaskId, UserId};
 use kit::keys::FenceClaims;
 use model::permission::{Permission, Role, allow_any};
 use secrets::Zeroizing;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
@@ -35,10 +36,15 @@ const NEWS: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a repeat, whose first answer may have been lost, still gets an answer.
 const REPEAT: Duration = Duration::from_secs(60);
+/// Whom one token is for, at most.
+const MAX_AUDIENCE: usize = 10;
 
 /// The route that agents call.
 pub(crate) fn router(state: State) -> Router {
-    Router::new().route("/v1/tasks/{task}/secrets", get(deliver)).with_state(state)
+    Router::new()
+        .route("/v1/tasks/{task}/secrets", get(deliver))
+        .route("/v1/tasks/{task}/oidc", post(mint))
+        .with_state(state)
 }
 
 /// What an agent is told instead.
@@ -84,6 +90,7 @@ async fn deliver(
         ));
     };
     let job = job(&state, &claims).await?;
+    oidc::ready(&state).await?;
     match answer(&state, &claims, public_key, &job).await {
         Err(denied) if denied.0 == StatusCode::FORBIDDEN => {
             let act = Act::new(
@@ -120,32 +127,99 @@ fn fence(state: &State, task: TaskId, headers: &HeaderMap) -> Result<FenceClaims
     Ok(claims)
 }
 
+/// Mints one more token of the job; a live lease is all that it takes (security §4.4).
+async fn mint(
+    Extract(state): Extract<State>,
+    Path(task): Path<Uuid>,
+    headers: HeaderMap,
+    Json(ask): Json<MintToken>,
+) -> Result<Json<MintedToken>, Denied> {
+    let claims = fence(&state, TaskId(task), &headers)?;
+    if ask.audience.len() > MAX_AUDIENCE || ask.audience.iter().any(|one| one.is_empty() || one.len() > 1024)
+    {
+        let message = format!("a token is for 1 to {MAX_AUDIENCE} audiences of 1 to 1024 bytes each");
+        return Err(Denied::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_audience", message));
+    }
+    let job = job(&state, &claims).await?;
+    oidc::ready(&state).await?;
+    let mut tx = state.store.begin(&[]).await?;
+    let contexts = contexts_of(tx.conn(), &job).await?;
+    let subject = Subject { job_id: claims.job_id, job: &job, contexts: &contexts };
+    let now = chrono::Utc::now();
+    let content = oidc::claims(&state.base, &subject, Form::V2, &ask.audience, ask.root_issuer, now);
+    let mut signed = oidc::sign(&state, tx.conn(), &[content]).await?;
+    let detail = json!({"task_id": claims.task_id, "epoch": claims.epoch, "audience": ask.audience});
+    tx.act(of(Act::new("oidc.token_minted", Actor::service(NAME), detail), &claims, &job)).await?;
+    tx.commit().await?;
+    let token = signed.pop().ok_or_else(|| anyhow::anyhow!("no token was signed"))?;
+    Ok(Json(MintedToken { token }))
+}
+
+/// The contexts of a job, as far as they exist.
+async fn contexts_of(conn: &mut PgConnection, job: &Job) -> Result<Vec<ContextId>, Denied> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT id FROM contexts.contexts WHERE org_id = $1 AND name = ANY($2) ORDER BY id",
+    )
+    .bind(job.org.uuid())
+    .bind(&job.contexts)
+    .fetch_all(conn)
+    .await?;
+    Ok(ids.into_iter().map(ContextId).collect())
+}
+
 /// What the conductor said about the job.
-struct Job {
-    org: OrgId,
-    project: ProjectId,
+pub(crate) struct Job {
+    pub(crate) org: OrgId,
+    pub(crate) project: ProjectId,
     contexts: Vec<String>,
-    acting_user: Option<UserId>,
+    pub(crate) acting_user: Option<UserId>,
+    /// Fingerprints of the keys that it asks for; empty: all.
+    ssh_keys: Option<Vec<String>>,
+    /// Whether it checks out.
+    checkout_key: bool,
+    /// What OIDC tokens say of it.
+    pub(crate) claims: Map<String, Value>,
     /// The pipeline that it may continue.
     continues: Option<PipelineId>,
     /// Pipeline values, for restrictions.
     facts: Value,
 }
 
+#[derive(sqlx::FromRow)]
+struct Row {
+    org_id: Uuid,
+    project_id: Uuid,
+    contexts: Vec<String>,
+    acting_user: Option<Uuid>,
+    continues: Option<Uuid>,
+    facts: Value,
+    ssh_keys: Option<Vec<String>>,
+    checkout_key: bool,
+    claims: sqlx::types::Json<Map<String, Value>>,
+}
+
 async fn job(state: &State, claims: &FenceClaims) -> Result<Job, Denied> {
     let until = tokio::time::Instant::now() + NEWS;
     loop {
-        type Row = (Uuid, Uuid, Vec<String>, Option<Uuid>, Option<Uuid>, Value);
         let row: Option<Row> = sqlx::query_as(
-            "SELECT org_id, project_id, contexts, acting_user, continues, facts FROM contexts.jobs WHERE job_id = $1",
+            "SELECT org_id, project_id, contexts, acting_user, continues, facts, ssh_keys, checkout_key, claims
+             FROM contexts.jobs WHERE job_id = $1",
         )
         .bind(claims.job_id.uuid())
         .fetch_optional(state.store.pool())
         .await?;
-        if let Some((org, project, contexts, user, continues, facts)) = row {
-            let (org, project) = (OrgId(org), ProjectId(project));
-            let (acting_user, continues) = (user.map(UserId), continues.map(PipelineId));
-            return Ok(Job { org, project, contexts, acting_user, continues, facts });
+        if let Some(row) = row {
+            return Ok(Job {
+                org: OrgId(row.org_id),
+                project: ProjectId(row.project_id),
+                contexts: row.contexts,
+                acting_user: row.acting_user.map(UserId),
+                ssh_keys: row.ssh_keys,
+                checkout_key: row.checkout_key,
+                claims: row.claims.0,
+                continues: row.continues.map(PipelineId),
+                facts: row.facts,
+            });
         }
         if tokio::time::Instant::now() >= until {
             let message = "nothing is known of the job yet; try again";
@@ -217,19 +291,37 @@ async fn answer(
         let key = state.keys.seal_claims(ContinuationClaims::PURPOSE, &ContinuationClaims { pipeline_id });
         variables.push((CONTINUATION_KEY.to_owned(), Zeroizing::new(key.into_bytes())));
     }
+    let subject = Subject { job_id: claims.job_id, job, contexts: &used };
+    let now = chrono::Utc::now();
+    let forms = [Form::V1, Form::V2].map(|form| oidc::claims(&state.base, &subject, form, &[], false, now));
+    let tokens = oidc::sign(state, tx.conn(), &forms).await?;
+    for (name, token) in ["CIRCLE_OIDC_TOKEN", "CIRCLE_OIDC_TOKEN_V2"].into_iter().zip(tokens) {
+        variables.push((name.to_owned(), Zeroizing::new(token.into_bytes())));
+    }
+    let ssh_keys = match &job.ssh_keys {
+        Some(wanted) => ssh_keys::open_additional(state, tx.conn(), job.project, wanted).await?,
+        None => Vec::new(),
+    };
+    let checkout_key = match job.checkout_key {
+        true => ssh_keys::open_checkout(state, tx.conn(), job.project).await?,
+        false => None,
+    };
+    let key_names: Vec<&str> = ssh_keys.iter().chain(&checkout_key).map(|key| key.sha256.as_str()).collect();
     let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
     let detail = json!({
         "task_id": claims.task_id, "epoch": claims.epoch, "acting_user": job.acting_user,
-        "project_id": job.project, "contexts": used, "names": names,
+        "project_id": job.project, "contexts": used, "names": names, "ssh_keys": key_names,
     });
     let sealed = {
-        let mut plain = Secrets { variables: Vec::with_capacity(variables.len()) };
+        let mut plain = Secrets { variables: Vec::with_capacity(variables.len()), ssh_keys, checkout_key };
         for (name, value) in &variables {
             plain.variables.push((name.clone(), std::str::from_utf8(value)?.to_owned()));
         }
         let sealed = seal::seal(claims.task_id, public_key, &plain);
         // The copies for the encoder are wiped too.
         plain.variables.drain(..).for_each(|(_, value)| drop(Zeroizing::new(value)));
+        let keys = plain.ssh_keys.drain(..).chain(plain.checkout_key.take());
+        keys.for_each(|key| drop(Zeroizing::new(key.private_key)));
         sealed.map_err(|error| {
             tracing::warn!(error = format!("{error:#}"), "the task's key cannot be used");
             Denied::new(

@@ -8,11 +8,15 @@ use contracts::{
     permissions::RoleGranted,
 };
 use eventstore::{Key, Tx};
+use model::plan::Step;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// Whose variables each ready job may get, until it ends.
-pub(crate) struct Jobs;
+pub(crate) struct Jobs {
+    /// Host of the installation, with its port: where the repositories are.
+    pub(crate) host: String,
+}
 
 #[async_trait]
 impl Group for Jobs {
@@ -50,8 +54,9 @@ impl Group for Jobs {
             }
             let job: JobReady = message.body_as()?;
             sqlx::query(
-                "INSERT INTO contexts.jobs (job_id, org_id, project_id, contexts, acting_user, continues, facts)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+                "INSERT INTO contexts.jobs (job_id, org_id, project_id, contexts, acting_user, continues, facts,
+                     ssh_keys, checkout_key, claims)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
             )
             .bind(job.job_id.uuid())
             .bind(job.project.org_id.uuid())
@@ -60,10 +65,49 @@ impl Group for Jobs {
             .bind(job.acting_user.map(|user| user.uuid()))
             .bind(job.definition.continues.then(|| job.pipeline_id.uuid()))
             .bind(facts(&job))
+            .bind(ssh_keys(&job.definition.steps))
+            .bind(job.definition.steps.iter().any(|step| matches!(step, Step::Checkout { .. })))
+            .bind(self.claims(&job))
             .execute(tx.conn())
             .await?;
         }
         Ok(())
+    }
+}
+
+/// Fingerprints that the job's `add_ssh_keys` steps name: none of them, or one that names none, means all keys.
+fn ssh_keys(steps: &[Step]) -> Option<Vec<&str>> {
+    let lists = steps.iter().filter_map(|step| match step {
+        Step::AddSshKeys { fingerprints, .. } => Some(fingerprints),
+        _ => None,
+    });
+    let mut wanted: Option<Vec<&str>> = None;
+    for list in lists {
+        if list.is_empty() {
+            return Some(Vec::new());
+        }
+        wanted.get_or_insert_default().extend(list.iter().map(String::as_str));
+    }
+    wanted
+}
+
+impl Jobs {
+    /// What OIDC tokens of the job say of it, without their prefix (execution §21).
+    fn claims(&self, job: &JobReady) -> Value {
+        let reference = match (&job.vcs.branch, &job.vcs.tag) {
+            (_, Some(tag)) => format!("refs/tags/{tag}"),
+            (Some(branch), None) => format!("refs/heads/{branch}"),
+            (None, None) => String::new(),
+        };
+        json!({
+            "vcs-origin": format!("{}/{}", self.host, job.project.slug),
+            "vcs-ref": reference,
+            "pipeline-id": job.pipeline_id,
+            // A project has one definition of its pipelines, and it has the project's id.
+            "pipeline-definition-id": job.project.id,
+            "workflow-id": job.workflow_id,
+            "runner-class": job.definition.resource_class,
+        })
     }
 }
 

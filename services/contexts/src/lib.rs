@@ -1,15 +1,19 @@
-//! Contexts and project variables, and the role `delivery` that hands them, sealed, to lease holders.
+//! Contexts, project variables and SSH keys, and the role `delivery` that hands them, sealed, to lease holders, and
+//! signs the OIDC tokens of their jobs.
 //!
-//! Owns the aggregates `context` and `project_variables`. Values lie as ciphertext of the `secrets` port,
+//! Owns the aggregates `context`, `project_variables` and `project_keys`. Values lie as ciphertext of the `secrets` port,
 //! bound to their place and version; they never ride in events, and in requests only sealed. Consumes
 //! `workflow.job_ready` and `.job_ended` (whose variables a job may get) and `role.granted`. Answers the requests of
-//! [`contracts::contexts`], and agents at `GET /v1/tasks/{task}/secrets`.
+//! [`contracts::contexts`], and agents at `GET /v1/tasks/{task}/secrets` and `POST /v1/tasks/{task}/oidc`.
 
 mod contexts;
 mod delivery;
 mod follow;
+mod oidc;
 mod restrictions;
+mod rewrap;
 mod seal;
+mod ssh_keys;
 mod variables;
 
 use async_trait::async_trait;
@@ -20,8 +24,10 @@ use kit::keys::Keys;
 use secrets::Secrets;
 use sqlx::PgPool;
 use std::sync::Arc;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+
+pub use oidc::{Rotation, rotation};
 
 /// Name of the service and of its schema.
 pub const NAME: &str = "contexts";
@@ -42,6 +48,8 @@ pub struct Deps {
     pub secrets: Arc<dyn Secrets>,
     /// Verifies fence tokens, makes fingerprints.
     pub keys: Keys,
+    /// Where the installation is reached: issuer of OIDC tokens.
+    pub public_url: String,
 }
 
 /// The running service.
@@ -55,14 +63,18 @@ pub struct Service {
 /// # Errors
 /// The schema cannot be migrated.
 pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Service> {
-    let Deps { pool, bus, secrets, keys } = deps;
+    let Deps { pool, bus, secrets, keys, public_url } = deps;
     let store = Store::open(pool, NAME, &MIGRATOR).await?;
-    let state = State { store: store.clone(), secrets, keys };
+    let (signing, signs) = watch::channel(false);
+    let base: Arc<str> = Arc::from(public_url.trim_end_matches('/'));
+    let state = State { store: store.clone(), secrets, keys, base: Arc::clone(&base), signs };
     bus.register_source(&store);
     bus.respond(NAME, Arc::new(state.clone()));
+    let host = base.split_once("://").map_or(&*base, |(_, host)| host).to_owned();
     let groups = vec![
-        bus.consume(&store, &["conductor"], Arc::new(follow::Jobs), stop.clone()),
-        bus.consume(&store, &["permissions"], Arc::new(follow::Grants), stop),
+        bus.consume(&store, &["conductor"], Arc::new(follow::Jobs { host }), stop.clone()),
+        bus.consume(&store, &["permissions"], Arc::new(follow::Grants), stop.clone()),
+        tokio::spawn(oidc::keep(state.clone(), signing, stop)),
     ];
     Ok(Service { state, groups })
 }
@@ -79,7 +91,7 @@ impl Service {
     /// # Errors
     /// The database or the key store failed; what was done until then stays done.
     pub async fn rewrap(&self) -> anyhow::Result<u64> {
-        variables::rewrap(&self.state).await
+        Ok(variables::rewrap(&self.state).await? + rewrap::keys(&self.state).await?)
     }
 
     /// Returns when the service was stopped and its groups have ended.
@@ -99,6 +111,9 @@ pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) secrets: Arc<dyn Secrets>,
     pub(crate) keys: Keys,
+    pub(crate) base: Arc<str>,
+    /// Whether a key signs OIDC tokens.
+    pub(crate) signs: watch::Receiver<bool>,
 }
 
 #[async_trait]
@@ -116,6 +131,11 @@ impl Responder for State {
             ask::SetVariable => variables::set,
             ask::RemoveVariable => variables::remove,
             ask::ListVariables => variables::list,
+            ask::AddSshKey => ssh_keys::add,
+            ask::MakeCheckoutKey => ssh_keys::make,
+            ask::ListSshKeys => ssh_keys::list,
+            ask::RemoveSshKey => ssh_keys::remove,
+            ask::GetJwks => oidc::jwks,
         })
     }
 }

@@ -248,7 +248,7 @@ impl Place {
     }
 }
 
-async fn unseal(state: &State, sealed: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+pub(crate) async fn unseal(state: &State, sealed: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let broken = || Refusal::new("invalid", "the value is not sealed for this service");
     let sealed = B64.decode(sealed).map_err(|_| broken())?;
     match state.secrets.decrypt(REQUEST_LABEL, &sealed).await {
@@ -258,7 +258,7 @@ async fn unseal(state: &State, sealed: &str) -> Result<Zeroizing<Vec<u8>>, Failu
     }
 }
 
-fn key_store(error: secrets::Error) -> Failure {
+pub(crate) fn key_store(error: secrets::Error) -> Failure {
     Failure(bus::failed(crate::NAME)(anyhow::Error::from(error)))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     config::Config,
-    line,
+    line, runners,
     state::State,
     store::{self},
 };
@@ -64,11 +64,20 @@ pub async fn explain(state: &State, job: JobId) -> Result<Vec<Wait>, RequestErro
             ..Wait::default()
         }]);
     }
-    let line = if tasks.iter().any(|task| task.state == "waiting") {
-        Some(Line::read(&mut conn).await.map_err(failed)?)
-    } else {
-        None
-    };
+    let waits = |task: &Task| task.state == "waiting";
+    if let Some(first) =
+        tasks.iter().find(|task| waits(task) && runners::is_self_hosted(&task.resource_class))
+    {
+        let class = runners::served(&mut conn, first.org_id, &first.resource_class).await.map_err(failed)?;
+        let line = runner_line(&mut conn, first).await.map_err(failed)?;
+        let one = |task: &Task| match waits(task) {
+            true => Some(for_runner(task, &class, &line)),
+            false => wait(task, None, &state.config),
+        };
+        return Ok(tasks.iter().filter_map(one).collect());
+    }
+    let line =
+        if tasks.iter().any(waits) { Some(Line::read(&mut conn).await.map_err(failed)?) } else { None };
     Ok(tasks.iter().filter_map(|task| wait(task, line.as_ref(), &state.config)).collect())
 }
 
@@ -110,6 +119,51 @@ fn wait(task: &Task, line: Option<&Line>, config: &Config) -> Option<Wait> {
         }
         _ => return None,
     })
+}
+
+/// Tasks that wait for runners of the class, in their order.
+async fn runner_line(conn: &mut PgConnection, task: &Task) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar(
+        "SELECT task_id FROM dispatcher.tasks WHERE state = 'waiting' AND resource_class LIKE '%/%' AND org_id = $1 \
+             AND resource_class = $2 ORDER BY position LIMIT $3",
+    )
+    .bind(task.org_id)
+    .bind(&task.resource_class)
+    .bind(EXACT)
+    .fetch_all(conn)
+    .await
+}
+
+fn for_runner(task: &Task, class: &runners::Served, line: &[Uuid]) -> Wait {
+    let name = &task.resource_class;
+    let place = line.iter().position(|id| *id == task.task_id).and_then(|at| u64::try_from(at + 1).ok());
+    let count = u64::try_from(line.len()).ok();
+    let why = match (class.known, class.connected, &class.last) {
+        (false, ..) => format!(
+            "the organisation has no such class; `gantry runner resource-class create {name}` makes it, and a runner with \
+             a token of it then takes the task"
+        ),
+        (true, 0, None) => "no runner has ever connected; start one with a token of the class \
+                            (`gantry runner token create`)"
+            .to_owned(),
+        (true, 0, Some((runner, at))) => {
+            let at = at.format("%Y-%m-%d %H:%M:%S UTC");
+            format!("no runner is connected; {runner} was last heard of at {at}: start it again")
+        }
+        (true, n, _) => {
+            let place = place.map_or_else(|| "far back".to_owned(), |place| format!("number {place}"));
+            format!("{n} connected, none free; it is {place} of {} in line", count.unwrap_or_default())
+        }
+    };
+    Wait {
+        kind: "runner".into(),
+        text: format!("task {} waits for a runner of the resource class {name}: {why}", task.index),
+        since: Some(task.created_at),
+        place,
+        line: count,
+        index: u32::try_from(task.index).ok(),
+        ..Wait::default()
+    }
 }
 
 fn in_line(task: &Task, line: &Line, config: &Config, base: Wait) -> Wait {

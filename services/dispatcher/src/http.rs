@@ -1,7 +1,7 @@
 //! What agents call.
 
-use crate::{lease, permit, state::State};
-use agent_api::{Claim, Commands, FinalReport, Lease, Problem, Renewed, Source};
+use crate::{lease, permit, runner_claim, state::State};
+use agent_api::{Claim, Commands, FinalReport, Lease, Problem, Renewed, RunnerClaim, Source};
 use axum::{
     Json, Router,
     extract::{FromRequest, FromRequestParts, Path, Query, State as Shared},
@@ -105,6 +105,7 @@ impl<T: serde::de::DeserializeOwned> FromRequest<Arc<State>> for Body<T> {
 pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/v1/claim", post(claim))
+        .route("/api/v3/runner/claim", post(runner_claim))
         .route("/v1/tasks/{task}/start", post(start))
         .route("/v1/tasks/{task}/renew", post(renew))
         .route("/v1/tasks/{task}/commands", get(commands))
@@ -115,6 +116,30 @@ pub fn router(state: Arc<State>) -> Router {
 
 async fn claim(Shared(state): App, Body(claim): Body<Claim>) -> Result<Json<Lease>, Refused> {
     lease::claim(&state, &claim).await.map(Json)
+}
+
+/// The token of a resource class.
+struct RunnerToken(String);
+
+impl FromRequestParts<Arc<State>> for RunnerToken {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<State>) -> Result<Self, Refused> {
+        let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or(Refused::Unauthorized)?;
+        Ok(Self(token.trim().to_owned()))
+    }
+}
+
+async fn runner_claim(
+    Shared(state): App,
+    RunnerToken(token): RunnerToken,
+    Body(claim): Body<RunnerClaim>,
+) -> Result<Response, Refused> {
+    Ok(match runner_claim::claim(&state, &token, &claim).await? {
+        Some(task) => Json(task).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
 }
 
 async fn start(Shared(state): App, Fenced(fence): Fenced) -> Result<Json<serde_json::Value>, Refused> {

@@ -14,6 +14,8 @@ mod permit;
 mod ready;
 mod requests;
 pub mod rules;
+mod runner_claim;
+pub mod runners;
 mod state;
 mod store;
 mod sweeper;
@@ -77,6 +79,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         commands,
         stop: stop.clone(),
         due: Notify::new(),
+        for_runners: Notify::new(),
     });
     bus.respond(store::SERVICE, Arc::new(requests::Requests(Arc::clone(&state))));
     let group = bus.consume(&store, &["conductor"], Arc::new(ready::Ready(Arc::clone(&state))), stop.clone());

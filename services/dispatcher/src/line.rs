@@ -1,4 +1,5 @@
-//! The line for slots, read from the rows: who waits, who holds what, and who gets a slot now.
+//! The line for slots, read from the rows: who waits, who holds what, and who gets a slot now. Tasks of self-hosted
+//! runners, whose classes have a `/`, stand in lines of their own.
 
 use crate::{state::State, store::RunRow};
 use contracts::{NewEvent, dispatcher::TaskQueued};
@@ -13,7 +14,7 @@ use uuid::Uuid;
 pub async fn held(conn: &mut PgConnection) -> sqlx::Result<Held> {
     let rows: Vec<(Uuid, Option<Uuid>, String, i64)> = sqlx::query_as(
         "SELECT org_id, project_id, resource_class, count(*) FROM dispatcher.tasks \
-         WHERE state IN ('queued', 'leased') GROUP BY 1, 2, 3",
+         WHERE state IN ('queued', 'leased') AND resource_class NOT LIKE '%/%' GROUP BY 1, 2, 3",
     )
     .fetch_all(conn)
     .await?;
@@ -28,11 +29,11 @@ pub async fn held(conn: &mut PgConnection) -> sqlx::Result<Held> {
 pub async fn waiting(conn: &mut PgConnection, each: i64) -> sqlx::Result<Vec<Waiting<Uuid>>> {
     let rows: Vec<(Uuid, Option<Uuid>, String, Uuid, i64)> = sqlx::query_as(
         "WITH RECURSIVE owners AS ( \
-             (SELECT org_id, project_id, resource_class FROM dispatcher.tasks WHERE state = 'waiting' \
+             (SELECT org_id, project_id, resource_class FROM dispatcher.tasks WHERE state = 'waiting' AND resource_class NOT LIKE '%/%' \
               ORDER BY org_id, project_id, resource_class LIMIT 1) \
              UNION ALL \
              SELECT n.org_id, n.project_id, n.resource_class FROM owners o, LATERAL ( \
-                 SELECT t.org_id, t.project_id, t.resource_class FROM dispatcher.tasks t WHERE t.state = 'waiting' \
+                 SELECT t.org_id, t.project_id, t.resource_class FROM dispatcher.tasks t WHERE t.state = 'waiting' AND t.resource_class NOT LIKE '%/%' \
                      AND (t.org_id, t.project_id, t.resource_class) > (o.org_id, o.project_id, o.resource_class) \
                  ORDER BY t.org_id, t.project_id, t.resource_class LIMIT 1) n) \
          SELECT o.org_id, o.project_id, o.resource_class, t.task_id, t.position FROM owners o, LATERAL ( \

@@ -1,7 +1,7 @@
 //! What other services ask.
 
 use crate::{
-    explain, line, rules,
+    explain, line, rules, runners,
     state::State,
     store::{self, RunRow},
 };
@@ -41,7 +41,7 @@ impl Responder for Requests {
                 })
                 .await
             }
-            _ => Err(bus::unknown(&req)),
+            _ => runners::respond(state, req).await,
         }
     }
 }

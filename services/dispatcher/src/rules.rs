@@ -1,6 +1,9 @@
 //! Decisions of the dispatcher, without I/O.
 
-use crate::config::{Config, Docker};
+use crate::{
+    config::{Config, Docker},
+    runners::is_self_hosted,
+};
 use agent_api::TaskSpec;
 use contracts::conductor::JobReady;
 use model::{
@@ -36,6 +39,9 @@ pub fn reported_outcome(
 /// Why a job cannot run here, if it cannot.
 pub fn impossible(ready: &JobReady, config: &Config) -> Option<String> {
     let definition = &ready.definition;
+    if is_self_hosted(&definition.resource_class) {
+        return None;
+    }
     if let (Executor::Docker { containers }, Docker::Refuse) = (&definition.executor, config.docker) {
         return Some(format!(
             "the job asks for the container image {} and no container engine answers here; start one, or set \
@@ -49,7 +55,8 @@ pub fn impossible(ready: &JobReady, config: &Config) -> Option<String> {
 /// Whether the environment of a job has to be prepared before its code may run: then the start permit is asked for
 /// when it stands, and an agent that is lost before that costs nothing (R-16).
 pub fn is_prepared(definition: &JobDefinition, docker: Docker) -> bool {
-    matches!(definition.executor, Executor::Docker { .. }) && docker == Docker::Engine
+    let docker = docker == Docker::Engine || is_self_hosted(&definition.resource_class);
+    matches!(definition.executor, Executor::Docker { .. }) && docker
 }
 
 /// The spec of one task.

@@ -24,6 +24,8 @@ pub struct State {
     pub stop: CancellationToken,
     /// Wakes the sweeper: something is due earlier than it knows.
     pub due: Notify,
+    /// Wakes standing runners: a task may wait for one of them.
+    pub for_runners: Notify,
 }
 
 impl State {

@@ -139,8 +139,8 @@ async fn credit(state: &State) -> sqlx::Result<()> {
 /// Slots are filled when they are freed; this finds those that a larger limit has made.
 async fn fill(state: &State) -> anyhow::Result<()> {
     let (waiting, held): (bool, i64) = sqlx::query_as(
-        "SELECT EXISTS (SELECT 1 FROM dispatcher.tasks WHERE state = 'waiting'), \
-             (SELECT count(*) FROM dispatcher.tasks WHERE state IN ('queued', 'leased'))",
+        "SELECT EXISTS (SELECT 1 FROM dispatcher.tasks WHERE state = 'waiting' AND resource_class NOT LIKE '%/%'), \
+             (SELECT count(*) FROM dispatcher.tasks WHERE state IN ('queued', 'leased') AND resource_class NOT LIKE '%/%')",
     )
     .fetch_one(state.store.pool())
     .await?;
@@ -173,7 +173,8 @@ async fn expire(state: &State, leader: &Leader, id: TaskId) -> anyhow::Result<()
     let run = store::run(&mut tx, task.job_id).await?;
     let events = match lease::expire(&task.lease(), state.config.max_requeues) {
         Expiry::Requeue => {
-            vec![run.event("task", task.task_id, &requeue(state, &mut tx, &run, &task).await?)]
+            let queued = requeue(state, &mut tx, &run, &task).await?;
+            queued.iter().map(|queued| run.event("task", task.task_id, queued)).collect()
         }
         Expiry::Finish(status, reason) => {
             tracing::warn!(task = %id, epoch = task.epoch, %status, reason, "a task's time ran out");
@@ -186,16 +187,29 @@ async fn expire(state: &State, leader: &Leader, id: TaskId) -> anyhow::Result<()
     tx.append(&events).await?;
     tx.commit().await?;
     state.wake([id]);
+    state.for_runners.notify_waiters();
     Ok(())
 }
 
-/// Keeps the slot: the task stays where it is in line, under a new epoch.
+/// Keeps the slot: the task stays where it is in line, under a new epoch. One of a self-hosted runner waits for the next
+/// that asks.
 async fn requeue(
     state: &State,
     tx: &mut eventstore::Tx,
     run: &store::RunRow,
     task: &TaskRow,
-) -> anyhow::Result<TaskQueued> {
+) -> anyhow::Result<Option<TaskQueued>> {
+    let waits = sqlx::query(
+        "UPDATE dispatcher.tasks SET state = 'waiting', requeues = requeues + 1, claim_id = NULL, instance_id = NULL, \
+             public_key = NULL, granted_at = NULL, permit_at = NULL, renewed_at = NULL, deadline = NULL, \
+             next_action_at = NULL WHERE task_id = $1 AND resource_class LIKE '%/%'",
+    )
+    .bind(task.task_id)
+    .execute(tx.conn())
+    .await?;
+    if waits.rows_affected() > 0 {
+        return Ok(None);
+    }
     let (epoch, resource_class): (i64, Option<String>) = sqlx::query_as(
         "UPDATE dispatcher.tasks t SET state = 'queued', epoch = t.epoch + 1, requeues = t.requeues + 1, claim_id = NULL, \
              instance_id = NULL, public_key = NULL, granted_at = NULL, permit_at = NULL, renewed_at = NULL, deadline = NULL, \
@@ -207,12 +221,12 @@ async fn requeue(
     .bind(state.config.claim_timeout)
     .fetch_one(tx.conn())
     .await?;
-    Ok(TaskQueued {
+    Ok(Some(TaskQueued {
         task_id: task.task(),
         job_id: run.job(),
         workflow_id: run.workflow(),
         index: task.index(),
         epoch,
         resource_class: resource_class.unwrap_or_default(),
-    })
+    }))
 }

@@ -60,6 +60,10 @@ impl Group for Placements {
 }
 
 async fn want(tx: &mut Tx, queued: &TaskQueued) -> sqlx::Result<()> {
+    // A self-hosted runner took it and starts its agent (execution §25).
+    if queued.resource_class.contains('/') {
+        return Ok(());
+    }
     // The agent of an earlier epoch can no longer do anything.
     end(tx, queued.task_id, queued.epoch - 1, Duration::ZERO).await?;
     sqlx::query(

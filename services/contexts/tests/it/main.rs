@@ -1,6 +1,8 @@
 //! Secrets from the request that sets them to the agent that opens them.
 
+mod oidc;
 mod restrictions;
+mod ssh_keys;
 
 use agent_api::{Problem, SealedSecrets, Secrets as Opened};
 use aws_lc_rs::{aead, agreement, hkdf};
@@ -21,7 +23,7 @@ use http_body_util::BodyExt;
 use ids::*;
 use kit::keys::{FenceClaims, Keys};
 use model::{
-    plan::{Executor, JobDefinition},
+    plan::{Executor, JobDefinition, Step},
     status::JobStatus,
 };
 use secrets::{Keyring, Secrets};
@@ -53,8 +55,13 @@ async fn suite() -> Suite {
     let permissions = Store::open(db.pool.clone(), "permissions", &NO_MIGRATIONS).await.unwrap();
     bus.register_source(&conductor);
     bus.register_source(&permissions);
-    let deps =
-        contexts::Deps { pool: db.pool.clone(), bus: bus.clone(), secrets: ring.clone(), keys: keys.clone() };
+    let deps = contexts::Deps {
+        pool: db.pool.clone(),
+        bus: bus.clone(),
+        secrets: ring.clone(),
+        keys: keys.clone(),
+        public_url: "https://ci.example/".into(),
+    };
     let service = contexts::start(deps, stop.clone()).await.unwrap();
     let user = Actor::User { id: UserId::new() };
     Suite {
@@ -102,6 +109,16 @@ impl Suite {
     }
 
     async fn ready(&self, project: &Project, contexts: &[&str], acting_user: Option<UserId>) -> JobId {
+        self.ready_with(project, contexts, acting_user, Vec::new()).await
+    }
+
+    async fn ready_with(
+        &self,
+        project: &Project,
+        contexts: &[&str],
+        acting_user: Option<UserId>,
+        steps: Vec<Step>,
+    ) -> JobId {
         let (job_id, workflow_id) = (JobId::new(), WorkflowId::new());
         let body = JobReady {
             job_id,
@@ -113,7 +130,7 @@ impl Suite {
             project: project.clone(),
             name: "build".into(),
             number: 1,
-            vcs: Vcs::default(),
+            vcs: Vcs { revision: "0".repeat(40), branch: Some("main".into()), tag: None },
             trigger: Trigger {
                 kind: "api".into(),
                 actor: None,
@@ -130,7 +147,7 @@ impl Suite {
                 working_directory: "~/project".into(),
                 shell: None,
                 parallelism: 1,
-                steps: Vec::new(),
+                steps,
                 continues: false,
             },
         };
@@ -170,7 +187,13 @@ impl Task {
         suite.keys.seal_claims("fence", &self.claims)
     }
 
+    /// The variables that people set.
     fn open(&self, body: &[u8]) -> Vec<(String, String)> {
+        let variables = self.opened(body).variables;
+        variables.into_iter().filter(|(name, _)| !name.starts_with("CIRCLE_OIDC_TOKEN")).collect()
+    }
+
+    fn opened(&self, body: &[u8]) -> Opened {
         let sealed: SealedSecrets = serde_json::from_slice(body).unwrap();
         let peer =
             agreement::UnparsedPublicKey::new(&agreement::X25519, B64.decode(sealed.ephemeral).unwrap());
@@ -183,7 +206,7 @@ impl Task {
         let mut plain = B64.decode(sealed.sealed).unwrap();
         let nonce = aead::Nonce::assume_unique_for_key([0; 12]);
         let plain = key.open_in_place(nonce, aead::Aad::from(self.id.to_string()), &mut plain).unwrap();
-        serde_json::from_slice::<Opened>(plain).unwrap().variables
+        serde_json::from_slice(plain).unwrap()
     }
 }
 
@@ -305,8 +328,10 @@ async fn a_lease_holder_gets_its_variables_in_order_of_precedence() {
     assert_eq!((status.as_u16(), &*problem(&body)), (409, "secrets_already_delivered"));
 
     // A rotation while jobs run: nothing is missed, and the old key can go.
+    // Four values, and the two keys of OIDC tokens.
+    suite.oidc_keys(2).await;
     let newest = suite.ring.rotate().await.unwrap();
-    assert_eq!(suite.service.rewrap().await.unwrap(), 4);
+    assert_eq!(suite.service.rewrap().await.unwrap(), 6);
     assert_eq!(suite.service.rewrap().await.unwrap(), 0);
     suite.ring.retire_below(newest).await.unwrap();
     let task = Task::of(suite.ready(&project, &["a"], Some(user)).await);

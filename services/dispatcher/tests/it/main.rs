@@ -4,5 +4,6 @@ mod claims;
 mod outcomes;
 mod permits;
 mod revocations;
+mod runners;
 mod slots;
 mod support;

@@ -150,6 +150,17 @@ impl World {
     }
 
     pub async fn announce_in(&self, project: &Project, job_id: JobId, parallelism: u32, executor: Executor) {
+        self.announce_class(project, job_id, parallelism, executor, "medium").await;
+    }
+
+    pub async fn announce_class(
+        &self,
+        project: &Project,
+        job_id: JobId,
+        parallelism: u32,
+        executor: Executor,
+        resource_class: &str,
+    ) {
         let workflow_id = WorkflowId::new();
         let body = JobReady {
             job_id,
@@ -173,7 +184,7 @@ impl World {
             acting_user: None,
             definition: JobDefinition {
                 executor,
-                resource_class: "medium".to_owned(),
+                resource_class: resource_class.to_owned(),
                 environment: Vec::new(),
                 working_directory: "~/project".to_owned(),
                 shell: None,
@@ -242,7 +253,8 @@ impl World {
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         if status.is_success() {
-            Ok(serde_json::from_slice(&body).unwrap())
+            // No content is `null` here.
+            Ok(serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).unwrap())
         } else {
             Err((status, serde_json::from_slice(&body).unwrap()))
         }

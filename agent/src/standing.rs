@@ -1,0 +1,269 @@
+//! `gantry-runner --config FILE`: a standing runner on a machine of its owner's (execution §25). It asks for tasks of its
+//! class and starts an agent for each; on SIGTERM it takes no further task, and ends when those that run have.
+
+use crate::{
+    client::{Call, Client, Failure},
+    control::{backoff, decode, encode},
+    state,
+};
+use agent_api::{LAUNCH_FILE, LaunchFile, RunnerClaim, RunnerTask};
+use anyhow::Context;
+use hyper::Method;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    process::Command,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::Instant,
+};
+
+/// How long the suite may wait for a task before it answers.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// The file. Keys that do nothing here are read too, so that files of other runners go on to work.
+#[derive(Clone, Debug, Deserialize)]
+struct Config {
+    api: Api,
+    #[serde(default)]
+    runner: Runner,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Api {
+    /// The token of the resource class.
+    auth_token: String,
+    /// Where the suite is.
+    url: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct Runner {
+    /// Unique in the class; the machine's name if it is not given.
+    name: String,
+    /// Where the tasks' folders are.
+    working_directory: PathBuf,
+    /// How many tasks run at once.
+    concurrency: u32,
+    /// What keeps steps from this machine's files: `namespace` or `none`.
+    isolation: String,
+    mode: Mode,
+    /// After so long without a task the runner ends.
+    #[serde(deserialize_with = "duration")]
+    idle_timeout: Option<Duration>,
+}
+
+impl Default for Runner {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            working_directory: "/var/lib/gantry-runner".into(),
+            concurrency: 1,
+            isolation: "namespace".into(),
+            mode: Mode::Continuous,
+            idle_timeout: None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Mode {
+    /// One task after another.
+    Continuous,
+    /// One task, then the end.
+    SingleTask,
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(from)?;
+    humantime::parse_duration(&text).map(Some).map_err(D::Error::custom)
+}
+
+/// Runs until it is told to end, or its token is refused. Answer: the exit code of the process.
+pub fn run(file: &Path) -> i32 {
+    crate::log();
+    let ended = read(file).and_then(|config| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(serve(file, config))
+    });
+    match ended {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("{e:#}");
+            1
+        }
+    }
+}
+
+fn read(file: &Path) -> anyhow::Result<Config> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let mut config: Config = serde_saphyr::from_str(&text)
+        .with_context(|| format!("{} is not a runner's configuration", file.display()))?;
+    let runner = &mut config.runner;
+    anyhow::ensure!(
+        ["namespace", "none"].contains(&runner.isolation.as_str()),
+        "runner.isolation is `namespace` or `none`, not `{}`",
+        runner.isolation
+    );
+    anyhow::ensure!(runner.concurrency > 0, "runner.concurrency is at least 1");
+    if runner.name.is_empty() {
+        runner.name = hostname();
+    }
+    Ok(config)
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// What all tasks of the runner have in common.
+struct Place {
+    program: PathBuf,
+    launch: LaunchFile,
+    folder: PathBuf,
+}
+
+impl Place {
+    fn new(file: &Path, config: &Config) -> anyhow::Result<Self> {
+        let folder = &config.runner.working_directory;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("runner.working_directory {} cannot be made", folder.display()))?;
+        // The token of the class is not for steps.
+        let file = std::fs::canonicalize(file)?;
+        let hide: Vec<String> =
+            file.parent().map(|parent| parent.display().to_string()).into_iter().collect();
+        let launch = LaunchFile {
+            endpoint: config.api.url.trim_end_matches('/').to_owned(),
+            token: String::new(),
+            isolation: config.runner.isolation.clone(),
+            job_user: None,
+            hide: if config.runner.isolation == "none" { Vec::new() } else { hide },
+            engine: None,
+            cgroup: None,
+        };
+        Ok(Self { program: std::env::current_exe()?, launch, folder: std::fs::canonicalize(folder)? })
+    }
+
+    /// Leaves what an agent claims with.
+    fn prepare(&self, task: &RunnerTask) -> std::io::Result<PathBuf> {
+        let folder = self.folder.join(format!("task-{}-{}", task.task_id, task.epoch));
+        std::fs::create_dir_all(&folder)?;
+        let launch = LaunchFile { token: task.token.clone(), ..self.launch.clone() };
+        state::keep(&folder, LAUNCH_FILE, &launch, false)?;
+        Ok(folder)
+    }
+
+    /// Folders of tasks that a runner before this one had when it died.
+    fn left(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.join(LAUNCH_FILE).exists()).collect()
+    }
+
+    /// Runs the agent of a folder to its end, and removes the folder.
+    async fn agent(self: Arc<Self>, folder: PathBuf) {
+        // A group of its own: what a terminal tells the runner is not for the task.
+        let ran = Command::new(&self.program).arg("--task-dir").arg(&folder).process_group(0).status().await;
+        match ran {
+            Ok(status) if status.success() => tracing::info!(folder = %folder.display(), "the task is over"),
+            Ok(status) => tracing::warn!(folder = %folder.display(), %status, "the task's agent failed"),
+            Err(e) => tracing::error!(folder = %folder.display(), error = %e, "the agent cannot be started"),
+        }
+        if let Err(e) = tokio::fs::remove_dir_all(&folder).await {
+            tracing::warn!(folder = %folder.display(), error = %e, "the task's folder is left");
+        }
+    }
+}
+
+async fn serve(file: &Path, config: Config) -> anyhow::Result<()> {
+    let place = Arc::new(Place::new(file, &config)?);
+    let client = Client::new(&config.api.url)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut tasks = JoinSet::new();
+    // An agent that finds its lease runs nothing: it reports that the one before it died.
+    for folder in place.left() {
+        tasks.spawn(Arc::clone(&place).agent(folder));
+    }
+    let runner = &config.runner;
+    tracing::info!(name = runner.name, url = config.api.url, "the runner asks for tasks");
+    let mut pauses = backoff(&client);
+    let mut idle_since = Instant::now();
+    loop {
+        while tasks.try_join_next().is_some() {
+            idle_since = Instant::now();
+        }
+        let busy = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        let free = runner.concurrency.saturating_sub(busy);
+        let idle = tasks.is_empty() && runner.idle_timeout.is_some_and(|limit| idle_since.elapsed() >= limit);
+        if idle {
+            tracing::info!("there was no task for long: the runner ends");
+            return Ok(());
+        }
+        let asked = tokio::select! {
+            asked = claim(&client, &config, free) => asked,
+            // Not while a task may come: one that is on its way would be lost until its claim times out.
+            Some(_) = tasks.join_next(), if free == 0 => continue,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        };
+        match asked {
+            Ok(Some(task)) => {
+                pauses = backoff(&client);
+                tracing::info!(task = %task.task_id, "a task was taken");
+                let folder = place.prepare(&task).context("the folder of a task cannot be made")?;
+                tasks.spawn(Arc::clone(&place).agent(folder));
+                if runner.mode == Mode::SingleTask {
+                    break;
+                }
+            }
+            Ok(None) => pauses = backoff(&client),
+            Err(failure) if matches!(failure.status(), Some(401 | 403)) => {
+                anyhow::bail!("{} does not know the token in api.auth_token ({failure})", config.api.url);
+            }
+            Err(failure) => {
+                tracing::warn!(error = %failure, "no task can be asked for; tried again");
+                let pause = pauses.next().unwrap_or(WAIT);
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = terminate.recv() => break,
+                    _ = interrupt.recv() => break,
+                }
+            }
+        }
+    }
+    tracing::info!(running = tasks.len(), "no further task is taken");
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn claim(client: &Client, config: &Config, free: u32) -> Result<Option<RunnerTask>, Failure> {
+    let body = encode(&RunnerClaim {
+        name: config.runner.name.clone(),
+        hostname: hostname(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        free,
+        wait_ms: u64::try_from(WAIT.as_millis()).unwrap_or(u64::MAX),
+    });
+    let call = Call {
+        method: Method::POST,
+        path: "/api/v3/runner/claim",
+        bearer: Some(&config.api.auth_token),
+        header: None,
+        body,
+        timeout: WAIT + Duration::from_secs(10),
+    };
+    let answer = client.call(call).await?;
+    if answer.is_empty() {
+        return Ok(None);
+    }
+    decode(&answer).map(Some).map_err(|gone| match gone {
+        crate::control::Gone::Refused(failure) => failure,
+        crate::control::Gone::Fenced => Failure::Transport("the answer cannot be read".into()),
+    })
+}

@@ -1,0 +1,129 @@
+//! A self-hosted runner from a job that waits for it to its drain (execution §25).
+
+use crate::support::{LIMIT, World};
+use anyhow::Context;
+use gantry_e2e::{binary, until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use std::{fs, path::Path};
+use tokio::process::{Child, Command};
+
+const CLASS: &str = "local/bench";
+
+fn config(command: &str) -> String {
+    let build = json!({
+        "machine": true, "resource_class": CLASS,
+        "steps": ["checkout", { "run": { "name": "work", "command": command } }],
+    });
+    let local = json!({ "machine": true, "steps": [{ "run": "true" }] });
+    json!({
+        "version": 2.1,
+        "jobs": { "build": build, "local": local },
+        "workflows": { "main": { "jobs": ["build", "local"] } },
+    })
+    .to_string()
+}
+
+/// A runner with a token, several tasks at once.
+fn start(world: &World, token: &str) -> anyhow::Result<Child> {
+    let folder = world.work.path().join("etc");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("runner.yml");
+    let work = world.work.path().join("runner");
+    let text = format!(
+        "api:\n  auth_token: {token}\n  url: {}\nrunner:\n  name: bench-1\n  concurrency: 2\n  working_directory: {}\n",
+        world.suite.url,
+        work.display()
+    );
+    fs::write(&file, text)?;
+    let program = binary().with_file_name("gantry-runner");
+    Ok(Command::new(program).arg("--config").arg(file).kill_on_drop(true).spawn()?)
+}
+
+async fn explained(world: &World, job: &Value, text: &str) -> anyhow::Result<()> {
+    let path = format!("/api/private/jobs/{}/explanation", job["id"].as_str().context("no id")?);
+    until(&format!("the explanation `{text}`"), LIMIT, || async {
+        let found = world.suite.get(&path).await?;
+        Ok(found["waits"].to_string().contains(text).then_some(()))
+    })
+    .await
+}
+
+async fn ended(world: &World, pipeline: &str) -> anyhow::Result<()> {
+    let workflow = world.workflow(pipeline, |workflow| workflow["stopped_at"].is_string()).await?;
+    anyhow::ensure!(workflow["status"] == "success", "{workflow}");
+    Ok(())
+}
+
+fn touch(path: &Path) -> anyhow::Result<()> {
+    Ok(fs::write(path, "")?)
+}
+
+#[tokio::test]
+async fn a_job_waits_for_a_runner_of_its_class_and_runs_there() -> anyhow::Result<()> {
+    let world = World::up(&[]).await?;
+    let flags = world.work.path().join("flags");
+    fs::create_dir_all(&flags)?;
+    let (began, go) = (flags.join("began"), flags.join("go"));
+    let waits = format!("touch {}; until [ -e {} ]; do sleep 0.05; done", began.display(), go.display());
+
+    // Nobody knows the class: the job waits, and says for what. Others do not wait behind it.
+    let first = world.push("runners", &config("echo \"on $(id -un)\"")).await?;
+    let workflow = world.workflow(&first, |_| true).await?;
+    let build = world.job(&workflow, "build").await?;
+    explained(&world, &build, "no such class").await?;
+    world.because("runners", "build", "waits for a runner of the resource class local/bench").await?;
+    until("the local job", LIMIT, || async {
+        Ok((world.job(&workflow, "local").await?["status"] == "success").then_some(()))
+    })
+    .await?;
+    assert_eq!(world.job(&workflow, "build").await?["status"], "queued");
+
+    let (status, class) =
+        world.suite.post("/api/v3/runner/resource", &json!({ "resource_class": CLASS })).await?;
+    assert_eq!(status, 201, "{class}");
+    let body = json!({ "resource_class": CLASS, "nickname": "bench" });
+    let (status, token) = world.suite.post("/api/v3/runner/token", &body).await?;
+    assert_eq!(status, 201, "{token}");
+    explained(&world, &build, "no runner has ever connected").await?;
+    let unclaimed = world.suite.get(&format!("/api/v3/runner/tasks?resource-class={CLASS}")).await?;
+    assert_eq!(unclaimed["unclaimed_task_count"], 1);
+
+    let mut runner = start(&world, token["token"].as_str().context("no token")?)?;
+    ended(&world, &first).await?;
+    let seen = world.suite.get(&format!("/api/v3/runner?resource-class={CLASS}")).await?;
+    assert_eq!(
+        (&seen["items"][0]["name"], &seen["items"][0]["status"]),
+        (&json!("bench-1"), &json!("online"))
+    );
+
+    // Told to end, it takes nothing more and finishes what it has.
+    let second = world.push("drained", &config(&waits)).await?;
+    until("the job on the runner", LIMIT, || async { Ok(began.exists().then_some(())) }).await?;
+    let pid = i32::try_from(runner.id().context("the runner has ended")?)?;
+    kill(Pid::from_raw(pid), Signal::SIGTERM)?;
+    let third = world.push("after", &config("true")).await?;
+    let workflow = world.workflow(&third, |_| true).await?;
+    let later = world.job(&workflow, "build").await?;
+    explained(&world, &later, "waits for a runner").await?;
+    assert!(runner.try_wait()?.is_none(), "it waits for its task");
+    touch(&go)?;
+    ended(&world, &second).await?;
+    let status = tokio::time::timeout(LIMIT, runner.wait()).await??;
+    assert!(status.success(), "{status}");
+    assert_eq!(world.job(&workflow, "build").await?["status"], "queued");
+    assert_eq!(fs::read_dir(world.work.path().join("runner"))?.count(), 0, "nothing of the tasks is left");
+
+    // Another one takes over; with a token that was revoked it does not.
+    let mut runner = start(&world, token["token"].as_str().context("no token")?)?;
+    ended(&world, &third).await?;
+    let id = token["id"].as_str().context("no id")?;
+    let answer = world.suite.request("DELETE", &format!("/api/v3/runner/token/{id}")).send().await?;
+    assert_eq!(answer.status(), 200);
+    let status = tokio::time::timeout(LIMIT, runner.wait()).await??;
+    assert_eq!(status.code(), Some(1), "it ends when its token is refused");
+    world.suite.down().await
+}
