@@ -118,7 +118,9 @@ impl Runner {
                     if !global.json {
                         println!("{}", text(&token, "token"));
                     }
-                    made["token"] = token.get("token").cloned().unwrap_or_default();
+                    if let (Some(made), Some(token)) = (made.as_object_mut(), token.get("token")) {
+                        made.insert("token".to_owned(), token.clone());
+                    }
                 }
                 done(global, &made, &format!("Made the resource class {resource_class}."));
             }

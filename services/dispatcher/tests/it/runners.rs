@@ -76,7 +76,7 @@ async fn classes_and_tokens_come_and_go() {
 
     let token = world.runner_token(&class, "a-token").await;
     let tokens = ListRunnerTokens { class_id: class.id };
-    assert_eq!(world.bus.ask(&person(), &tokens).await.unwrap(), [token.clone()]);
+    assert_eq!(world.bus.ask(&person(), &tokens).await.unwrap(), std::slice::from_ref(&token));
     let keep = DeleteRunnerClass { id: class.id, force: false };
     assert_eq!(refused(world.bus.ask(&person(), &keep).await.unwrap_err()), "has_tokens");
     assert!(world.runner_claim("a-token", 1).await.unwrap().is_none());
