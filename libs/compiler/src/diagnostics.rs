@@ -1,5 +1,6 @@
 //! What is reported about a file: a code, a message and a place.
 
+use crate::fix::Fix;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;
@@ -63,6 +64,9 @@ pub struct Diagnostic {
     pub end_column: usize,
     /// What to do about it.
     pub hint: Option<String>,
+    /// What to write instead, where the hint leaves no choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<Fix>,
     /// Other places: the calls that led here (innermost first), an earlier definition.
     pub related: Vec<Related>,
     /// The file's text: of an orb when the place is in one.
@@ -268,6 +272,12 @@ impl Sink {
         self.file(Span { file, ..Span::default() }).length
     }
 
+    /// The source with this name.
+    pub fn file_named(&self, name: &str) -> Option<u32> {
+        let index = self.files.iter().position(|file| file.name.as_ref() == name)?;
+        u32::try_from(index).ok()
+    }
+
     pub fn source(&self, file: u32) -> Arc<str> {
         self.file(Span { file, ..Span::default() }).text.clone()
     }
@@ -358,6 +368,7 @@ impl Sink {
                 end_line,
                 end_column,
                 hint,
+                fix: None,
                 related,
                 text,
             },
@@ -398,14 +409,20 @@ impl Sink {
     }
 }
 
-/// The candidate that was probably meant.
+/// The candidate that was probably meant, or two that are equally likely.
 pub(crate) fn suggest<'n>(word: &str, candidates: impl IntoIterator<Item = &'n str>) -> Option<String> {
-    candidates
+    let mut near: Vec<(usize, &str)> = candidates
         .into_iter()
         .map(|c| (strsim::damerau_levenshtein(&word.to_lowercase(), &c.to_lowercase()), c))
         .filter(|(distance, c)| {
             *distance <= (c.chars().count() / 3).max(1) && *distance < c.len().min(word.len())
         })
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, c)| format!("did you mean `{c}`?"))
+        .collect();
+    near.sort_unstable();
+    near.dedup();
+    match near[..] {
+        [] => None,
+        [(least, a), (other, b), ..] if least == other => Some(format!("did you mean `{a}` or `{b}`?")),
+        [(_, c), ..] => Some(format!("did you mean `{c}`?")),
+    }
 }

@@ -39,7 +39,8 @@ pub fn dot(plan: &Plan) -> String {
             let shape = match job.kind {
                 JobKind::Approval => ", shape=diamond",
                 JobKind::NoOp => ", style=dotted",
-                _ => "",
+                JobKind::Lock | JobKind::Unlock => ", shape=cds",
+                JobKind::Build { .. } => "",
             };
             let _ = writeln!(out, "    {} [label={}{shape}];", ids[job.name.as_str()], quoted(&job.name));
         }
@@ -67,7 +68,8 @@ pub fn mermaid(plan: &Plan) -> String {
             let (open, close) = match job.kind {
                 JobKind::Approval => ("{{", "}}"),
                 JobKind::NoOp => ("(", ")"),
-                _ => ("[", "]"),
+                JobKind::Lock | JobKind::Unlock => ("[[", "]]"),
+                JobKind::Build { .. } => ("[", "]"),
             };
             let _ = writeln!(out, "    {}{open}{}{close}", ids[job.name.as_str()], label(&job.name));
         }
@@ -104,7 +106,9 @@ fn mark(job: &JobPlan) -> Option<&'static str> {
     match job.kind {
         JobKind::Approval => Some("approval"),
         JobKind::NoOp => Some("no-op"),
-        _ => None,
+        JobKind::Lock => Some("lock"),
+        JobKind::Unlock => Some("unlock"),
+        JobKind::Build { .. } => None,
     }
 }
 

@@ -1,20 +1,21 @@
-//! Job groups (config-language §17.1): a set of jobs between two nodes that do nothing.
+//! Job groups (config-language §17.1): a set of jobs between two nodes that do nothing. With a `serial-group` the first
+//! one takes the lock, and a third one gives it back when all jobs of the group have ended (§17.2).
 
 use crate::context::Ctx;
 use crate::diagnostics::{Span, code};
 use crate::interpolate::Env;
 use crate::invocations::{Invocation, Options};
-use crate::requires::Edges;
+use crate::requires::{Edges, STATUSES};
 use crate::scope::Scope;
 use crate::steps::single;
 use crate::workflows::Draft;
-use crate::yaml::{Map, Node};
+use crate::yaml::{Entry, Map, Node};
 use model::plan::JobKind;
 use model::status::JobStatus;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-const GROUP_KEYS: &[&str] = &["name", "requires", "filters", "serial-group"];
+pub(crate) const GROUP_KEYS: &[&str] = &["name", "requires", "filters", "serial-group"];
 
 /// One invocation of a group in a workflow.
 pub(crate) struct Group {
@@ -25,6 +26,8 @@ pub(crate) struct Group {
     /// The node before its first jobs, and the one behind its last.
     start: usize,
     pub end: usize,
+    /// The node that gives the lock back.
+    unlock: Option<usize>,
 }
 
 impl Group {
@@ -43,6 +46,12 @@ impl Group {
         }
         if edges[self.end].is_empty() {
             edges[self.end].insert(self.start, success());
+        }
+        if let Some(unlock) = self.unlock {
+            // Whatever becomes of them: one that fails may leave others running.
+            let inner = (self.start + 1..self.end).filter(|i| jobs[*i].space == self.space);
+            edges[unlock].extend(inner.map(|index| (index, STATUSES.iter().copied().collect())));
+            edges[unlock].insert(self.start, success());
         }
     }
 }
@@ -83,9 +92,6 @@ impl Ctx<'_> {
                 self.sink.error_hint(code::UNKNOWN_KEY, entry.key, message, hint);
             }
         }
-        if let Some(entry) = options.get("serial-group") {
-            self.sink.not_supported(entry.key, "`serial-group` of a job group");
-        }
         let env = Env { pipeline_parameters: true, ..Env::default() };
         let name = options.get("name").map(|e| self.interpolate(&e.value, env)).and_then(|node| node.text());
         let label = name.clone().unwrap_or_else(|| reference.to_owned());
@@ -106,7 +112,11 @@ impl Ctx<'_> {
         let options = Options { map: options, env };
         let mut first = Invocation::new(format!("{label}/group-start"), at);
         self.common(&options, &mut first);
-        no_op(&mut first, at);
+        let key = first.serial_group.clone();
+        match &key {
+            Some(key) => holds(&mut first, at, JobKind::Lock, key),
+            None => no_op(&mut first, at),
+        }
         let passes = first.passes;
         draft.jobs.push(first);
         for item in items.iter() {
@@ -132,7 +142,14 @@ impl Ctx<'_> {
         no_op(&mut last, at);
         last.passes = true;
         draft.jobs.push(last);
-        draft.groups.push(Group { label, space, start, end });
+        let unlock = key.map(|key| {
+            let mut unlock = Invocation::new(format!("{label}/unlock"), at);
+            holds(&mut unlock, at, JobKind::Unlock, &key);
+            unlock.passes = true;
+            draft.jobs.push(unlock);
+            draft.jobs.len() - 1
+        });
+        draft.groups.push(Group { label, space, start, end, unlock });
     }
 
     fn is_group(&self, item: &Node, project: &Scope) -> bool {
@@ -144,4 +161,14 @@ impl Ctx<'_> {
 fn no_op(job: &mut Invocation, at: Span) {
     job.kind = Some(JobKind::NoOp);
     job.body = single("type", at, Node::str(at, "no-op")).as_map().cloned();
+}
+
+/// The node that takes or gives back the lock of a serial group.
+fn holds(job: &mut Invocation, at: Span, kind: JobKind, key: &str) {
+    let word = if kind == JobKind::Lock { "lock" } else { "unlock" };
+    let text = |text: &str| Entry { key: at, value: Node::str(at, text) };
+    let body = Map::from_iter([(Arc::from("type"), text(word)), (Arc::from("key"), text(key))]);
+    job.body = Some(Arc::new(body));
+    job.serial_group = Some(key.to_owned());
+    job.kind = Some(kind);
 }

@@ -258,6 +258,9 @@ impl Ctx<'_> {
         job.expanded = true;
         let body = self.expand_job(reference, &found, &args, project, pre.as_ref(), post.as_ref())?;
         job.kind = self.lower(reference, found.key, &body);
+        if let (Some(JobKind::Lock | JobKind::Unlock), Some(entry)) = (&job.kind, body.get("key")) {
+            job.serial_group = self.serial_group(&entry.value);
+        }
         job.body = Some(Arc::new(body));
         Some(())
     }

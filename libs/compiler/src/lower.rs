@@ -30,10 +30,8 @@ impl Ctx<'_> {
                 }
                 return Some(JobKind::NoOp);
             }
-            other => {
-                self.sink.not_supported(at, &format!("a job of type `{other}`"));
-                return None;
-            }
+            "lock" => return Some(JobKind::Lock),
+            _ => return Some(JobKind::Unlock),
         }
         self.odd_keys(body);
         let place = self.place(name, at, body);

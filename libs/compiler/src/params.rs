@@ -65,7 +65,7 @@ pub(crate) enum Place {
     Executor,
 }
 
-const RESERVED: &[&str] = &[
+pub(crate) const RESERVED: &[&str] = &[
     "name",
     "requires",
     "context",
@@ -77,7 +77,7 @@ const RESERVED: &[&str] = &[
     "serial-group",
     "override-with",
 ];
-const KEYS: &[&str] = &["type", "default", "description", "enum"];
+pub(crate) const DECLARATION_KEYS: &[&str] = &["type", "default", "description", "enum"];
 
 /// Whether `value` is of the declared type; the error is the type's description.
 pub(crate) fn accepts(decl: &Decl, value: &Node) -> bool {
@@ -152,7 +152,7 @@ impl Ctx<'_> {
             self.wrong_type(node, &format!("the parameter `{name}`"), "a map with `type`");
             return None;
         };
-        self.only_keys(&map, KEYS, "a parameter");
+        self.only_keys(&map, DECLARATION_KEYS, "a parameter");
         let Some(entry) = map.get("type") else {
             let message = format!("required key [type] not found in the parameter `{name}`");
             self.sink.error(code::MISSING_KEY, key, message);

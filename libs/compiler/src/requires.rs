@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use model::status::JobStatus;
 use std::collections::{BTreeSet, HashMap};
 
-const STATUSES: &[JobStatus] =
+pub(crate) const STATUSES: &[JobStatus] =
     &[JobStatus::Success, JobStatus::Failed, JobStatus::Canceled, JobStatus::Unauthorized, JobStatus::NotRun];
 /// Edges of one workflow (security §5.2).
 const MAX_EDGES: usize = 10_000;

@@ -36,6 +36,7 @@ pub(crate) fn review(found: Vec<(Span, Diagnostic)>) -> Vec<(Span, Diagnostic)> 
         if finding.hint.is_none() {
             finding.hint = hint(span, &finding);
         }
+        finding.fix = crate::fix::of(span, &finding);
         kept.push((span, finding));
     }
     kept.sort_by_key(|(span, _)| *span);

@@ -120,6 +120,7 @@ mod tests {
             end_column: 9,
             text: SourceText::default(),
             hint: Some("did you mean `x`?".into()),
+            fix: None,
             related: vec![Related {
                 message: "here".into(),
                 file: "c.yml".into(),

@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The kinds of named elements.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Job,
     Command,
@@ -86,7 +86,7 @@ pub(crate) const JOB_KEYS: &[&str] = &[
     "key",
 ];
 const JOB_KEYS_2: &[&str] = &["branches"];
-const EXECUTOR_KEYS: &[&str] = &[
+pub(crate) const EXECUTOR_KEYS: &[&str] = &[
     "docker",
     "machine",
     "macos",
@@ -97,8 +97,8 @@ const EXECUTOR_KEYS: &[&str] = &[
     "parameters",
     "description",
 ];
-const COMMAND_KEYS: &[&str] = &["steps", "parameters", "description"];
-const ORB_KEYS: &[&str] =
+pub(crate) const COMMAND_KEYS: &[&str] = &["steps", "parameters", "description"];
+pub(crate) const ORB_KEYS: &[&str] =
     &["jobs", "commands", "executors", "orbs", "description", "display", "examples", "version", "name"];
 
 impl Scope {
@@ -136,6 +136,21 @@ impl Scope {
     /// The names of all jobs and where they stand.
     pub fn job_names(&self) -> impl Iterator<Item = (&Arc<str>, Span)> {
         self.jobs.iter().map(|(name, entry)| (name, entry.key))
+    }
+
+    /// The names of one kind.
+    pub fn names(&self, kind: Kind) -> impl Iterator<Item = &Arc<str>> {
+        self.map(kind).keys()
+    }
+
+    /// Where a name of this scope is defined.
+    pub fn key(&self, kind: Kind, name: &str) -> Option<Span> {
+        self.map(kind).get(name).map(|entry| entry.key)
+    }
+
+    /// The orbs that could be had, by their aliases.
+    pub fn imported(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Scope>)> {
+        self.orbs.iter().filter_map(|(alias, orb)| Some((alias, orb.as_ref()?)))
     }
 
     /// Every definition that is a map.

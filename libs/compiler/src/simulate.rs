@@ -328,6 +328,8 @@ fn kind_word(kind: &JobKind) -> &'static str {
     match kind {
         JobKind::Approval => "approval",
         JobKind::NoOp => "no-op",
-        _ => "build",
+        JobKind::Lock => "lock",
+        JobKind::Unlock => "unlock",
+        JobKind::Build { .. } => "build",
     }
 }

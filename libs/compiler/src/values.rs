@@ -6,7 +6,7 @@ use crate::yaml::{Node, Value};
 use std::collections::HashMap;
 
 /// The names of the language (config-language §20), but the families below.
-const KNOWN: &[&str] = &[
+pub(crate) const KNOWN: &[&str] = &[
     "pipeline.id",
     "pipeline.number",
     "pipeline.name",

@@ -256,7 +256,8 @@ impl Ctx<'_> {
                 expanded: job.expanded,
                 requires: requirements(&edges[index], &|_| true, &|up| names[up].1.clone()),
                 contexts: job.contexts.clone(),
-                serial_group: job.serial_group.clone(),
+                // A lock and an unlock have their key in their body.
+                serial_group: job.serial_group.clone().filter(|_| !holds(job.kind.as_ref())),
                 filters: job.filters,
             });
             let (true, Some(kind)) = (alive[index], job.kind) else { continue };
@@ -276,6 +277,9 @@ impl Ctx<'_> {
         let mut seen: Vec<&str> = Vec::new();
         for job in &draft.jobs {
             let Some(key) = job.serial_group.as_deref() else { continue };
+            if matches!(job.kind, Some(JobKind::Unlock)) {
+                continue;
+            }
             if seen.contains(&key) {
                 let message =
                     format!("the serial group `{key}` stands twice in the workflow `{}`", draft.name);
@@ -284,4 +288,9 @@ impl Ctx<'_> {
             seen.push(key);
         }
     }
+}
+
+/// Whether a job takes or gives back the lock of a serial group for others.
+fn holds(kind: Option<&JobKind>) -> bool {
+    matches!(kind, Some(JobKind::Lock | JobKind::Unlock))
 }

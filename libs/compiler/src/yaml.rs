@@ -176,6 +176,27 @@ pub(crate) fn read(sink: &mut Sink, file: u32) -> Option<Node> {
     reader.document().ok()
 }
 
+/// The names of anchors and of their uses: place, number of the anchor, whether it is defined there. As far as the
+/// source can be read.
+pub(crate) fn anchors(source: &str) -> Vec<(Span, usize, bool)> {
+    if source.len() > MAX_SOURCE {
+        return Vec::new();
+    }
+    let options = granit_parser::options! { emit_comments: false, emit_anchor_events: true };
+    let name = |span: granit_parser::Span| {
+        let (start, end) = (span.start.byte_offset()?, span.end.byte_offset()?);
+        // Behind the `&` or the `*`.
+        Some(Span { file: 0, start: u32::try_from(start + 1).ok()?, end: u32::try_from(end).ok()? })
+    };
+    let events = Parser::new_from_str_with_options(source, options);
+    let found = events.map_while(Result::ok).filter_map(|(event, span)| match event {
+        Event::Anchor(id, _) => Some((name(span)?, id, true)),
+        Event::Alias(id) => Some((name(span)?, id, false)),
+        _ => None,
+    });
+    found.collect()
+}
+
 struct Reader<'s, 'k> {
     events: Parser<'s, StrInput<'s>>,
     sink: &'k mut Sink,

@@ -1,17 +1,18 @@
 //! Random damage to good configurations: whatever comes out, the compiler and its tools answer, and soon.
 //!
-//! A few seconds in an ordinary run; `GANTRY_FUZZ_SECONDS=3600` for a long one. An input that fails is written to
+//! A few seconds in an ordinary run; `GANTRY_FUZZ_SECONDS=3600` for a long one. What an instrumented run of `scripts/fuzz`
+//! found a way to is replayed, and damaged further. An input that fails is written to
 //! the temporary folder and named; what was found is kept in `tests/finds`.
 
-use gantry_compiler::format::format;
-use gantry_compiler::simulate::simulate;
-use gantry_compiler::{Input, PipelineValues, check, compile};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+#[path = "support/feed.rs"]
+mod feed;
 #[path = "support/generate.rs"]
 mod generate;
+use feed::feed;
 
 /// Pieces of the language, so that damage leads further than to a syntax error.
 const WORDS: &[&str] = &[
@@ -123,28 +124,11 @@ fn texts(name: &str) -> Vec<String> {
     paths.into_iter().filter(yaml).filter_map(|path| std::fs::read_to_string(path).ok()).collect()
 }
 
-/// Everything that reads a configuration.
-fn feed(source: &str) {
-    let values = PipelineValues { branch: Some("main".into()), ..PipelineValues::default() };
-    let input = Input { values, ..Input::new("config.yml", source) };
-    match compile(&input) {
-        Ok(compiled) => {
-            serde_json::to_string(&compiled.plan).expect("a plan is data");
-            simulate(&input).expect("what compiles can be simulated");
-        }
-        Err(errors) => {
-            assert!(!errors.is_empty(), "refused without a reason");
-            errors.iter().for_each(|error| _ = error.render(source, true));
-        }
-    }
-    let _ = check::orb(&input);
-    if let Ok(formatted) = format("config.yml", source) {
-        assert_eq!(
-            format("config.yml", &formatted).ok().as_deref(),
-            Some(formatted.as_str()),
-            "formats once"
-        );
-    }
+/// Inputs, one JSON text a line, that together reach all that libFuzzer found a way to (`scripts/fuzz`): its corpus,
+/// made small with `-set_cover_merge=1`.
+fn reaching() -> Vec<String> {
+    let text = std::fs::read_to_string(folder("finds").join("reach.jsonl")).expect("the inputs");
+    text.lines().map(|line| serde_json::from_str(line).expect("a text")).collect()
 }
 
 fn damaged(seeds: &[String], numbers: &mut Numbers) -> String {
@@ -193,6 +177,13 @@ fn what_was_found_stays_mended() {
 }
 
 #[test]
+fn what_reaches_everything_is_answered() {
+    let inputs = reaching();
+    assert!(inputs.len() > 300, "only {} inputs", inputs.len());
+    inputs.iter().for_each(|text| feed(text));
+}
+
+#[test]
 fn damage_is_answered() {
     let seconds = std::env::var("GANTRY_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     // A long run goes elsewhere each time.
@@ -206,6 +197,7 @@ fn damage_is_answered() {
     let mut seeds = texts("good");
     seeds.extend(texts("bad"));
     seeds.push(generate::typical());
+    seeds.extend(reaching());
     let mut numbers = Numbers(seed);
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut count, mut slowest) = (0u64, Duration::ZERO);

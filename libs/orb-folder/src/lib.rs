@@ -1,4 +1,4 @@
-//! Orbs from folders of this machine, and the lock file that pins them.
+//! Orbs from folders of this machine, the lock file that pins them, and the cache of those of a server.
 //!
 //! A folder holds orbs in one or both of two layouts:
 //!
@@ -11,10 +11,12 @@
 //! A source whose version is not known stands for `volatile` (where nothing is published) and for `dev:…`.
 //! Nothing is read but names until an orb is asked for.
 
+mod cache;
 mod catalog;
 mod lock;
 mod tree;
 
+pub use cache::OrbCache;
 pub use lock::{Lock, LockError, LockedOrbs};
 pub use tree::{TreeError, pack_folder, read_folder};
 
