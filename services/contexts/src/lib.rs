@@ -74,7 +74,8 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
     let groups = vec![
         bus.consume(&store, &["conductor"], Arc::new(follow::Jobs { host }), stop.clone()),
         bus.consume(&store, &["permissions"], Arc::new(follow::Grants), stop.clone()),
-        tokio::spawn(oidc::keep(state.clone(), signing, stop)),
+        tokio::spawn(oidc::keep(state.clone(), signing, stop.clone())),
+        tokio::spawn(rewrap::regularly(state.clone(), stop)),
     ];
     Ok(Service { state, groups })
 }
@@ -85,13 +86,13 @@ impl Service {
         delivery::router(self.state.clone())
     }
 
-    /// Seals every value under the newest key. Meant for after a rotation; running it again is harmless.
+    /// Seals every value under the newest key. Happens by itself within an hour of a rotation; running it again is harmless.
     /// Answer: how many were rewrapped.
     ///
     /// # Errors
     /// The database or the key store failed; what was done until then stays done.
     pub async fn rewrap(&self) -> anyhow::Result<u64> {
-        Ok(variables::rewrap(&self.state).await? + rewrap::keys(&self.state).await?)
+        rewrap::everything(&self.state).await
     }
 
     /// Returns when the service was stopped and its groups have ended.

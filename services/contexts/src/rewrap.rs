@@ -1,7 +1,13 @@
-//! Private keys under the newest key of the key ring, as [`crate::variables::rewrap`] does it for values.
+//! Everything under the newest key of the key ring, whoever rotated it: values as [`crate::variables::rewrap`] does it, and
+//! private keys.
 
-use crate::{State, oidc, ssh_keys};
+use crate::{State, oidc, ssh_keys, variables};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+/// Between two looks for what lies under an older key: it has to be gone within a day of a rotation (security §4.1).
+const EVERY: Duration = Duration::from_secs(3600);
 
 /// Rows of one kind that hold a private key.
 struct Kind {
@@ -23,8 +29,31 @@ const KINDS: [Kind; 2] = [
     },
 ];
 
+/// Looks now and every hour, until `stop`. Several processes may do it: each row is written once.
+pub(crate) async fn regularly(state: State, stop: CancellationToken) {
+    let looks = async {
+        loop {
+            match everything(&state).await {
+                Ok(0) => {}
+                Ok(rewrapped) => tracing::info!(rewrapped, "secrets were sealed under the newest key"),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, "secrets stay under older keys until the next look");
+                }
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    };
+    stop.run_until_cancelled(looks).await;
+}
+
+/// Seals all of it anew. Answer: how many.
+pub(crate) async fn everything(state: &State) -> anyhow::Result<u64> {
+    Ok(variables::rewrap(state).await? + keys(state).await?)
+}
+
 /// Seals them anew; they are few and never change, so each is a transaction of its own. Answer: how many.
-pub(crate) async fn keys(state: &State) -> anyhow::Result<u64> {
+async fn keys(state: &State) -> anyhow::Result<u64> {
     let newest = i64::from(state.secrets.newest().await?);
     let mut done = 0;
     for kind in &KINDS {

@@ -44,6 +44,37 @@ struct Suite {
     _stop: DropGuard,
 }
 
+#[tokio::test]
+async fn after_a_rotation_values_are_sealed_anew_by_themselves() {
+    let suite = suite().await;
+    let project = project();
+    suite.set(Scope::Project(project.id), "A", "value").await.unwrap();
+    let newest = suite.ring.rotate().await.unwrap();
+    // As another process does that starts, or each once an hour.
+    let deps = contexts::Deps {
+        pool: suite.db.pool.clone(),
+        bus: suite.bus.clone(),
+        secrets: suite.ring.clone(),
+        keys: suite.keys.clone(),
+        public_url: "https://ci.example/".into(),
+    };
+    let stop = CancellationToken::new();
+    let _end = stop.clone().drop_guard();
+    contexts::start(deps, stop).await.unwrap();
+    for _ in 0..500 {
+        let old: i64 = sqlx::query_scalar("SELECT count(*) FROM contexts.variables WHERE key_version < $1")
+            .bind(i64::from(newest))
+            .fetch_one(&suite.db.pool)
+            .await
+            .unwrap();
+        if old == 0 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("values stay under the old key");
+}
+
 async fn suite() -> Suite {
     let db = testkit::postgres().await;
     let bus = Bus::local(db.pool.clone());
