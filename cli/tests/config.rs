@@ -101,6 +101,19 @@ fn format_writes_once_and_check_writes_nothing() {
 }
 
 #[test]
+fn fix_mends_what_leaves_no_choice_and_only_once() {
+    let folder = Folder::new();
+    let file = folder.put("config.yml", &BAD.replace("    steps:", "    setps:"));
+    assert_eq!(config(&[&"validate", &"--fix", &file]), Exit::Success);
+    let mended = BAD.replace("chekout", "checkout");
+    assert_eq!(fs::read_to_string(&file).expect("file"), mended);
+    assert_eq!(config(&[&"validate", &"--fix", &file, &"--json"]), Exit::Success);
+    assert_eq!(fs::read_to_string(&file).expect("file"), mended);
+    let other = folder.put("other.yml", &GOOD.replace("make", "<< parameters.nothing_like_it >>"));
+    assert_eq!(config(&[&"validate", &"--fix", &other]), Exit::Invalid);
+}
+
+#[test]
 fn pack_diff_and_the_views() {
     let folder = Folder::new();
     folder.put("src/@config.yml", "version: 2.1\n");

@@ -5,9 +5,11 @@ mod event;
 mod explain;
 mod format;
 mod graph;
+mod lsp;
 mod orbs;
 mod pack;
 mod process;
+mod server;
 mod simulate;
 mod source;
 mod subject;
@@ -43,6 +45,9 @@ pub enum Config {
     /// Compare what two configurations mean; exits 1 when they differ
     #[command(after_help = diff::HELP)]
     Diff(diff::Arguments),
+    /// Speak to an editor: findings, explanations, completion, definitions, new names
+    #[command(after_help = lsp::HELP)]
+    Lsp(lsp::Arguments),
     /// Make one file of a folder of YAML files
     #[command(after_help = pack::HELP)]
     Pack(pack::Arguments),
@@ -58,6 +63,7 @@ impl Config {
             Self::Simulate(arguments) => arguments.run(global),
             Self::Graph(arguments) => arguments.run(global),
             Self::Diff(arguments) => arguments.run(global),
+            Self::Lsp(arguments) => arguments.run(global),
             Self::Pack(arguments) => arguments.run(),
         }
     }

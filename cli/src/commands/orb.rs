@@ -6,7 +6,7 @@ mod registry;
 use super::{print_list, text};
 use crate::{Client, Exit, Failure, Global};
 use clap::Subcommand;
-use registry::Registry;
+pub(super) use registry::Registry;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 

@@ -27,7 +27,7 @@ impl Arguments {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
         let before = self.text_before()?;
         let after = (self.after.display().to_string(), source::read(&self.after)?);
-        let orbs = self.orbs.open()?;
+        let orbs = self.orbs.open(global)?;
         let (values, parameters) = (self.event.values()?, self.event.parameters()?);
         let mut plans = Vec::new();
         for (shown, text) in [&before, &after] {

@@ -17,7 +17,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
-        self.subject.read(|input, _, text| {
+        self.subject.read(global, |input, _, text| {
             match explain(input, &self.path) {
                 Ok(explanation) if global.json => println!("{}", serde_json::json!(explanation)),
                 Ok(explanation) => print(&explanation),

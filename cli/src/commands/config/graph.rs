@@ -39,7 +39,7 @@ impl Arguments {
     }
 
     fn once(&self, global: &Global) -> Result<Exit, Failure> {
-        self.subject.read(|input, _, text| {
+        self.subject.read(global, |input, _, text| {
             let plan = match compiler::compile(input) {
                 Ok(compiled) => compiled.plan,
                 Err(findings) => return Ok(refuse(global, &findings, text)),

@@ -1,6 +1,7 @@
-//! Where orbs come from, without a server: folders and a lock file.
+//! Where orbs come from: folders, a lock file, and what they lack from the server, if one is configured.
 
-use crate::{Exit, Failure};
+use super::server::ServerOrbs;
+use crate::{Exit, Failure, Global};
 use clap::Args;
 use compiler::{OrbError, OrbRef, OrbSource, OrbText, UsedOrb};
 use orb_folder::{Lock, LockedOrbs, OrbFolder};
@@ -24,12 +25,13 @@ pub(super) struct Options {
 /// Orbs of several folders, the first one that has it.
 pub(super) struct Orbs {
     folders: Vec<OrbFolder>,
+    server: Option<ServerOrbs>,
     lock: Option<Lock>,
     write: Option<PathBuf>,
 }
 
 impl Options {
-    pub fn open(&self) -> Result<Orbs, Failure> {
+    pub fn open(&self, global: &Global) -> Result<Orbs, Failure> {
         let mut folders = Vec::new();
         for dir in &self.orb_dir {
             let folder = OrbFolder::open(dir).map_err(|error| {
@@ -38,7 +40,7 @@ impl Options {
             })?;
             folders.push(folder);
         }
-        let mut orbs = Orbs { folders, lock: None, write: None };
+        let mut orbs = Orbs { folders, server: ServerOrbs::of(global), lock: None, write: None };
         let Some(path) = &self.orb_lock else { return Ok(orbs) };
         if self.update_orb_lock {
             orbs.write = Some(path.clone());
@@ -73,20 +75,23 @@ impl Orbs {
 
 impl OrbSource for Orbs {
     fn fetch(&self, reference: &OrbRef) -> Result<OrbText, OrbError> {
-        let folders = Folders(&self.folders);
+        let found = Unlocked { folders: &self.folders, server: self.server.as_ref() };
         match &self.lock {
-            Some(lock) => LockedOrbs { lock: lock.clone(), source: &folders }.fetch(reference),
-            None => folders.fetch(reference),
+            Some(lock) => LockedOrbs { lock: lock.clone(), source: &found }.fetch(reference),
+            None => found.fetch(reference),
         }
     }
 }
 
-struct Folders<'f>(&'f [OrbFolder]);
+struct Unlocked<'f> {
+    folders: &'f [OrbFolder],
+    server: Option<&'f ServerOrbs>,
+}
 
-impl OrbSource for Folders<'_> {
+impl OrbSource for Unlocked<'_> {
     fn fetch(&self, reference: &OrbRef) -> Result<OrbText, OrbError> {
         let mut failed = None;
-        for folder in self.0 {
+        for folder in self.folders {
             match folder.fetch(reference) {
                 Ok(text) => return Ok(text),
                 // An orb that is there and broken says more than one that is not there.
@@ -94,8 +99,16 @@ impl OrbSource for Folders<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Err(failed.unwrap_or_else(|| {
-            OrbError::NotFound(Some("no folder of orbs is given; use `--orb-dir DIR`".to_owned()))
-        }))
+        match self.server {
+            // What a folder says of other versions helps more than that the server has none.
+            Some(server) => server.fetch(reference).map_err(|error| match (error, failed) {
+                (OrbError::NotFound(_), Some(nearer @ OrbError::NotFound(Some(_)))) => nearer,
+                (error, _) => error,
+            }),
+            None => Err(failed.unwrap_or_else(|| {
+                let hint = "no folder of orbs and no server is given; use `--orb-dir DIR` or `--server URL`";
+                OrbError::NotFound(Some(hint.to_owned()))
+            })),
+        }
     }
 }

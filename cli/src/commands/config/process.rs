@@ -14,7 +14,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> Result<Exit, Failure> {
-        self.subject.read(|input, orbs, text| match compiler::compile(input) {
+        self.subject.read(global, |input, orbs, text| match compiler::compile(input) {
             Ok(compiled) => {
                 orbs.keep(&compiled.orbs)?;
                 if global.json {

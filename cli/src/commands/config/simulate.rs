@@ -25,7 +25,7 @@ impl Arguments {
     }
 
     fn once(&self, global: &Global) -> Result<Exit, Failure> {
-        self.subject.read(|input, _, text| {
+        self.subject.read(global, |input, _, text| {
             match simulate(input) {
                 Ok(simulation) if global.json => println!("{}", serde_json::json!(simulation)),
                 Ok(simulation) => print(&simulation),

@@ -5,7 +5,7 @@ use super::{
     orbs::{self, Orbs},
     source,
 };
-use crate::Failure;
+use crate::{Failure, Global};
 use clap::Args;
 use compiler::Input;
 use std::path::PathBuf;
@@ -27,11 +27,12 @@ impl Subject {
     /// Reads all of it and hands it to `work`: what the compiler takes, the orbs behind it, the file's text.
     pub(super) fn read<T>(
         &self,
+        global: &Global,
         work: impl FnOnce(&Input<'_>, &Orbs, &str) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let text = source::read(&self.file)?;
         let shown = self.file.display().to_string();
-        let orbs = self.orbs.open()?;
+        let orbs = self.orbs.open(global)?;
         let parameters = self.event.parameters()?;
         let input = Input {
             values: self.event.values()?,

@@ -6,9 +6,11 @@ use clap::{Args, ValueEnum};
 use compiler::check::{self, Kind};
 use compiler::{Diagnostic, Input, UsedOrb, sarif};
 use serde_json::json;
-use std::path::PathBuf;
+use similar::TextDiff;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-pub(super) const HELP: &str = "Examples:\n  gantry config validate                                    .circleci/config.yml\n  gantry config validate . --orb-dir ~/orbs --strict        every configuration of a folder\n  gantry config validate --format sarif > findings.sarif\n  gantry config validate --watch\n\nExits with 0 when everything is valid, 7 when something is not, 5 when a file is missing.";
+pub(super) const HELP: &str = "Examples:\n  gantry config validate                                    .circleci/config.yml\n  gantry config validate . --orb-dir ~/orbs --strict        every configuration of a folder\n  gantry config validate --format sarif > findings.sarif\n  gantry config validate --watch\n  gantry config validate --fix                              misspelt words, forgotten colons and quotes\n\nExits with 0 when everything is valid, 7 when something is not, 5 when a file is missing.";
 
 /// How findings are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -38,6 +40,9 @@ pub struct Arguments {
     /// Check again when a file changes
     #[arg(long)]
     watch: bool,
+    /// Write into the files what findings leave no choice about, and print the difference
+    #[arg(long, conflicts_with = "watch")]
+    fix: bool,
     #[command(flatten)]
     orbs: orbs::Options,
     #[command(flatten)]
@@ -69,25 +74,56 @@ impl Arguments {
 
     fn once(&self, global: &Global) -> Result<Exit, Failure> {
         let format = if global.json { Format::Json } else { self.format };
-        let orbs = self.orbs.open()?;
+        let orbs = self.orbs.open(global)?;
         let (values, parameters) = (self.event.values()?, self.event.parameters()?);
         let mut report = Report::default();
         for found in source::files(&self.paths)? {
-            let text = source::read(&found.path)?;
+            let mut text = source::read(&found.path)?;
             let shown = found.path.display().to_string();
+            let kind = if found.in_folder { check::kind(&text) } else { Kind::Configuration };
+            if self.fix && kind == Kind::Configuration {
+                let input = Input {
+                    values: values.clone(),
+                    parameters: &parameters,
+                    orbs: &orbs,
+                    ..Input::new(&shown, &text)
+                };
+                let fixed = compiler::fix(&input);
+                if fixed.count > 0 {
+                    mend(&found.path, &text, &fixed.text, format == Format::Text)?;
+                    text = fixed.text;
+                }
+            }
             let input = Input {
                 values: values.clone(),
                 parameters: &parameters,
                 orbs: &orbs,
                 ..Input::new(&shown, &text)
             };
-            let kind = if found.in_folder { check::kind(&text) } else { Kind::Configuration };
             report.add(&input, kind, self.strict, format == Format::Text);
         }
         orbs.keep(&report.used)?;
         report.print(format);
         Ok(if report.invalid == 0 { Exit::Success } else { Exit::Invalid })
     }
+}
+
+/// Writes the mended text; the difference goes to standard output, or beside a document that stands there.
+fn mend(path: &Path, before: &str, after: &str, print: bool) -> Result<(), Failure> {
+    if path == Path::new("-") {
+        return Err(Failure::new(Exit::Usage, "standard input cannot be mended: name a file with --fix"));
+    }
+    fs::write(path, after).map_err(|error| {
+        Failure::new(Exit::Failed, format!("{} cannot be written: {error}", path.display()))
+    })?;
+    let name = path.display().to_string();
+    let diff = TextDiff::from_lines(before, after).unified_diff().header(&name, &name).to_string();
+    if print {
+        print!("{diff}");
+    } else {
+        eprint!("{diff}");
+    }
+    Ok(())
 }
 
 impl Report {

@@ -4,7 +4,7 @@ use crate::{Client, Exit, Failure};
 use serde_json::{Value, json};
 
 /// Speaks to a registry.
-pub(super) enum Registry {
+pub(in crate::commands) enum Registry {
     /// The server of the flags.
     Ours(Client),
     /// Another one.
