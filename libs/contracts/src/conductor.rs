@@ -21,7 +21,7 @@ pub struct JobNode {
     pub job_id: JobId,
     /// Its name.
     pub name: String,
-    /// `build`, `approval` or `no-op`.
+    /// `build`, `approval`, `no-op`, `lock` or `unlock`.
     pub kind: String,
     /// Status at creation: `blocked`, or `success` when a rerun carried it over.
     pub status: JobStatus,

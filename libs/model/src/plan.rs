@@ -51,7 +51,8 @@ pub struct JobPlan {
     /// Names of contexts, in list order: a later one overrides an earlier one.
     #[serde(default)]
     pub contexts: Vec<String>,
-    /// Key of the serial group in which it takes its turn, organisation-wide (execution §7).
+    /// Key of the serial group in which it takes its turn, organisation-wide; of a lock and of an unlock, the one
+    /// that is held between them (execution §7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial_group: Option<String>,
 }
@@ -69,6 +70,11 @@ pub enum JobKind {
     Approval,
     /// Succeeds at once.
     NoOp,
+    /// Succeeds in its turn of the serial group, and keeps it until the [`JobKind::Unlock`] of the same key has
+    /// ended, or the workflow (config-language §10.2).
+    Lock,
+    /// Succeeds at once; the next one may have its turn.
+    Unlock,
 }
 
 /// An edge: the upstream job must end with one of the accepted statuses (execution §5).

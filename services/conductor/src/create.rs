@@ -2,6 +2,7 @@
 
 use crate::{
     error::Result,
+    locks,
     step::{self, Cause},
     store::{self, Former, NewJob, Workflow},
 };
@@ -148,10 +149,17 @@ fn choose(former: Vec<Former>, which: &Which) -> Result<(Vec<JobPlan>, Kept)> {
         Which::All | Which::Failed => None,
         Which::Selected { jobs, downstream } => Some(select(&former, jobs, *downstream)?),
     };
-    let runs = |job: &Former| match &selected {
-        Some(selected) => selected.contains(&job.plan.name),
-        None => matches!(which, Which::All) || job.status != JobStatus::Success,
+    let mut again: HashSet<String> = match &selected {
+        Some(selected) => selected.clone(),
+        None => {
+            let runs = |job: &&Former| matches!(which, Which::All) || job.status != JobStatus::Success;
+            former.iter().filter(runs).map(|job| job.plan.name.clone()).collect()
+        }
     };
+    let plans: Vec<JobPlan> = former.iter().map(|job| job.plan.clone()).collect();
+    locks::with_locks(&plans, &mut again);
+    let selected = selected.map(|_| again.clone());
+    let runs = |job: &Former| again.contains(&job.plan.name);
     let kept: Kept = former
         .iter()
         .filter(|job| !runs(job) && job.status == JobStatus::Success)

@@ -9,6 +9,7 @@ mod consume;
 mod create;
 mod error;
 mod explain;
+mod locks;
 mod redundant;
 mod serial;
 mod step;

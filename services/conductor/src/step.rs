@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    me,
+    locks, me,
     store::{self, Beginning, Workflow},
 };
 use contracts::{
@@ -90,6 +90,7 @@ pub(crate) async fn commit(
         numbers = ready.iter().copied().zip(from..).collect();
     }
     let groups = serial_groups(tx, changes).await?;
+    let released = locks::released(tx.conn(), workflow.id, changes).await?;
     let mut events: Vec<NewEvent> = first;
     for event in &changes.events {
         let Some(published) = announce(workflow, changes, event, &numbers, &groups, &mut beginnings, cause)?
@@ -103,6 +104,9 @@ pub(crate) async fn commit(
             let done = TurnDone { job_id: *job, group: group.clone() };
             events.push(self::event(workflow, cause, &done));
         }
+    }
+    for (job_id, group) in released {
+        events.push(self::event(workflow, cause, &TurnDone { job_id, group }));
     }
     let stored = tx.append(&events).await?;
     if let Some(last) = stored.last() {
@@ -123,7 +127,8 @@ async fn serial_groups(tx: &mut Tx, changes: &Changes) -> Result<HashMap<JobId, 
         .filter_map(|event| match event {
             Event::TurnWanted { job } => Some(*job),
             Event::JobEnded { job, .. } => {
-                changes.jobs.get(job).is_some_and(|job| job.turn.is_in_group()).then_some(*job)
+                let leaves = |job: &&Job| job.turn.is_in_group() && !locks::is_held(job);
+                changes.jobs.get(job).filter(leaves).map(|job| job.id)
             }
             _ => None,
         })

@@ -226,7 +226,7 @@ pub fn decide_as<R: Rules>(
         Command::Begin => {
             if job.status == JobStatus::Blocked && R::may_begin(root) && R::begins(job.unmet) {
                 begin::<R>(job, now, &mut events);
-                if job.kind == Kind::NoOp {
+                if job.kind.succeeds_at_once() {
                     settle::<R>(root, job, JobStatus::Success, dependants, now, &mut events);
                 }
             }
@@ -234,7 +234,12 @@ pub fn decide_as<R: Rules>(
         Command::TurnGiven => {
             // One that ended while the turn was on its way gives it back by its end.
             if R::is_in_line(job) && R::may_begin(root) {
-                events.push(Event::JobReady { job: job.id });
+                match job.kind {
+                    Kind::Lock => {
+                        end::<R>(root, job, JobStatus::Success, None, None, now, dependants, &mut events);
+                    }
+                    _ => events.push(Event::JobReady { job: job.id }),
+                }
             }
         }
         Command::PassedOver { reason } => {
@@ -325,8 +330,9 @@ fn begin<R: Rules>(job: &Job, now: Timestamp, events: &mut Vec<Event>) {
     events.push(match job.kind {
         Kind::Build if R::waits_for_turn(job) => Event::TurnWanted { job: job.id },
         Kind::Build => Event::JobReady { job: job.id },
+        Kind::Lock => Event::TurnWanted { job: job.id },
         Kind::Approval => Event::JobOnHold { job: job.id },
-        Kind::NoOp => Event::JobEnded {
+        Kind::NoOp | Kind::Unlock => Event::JobEnded {
             job: job.id,
             status: JobStatus::Success,
             reason: None,

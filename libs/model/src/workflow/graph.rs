@@ -87,7 +87,7 @@ impl Graph {
             }
             let unmet = u32::try_from(requires.len()).unwrap_or(u32::MAX);
             let mut node = Job::blocked(id(index), Kind::from(&job.kind), unmet);
-            if job.serial_group.is_some() && node.kind == Kind::Build {
+            if job.serial_group.is_some() && node.kind.takes_turns() {
                 node.turn = Turn::Needed;
             }
             if carried(&job.name) {

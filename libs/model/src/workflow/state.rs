@@ -20,6 +20,12 @@ pub enum Kind {
     /// Succeeds at once.
     #[serde(rename = "no-op")]
     NoOp,
+    /// Succeeds in its turn of a serial group, and keeps it.
+    #[serde(rename = "lock")]
+    Lock,
+    /// Succeeds at once, and gives back what a lock keeps.
+    #[serde(rename = "unlock")]
+    Unlock,
 }
 
 impl Kind {
@@ -29,12 +35,25 @@ impl Kind {
             Self::Build => "build",
             Self::Approval => "approval",
             Self::NoOp => "no-op",
+            Self::Lock => "lock",
+            Self::Unlock => "unlock",
         }
+    }
+
+    /// Whether it needs nobody to succeed once it may begin.
+    pub const fn succeeds_at_once(self) -> bool {
+        matches!(self, Self::NoOp | Self::Unlock)
+    }
+
+    /// Whether it takes part in a serial group by itself.
+    pub const fn takes_turns(self) -> bool {
+        matches!(self, Self::Build | Self::Lock)
     }
 
     /// The kind with this word.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Build, Self::Approval, Self::NoOp].into_iter().find(|kind| kind.as_str() == word)
+        let all = [Self::Build, Self::Approval, Self::NoOp, Self::Lock, Self::Unlock];
+        all.into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
@@ -44,6 +63,8 @@ impl From<&JobKind> for Kind {
             JobKind::Build { .. } => Self::Build,
             JobKind::Approval => Self::Approval,
             JobKind::NoOp => Self::NoOp,
+            JobKind::Lock => Self::Lock,
+            JobKind::Unlock => Self::Unlock,
         }
     }
 }
@@ -319,7 +340,7 @@ pub enum Event {
         /// Approver that comes down the edge.
         approver: Option<Approver>,
     },
-    /// All edges of a build job are satisfied, and it has to wait for its turn in a serial group.
+    /// All edges of a job are satisfied, and it has to wait for its turn in a serial group.
     TurnWanted {
         /// Which.
         job: JobId,
@@ -423,6 +444,10 @@ pub fn evolve(root: &mut Root, job: Option<&mut Job>, event: &Event) {
     // Whatever moves a job that waits for its turn ends the wait.
     if job.turn == Turn::Wanted && to.is_some() {
         root.turns = root.turns.saturating_sub(1);
+        // A lock has its turn when it succeeds.
+        if to == Some(JobStatus::Success) {
+            job.turn = Turn::Given;
+        }
     }
     match event {
         Event::CancelRequested { .. } => job.cancel_requested = true,

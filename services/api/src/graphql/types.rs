@@ -434,7 +434,7 @@ impl Job {
     async fn name(&self) -> &str {
         &self.0.name
     }
-    /// `build`, `approval` or `no-op`.
+    /// `build`, `approval`, `no-op`, `lock` or `unlock`.
     #[graphql(name = "type")]
     async fn kind(&self) -> &str {
         &self.0.kind

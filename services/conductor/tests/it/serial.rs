@@ -1,10 +1,13 @@
 //! Serial groups and what is said about waiting (execution §7).
 
-use crate::support::{LIMIT, World, build, code, id_of, until, workflow};
-use contracts::conductor::{CancelJob, ExplainWait, Explanation, JobReady, ReleaseTurn, WorkflowCreated};
+use crate::support::{LIMIT, World, build, code, id_of, node, until, workflow};
+use contracts::conductor::{
+    CancelJob, CancelWorkflow, ExplainWait, Explanation, JobReady, ReleaseTurn, RerunWorkflow,
+    WorkflowCreated,
+};
 use ids::JobId;
 use model::{
-    plan::JobPlan,
+    plan::{JobKind, JobPlan, Requirement},
     status::{JobStatus, WorkflowStatus},
 };
 
@@ -28,6 +31,18 @@ async fn explain(world: &World, job_id: JobId) -> Explanation {
 async fn until_place(world: &World, job: JobId, place: u64) {
     until(&format!("place {place}"), LIMIT, async || {
         explain(world, job).await.waits.first().and_then(|wait| wait.place) == Some(place)
+    })
+    .await;
+}
+
+/// Waits until no serial group has members.
+async fn until_nobody_is_left(world: &World) {
+    until("nobody is left", LIMIT, async || {
+        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM conductor.serial_members")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+        left == 0
     })
     .await;
 }
@@ -65,11 +80,7 @@ async fn r22_jobs_of_a_serial_group_take_turns_in_the_order_in_which_they_came()
     until("the third has its turn", LIMIT, async || ready(&world).await.contains(&c)).await;
     world.job_finished(third.workflow_id, c, JobStatus::Success).await;
     world.until_workflow(third.workflow_id, "success").await;
-    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM conductor.serial_members")
-        .fetch_one(&world.pool)
-        .await
-        .unwrap();
-    assert_eq!(left, 0);
+    until_nobody_is_left(&world).await;
     world.check_rows().await;
     world.stop().await;
 }
@@ -131,6 +142,102 @@ async fn who_leaves_the_line_holds_nobody_up_and_a_lock_can_be_taken_away() {
     world.until_workflow(fourth.workflow_id, "canceled").await;
     let reason = explain(&world, id_of(&fourth, "deploy")).await.reason;
     assert_eq!(reason.as_deref(), Some("serial_wait_timeout"));
+    world.check_rows().await;
+    world.stop().await;
+}
+
+fn grouped(key: &str) -> Vec<JobPlan> {
+    let ends = [
+        JobStatus::Success,
+        JobStatus::Failed,
+        JobStatus::Canceled,
+        JobStatus::Unauthorized,
+        JobStatus::NotRun,
+    ];
+    let after = |job: &str| Requirement { job: job.into(), accepts: ends.into_iter().collect() };
+    let key = Some(key.to_owned());
+    let mut unlock = JobPlan { serial_group: key.clone(), ..node("unlock", JobKind::Unlock, &["lock"]) };
+    unlock.requires.extend([after("a"), after("b")]);
+    vec![
+        JobPlan { serial_group: key, ..node("lock", JobKind::Lock, &[]) },
+        build("a", &["lock"]),
+        build("b", &["lock"]),
+        unlock,
+        build("after", &["a"]),
+    ]
+}
+
+#[tokio::test]
+async fn r22_a_locked_group_of_jobs_keeps_its_turn_until_all_of_them_have_ended() {
+    let mut world = World::new().await;
+    let first = push(&mut world, grouped("prod")).await;
+    let [a, b] = ["a", "b"].map(|name| id_of(&first, name));
+    until("the group has begun", LIMIT, async || ready(&world).await.len() == 2).await;
+    assert_eq!(world.jobs(first.workflow_id).await["lock"], "success");
+    let second = push(&mut world, vec![serial("deploy", &[])]).await;
+    let deploy = id_of(&second, "deploy");
+    until_place(&world, deploy, 1).await;
+    let wait = explain(&world, deploy).await.waits.remove(0);
+    assert_eq!(wait.jobs, [id_of(&first, "lock")], "{}", wait.text);
+
+    // One of them fails; the other one goes on, and so does the lock.
+    world.job_finished(first.workflow_id, a, JobStatus::Failed).await;
+    world.until_workflow(first.workflow_id, "failing").await;
+    until_place(&world, deploy, 1).await;
+    assert!(!ready(&world).await.contains(&deploy));
+    assert_eq!(world.jobs(first.workflow_id).await["unlock"], "blocked");
+    world.job_finished(first.workflow_id, b, JobStatus::Success).await;
+    until("the next one has its turn", LIMIT, async || ready(&world).await.contains(&deploy)).await;
+    assert_eq!(world.jobs(first.workflow_id).await["unlock"], "success");
+    world.until_workflow(first.workflow_id, "failed").await;
+
+    // A rerun of what failed takes the lock again, and `b` is kept.
+    world.job_finished(second.workflow_id, deploy, JobStatus::Success).await;
+    world.until_workflow(second.workflow_id, "success").await;
+    let ask = RerunWorkflow { id: first.workflow_id, from_failed: true, jobs: None, sparse_tree: false };
+    let again = world.ask(&ask).await.unwrap();
+    world.until_job(again.id, "a", "queued").await;
+    let jobs = world.jobs(again.id).await;
+    assert_eq!((jobs["lock"].as_str(), jobs["b"].as_str()), ("success", "success"));
+    let third = push(&mut world, vec![serial("deploy", &[])]).await;
+    let deploy = id_of(&third, "deploy");
+    until_place(&world, deploy, 1).await;
+    let a = *ready(&world).await.last().unwrap();
+    world.job_finished(again.id, a, JobStatus::Success).await;
+    until("the next one has its turn", LIMIT, async || ready(&world).await.contains(&deploy)).await;
+    world.check_rows().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_canceled_group_keeps_its_lock_until_its_last_job_has_ended() {
+    let mut world = World::new().await;
+    let first = push(&mut world, grouped("prod")).await;
+    let [a, b] = ["a", "b"].map(|name| id_of(&first, name));
+    until("the group has begun", LIMIT, async || ready(&world).await.len() == 2).await;
+    world.job_started(first.workflow_id, a).await;
+    world.job_started(first.workflow_id, b).await;
+    let second = push(&mut world, vec![serial("deploy", &[])]).await;
+    let deploy = id_of(&second, "deploy");
+    until_place(&world, deploy, 1).await;
+    world.ask(&CancelWorkflow { id: first.workflow_id }).await.unwrap();
+    world.job_finished(first.workflow_id, a, JobStatus::Canceled).await;
+    until("one has ended", LIMIT, async || world.jobs(first.workflow_id).await["a"] == "canceled").await;
+    until_place(&world, deploy, 1).await;
+    assert!(!ready(&world).await.contains(&deploy), "b still runs");
+    world.job_finished(first.workflow_id, b, JobStatus::Canceled).await;
+    until("the next one has its turn", LIMIT, async || ready(&world).await.contains(&deploy)).await;
+    world.until_workflow(first.workflow_id, "canceled").await;
+    world.job_finished(second.workflow_id, deploy, JobStatus::Success).await;
+
+    // Nobody waits for a group that is canceled while it stands in line itself.
+    let third = push(&mut world, vec![serial("deploy", &[])]).await;
+    let fourth = push(&mut world, grouped("prod")).await;
+    until_place(&world, id_of(&fourth, "lock"), 1).await;
+    world.ask(&CancelWorkflow { id: fourth.workflow_id }).await.unwrap();
+    world.until_workflow(fourth.workflow_id, "canceled").await;
+    world.job_finished(third.workflow_id, id_of(&third, "deploy"), JobStatus::Success).await;
+    until_nobody_is_left(&world).await;
     world.check_rows().await;
     world.stop().await;
 }

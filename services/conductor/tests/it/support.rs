@@ -353,7 +353,7 @@ pub fn no_op(name: &str, requires: &[&str]) -> JobPlan {
 }
 
 /// `name` or `name:status,status`.
-fn node(name: &str, kind: JobKind, requires: &[&str]) -> JobPlan {
+pub fn node(name: &str, kind: JobKind, requires: &[&str]) -> JobPlan {
     let requires = requires
         .iter()
         .map(|edge| {

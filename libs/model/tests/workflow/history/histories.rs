@@ -159,7 +159,7 @@ impl World {
             let mut job = Job::blocked(id(at), spec.kind, u32::try_from(requires.len()).unwrap());
             if kept_at(at) {
                 (job.status, job.unmet) = (JobStatus::Success, 0);
-            } else if spec.serial && spec.kind == Kind::Build {
+            } else if spec.kind == Kind::Lock || (spec.serial && spec.kind == Kind::Build) {
                 job.turn = Turn::Needed;
             }
             nodes[at] = Some(Node { job, requires });
@@ -324,7 +324,12 @@ impl World {
     fn give_turn<R: Rules>(&mut self, at: usize) -> Check {
         self.seen.turn += 1;
         self.message::<R>(at, Command::TurnGiven, Doing::Turning(at))?;
-        ensure!(self.facts[at] == Fact::Ready, "j{at} has its turn and is {:?}", self.facts[at]);
+        let goes_on = match self.kinds[at] {
+            Kind::Lock => Fact::Ended(JobStatus::Success),
+            _ => Fact::Ready,
+        };
+        ensure!(self.facts[at] == goes_on, "j{at} has its turn and is {:?}", self.facts[at]);
+        ensure!(self.jobs[at].turn == Turn::Given, "j{at} has its turn and does not know of it");
         Ok(())
     }
 
@@ -483,7 +488,8 @@ impl World {
                 Event::TurnWanted { job } => {
                     let at = index(*job);
                     ensure!(self.serial[at], "j{at} waits for a turn and needs none");
-                    self.began(at, Kind::Build)?;
+                    self.began(at, self.kinds[at])?;
+                    ensure!(self.kinds[at].takes_turns(), "j{at} is a {}", self.kinds[at].as_str());
                     self.facts[at] = Fact::InLine;
                     self.active.retain(|active| *active != at);
                     self.numbers[BUSY] -= 1;
@@ -556,7 +562,7 @@ impl World {
         ensure!(!self.cancel_all, "R-12: j{at} began after the cancel of the workflow");
         ensure!(!self.cancel_asked[at], "R-12: j{at} began after its cancel");
         self.requirements_hold(at)?;
-        if kind == Kind::Build {
+        if kind.takes_turns() {
             self.facts[at] = Fact::Ready;
             self.active.push(at);
             self.numbers[BUSY] += 1;
@@ -605,7 +611,10 @@ impl World {
                 ensure!(broken && !canceled, "j{at} is not run, and could");
             }
             Fact::Waits if status == JobStatus::Success => {
-                ensure!(self.kinds[at] == Kind::NoOp && !canceled, "R-10: j{at} succeeded without a start");
+                ensure!(
+                    self.kinds[at].succeeds_at_once() && !canceled,
+                    "R-10: j{at} succeeded without a start"
+                );
                 self.requirements_hold(at)?;
             }
             Fact::Holds if status == JobStatus::Success => {
@@ -614,6 +623,14 @@ impl World {
                     "R-13: nobody approved j{at}"
                 );
                 self.approved_by[at] = by;
+            }
+            Fact::InLine if status == JobStatus::Success => {
+                let told = matches!(doing, Doing::Turning(told) if told == at);
+                ensure!(
+                    told && self.kinds[at] == Kind::Lock && !canceled,
+                    "R-22: j{at} locked without its turn"
+                );
+                self.requirements_hold(at)?;
             }
             Fact::InLine if status == JobStatus::NotRun => {
                 ensure!(

@@ -82,12 +82,16 @@ fn generate(dice: &mut Dice) -> Case {
                     }
                 }
             }
-            let kind = match dice.below(10) {
-                0 | 1 => Kind::Approval,
-                2 => Kind::NoOp,
+            let kind = match dice.below(20) {
+                0..4 => Kind::Approval,
+                4 | 5 => Kind::NoOp,
+                6 if serial > 0 => Kind::Lock,
+                7 if serial > 0 => Kind::Unlock,
                 _ => Kind::Build,
             };
-            Spec { kind, serial: kind == Kind::Build && dice.percent(serial), requires }
+            // A lock without a group would hold nothing; there is none.
+            let serial = kind == Kind::Lock || (kind == Kind::Build && dice.percent(serial));
+            Spec { kind, serial, requires }
         })
         .collect();
     // What is left open at the end is brought to its end by the checker, so that a history may stop anywhere.
