@@ -1,6 +1,7 @@
 //! What the public API promises beside its routes: limits of documents, streams that go on where they broke off, and
-//! decisions that are made once.
+//! decisions that are made once. And what a command line does with a server.
 
+mod config;
 mod decisions;
 mod limits;
 mod runners;
