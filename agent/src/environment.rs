@@ -10,7 +10,7 @@ use std::{
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Built-in variables that come with the secrets (execution §21).
-const TOKENS: [&str; 2] = ["CIRCLE_OIDC_TOKEN", "CIRCLE_OIDC_TOKEN_V2"];
+pub(crate) const TOKENS: [&str; 2] = ["CIRCLE_OIDC_TOKEN", "CIRCLE_OIDC_TOKEN_V2"];
 
 /// The folders of a task, as its steps see them.
 pub(crate) struct Places {

@@ -4,7 +4,7 @@ use crate::{
     client::Failure,
     containers,
     control::{Control, Gone, Stop},
-    environment::{Environment, Places},
+    environment::{self, Environment, Places},
     output::Output,
     own_step::OwnStep,
     sealed::TaskKey,
@@ -53,11 +53,14 @@ pub(crate) async fn execute(
             };
         }
     };
-    let mut values: Vec<&str> = secrets.variables.iter().map(|(_, value)| value.as_str()).collect();
+    let (tokens, values): (Vec<_>, Vec<_>) =
+        secrets.variables.iter().partition(|(name, _)| environment::TOKENS.contains(&name.as_str()));
     let keys = secrets.ssh_keys.iter().chain(&secrets.checkout_key);
-    values.extend(keys.flat_map(ssh_keys::secret_lines));
-    output.hide(masking::Secrets::new(&values));
-    drop(values);
+    let values: Vec<&str> =
+        values.iter().map(|(_, value)| value.as_str()).chain(keys.flat_map(ssh_keys::secret_lines)).collect();
+    let tokens: Vec<&str> = tokens.iter().map(|(_, token)| token.as_str()).collect();
+    output.hide(masking::Secrets::new(&values).with_tokens(&tokens));
+    drop((values, tokens));
     let mut services = containers::follow(services, &output, &reports);
     let ran = run_steps(dir, lease, control, &environment, &secrets, (&output, &reports), spin_up).await;
     environment.end().await;

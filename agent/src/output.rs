@@ -136,8 +136,17 @@ impl Output {
 
     /// Hides one more value in every stream from here on: one that was learned while the task runs.
     pub(crate) fn learn(&self, value: &str) {
+        self.grow(|secrets| secrets.with(&[value]));
+    }
+
+    /// The same for a token that a step was given.
+    pub(crate) fn learn_token(&self, token: &str) {
+        self.grow(|secrets| secrets.with_tokens(&[token]));
+    }
+
+    fn grow(&self, more: impl FnOnce(&masking::Secrets) -> masking::Secrets) {
         let mut secrets = self.hidden.lock();
-        *secrets = secrets.with(&[value]);
+        *secrets = more(&secrets);
         drop(secrets);
         self.hidden.changed();
     }

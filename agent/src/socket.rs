@@ -144,7 +144,7 @@ impl Desk {
             self.control.post("oidc", wanted).await.and_then(|answer| crate::control::decode(&answer));
         match minted {
             Ok(MintedToken { token }) => {
-                self.output.learn(&token);
+                self.output.learn_token(&token);
                 Ok(token)
             }
             Err(Gone::Fenced) => Err("the task is no longer this agent's".into()),

@@ -22,6 +22,19 @@ fn pieces(values: &[String], text: &[u8], cuts: &[usize]) -> Vec<u8> {
 }
 
 #[test]
+fn a_token_is_hidden_whole_and_its_signature_in_every_form() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
+    let secrets = Secrets::new(&["hunter22"]).with_tokens(&[token]);
+    let text = format!("t={token} pw=hunter22\n");
+    assert_eq!(secrets.mask(text.as_bytes()), b"t=**REDACTED** pw=**REDACTED**\n");
+    let shown = String::from_utf8(secrets.mask(STANDARD.encode(token).as_bytes())).unwrap();
+    assert!(shown.contains("**REDACTED**"), "{shown}");
+    let signature = STANDARD.encode("c2lnbmF0dXJlLW9mLXRoZS10b2tlbg");
+    assert!(!shown.contains(&signature[4..20]), "{shown}");
+}
+
+#[test]
 fn plain_values_are_masked_and_short_ones_are_not() {
     assert_eq!(whole(&["hunter22", "abc", "true"], b"pw=hunter22 abc true\n"), b"pw=**REDACTED** abc true\n");
     assert_eq!(whole(&["abcd", "cdef"], b"xabcdefx abcdabcd"), b"x**REDACTED**x **REDACTED****REDACTED**");
