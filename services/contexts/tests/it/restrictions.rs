@@ -42,7 +42,9 @@ async fn every_kind_of_restriction_must_hold_and_an_emptied_one_opens_nothing() 
 
     let expression = restrict(&suite, context, RestrictionKind::Expression, "pipeline.number == 1").await;
     assert_eq!(tried(&suite, &ours, None).await, given);
-    restrict(&suite, context, RestrictionKind::Expression, "pipeline.git.branch == \"release\"").await.unwrap();
+    restrict(&suite, context, RestrictionKind::Expression, "pipeline.git.branch == \"release\"")
+        .await
+        .unwrap();
     let said = tried(&suite, &ours, None).await.unwrap_err();
     assert!(said.contains("expression restriction"), "the branch is another one: {said}");
     suite.bus.ask(&suite.user, &Unrestrict { context_id: context }).await.unwrap();
