@@ -7,9 +7,9 @@ use hyper::Method;
 use ids::StepId;
 use sha2::{Digest, Sha256};
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io::{self, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
@@ -25,6 +25,8 @@ use tokio::{
 
 /// What the log of a step ends with whose agent died.
 const DIED: &[u8] = b"\nThe agent died here; nothing of the step was recorded after this.\n";
+/// Mode of a spool whose step has ended.
+const WHOLE: u32 = 0o400;
 const CHUNK: u64 = 256 * 1024;
 /// Longer silence than this, and the next bytes go at once.
 const QUIET: Duration = Duration::from_millis(50);
@@ -159,16 +161,19 @@ impl Output {
         String::from_utf8_lossy(&self.secrets().mask(text.as_bytes())).into_owned()
     }
 
-    /// Sends what an agent before this one had spooled and could not deliver, with a last line that says why there
-    /// is no more.
+    /// Sends what an agent before this one had spooled and could not deliver. Where the step had not ended, a last
+    /// line says why there is no more.
     pub(crate) fn recover(&self) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let path = entry.path();
             let Some(step) = entry.file_name().to_str().and_then(|name| name.parse::<StepId>().ok()) else {
                 continue;
             };
-            let mut spool = File::options().read(true).append(true).open(&path)?;
-            spool.write_all(DIED)?;
+            let whole = entry.metadata()?.permissions().mode() & 0o777 == WHOLE;
+            let mut spool = File::options().read(true).append(!whole).open(&path)?;
+            if !whole {
+                spool.write_all(DIED)?;
+            }
             let written = spool.metadata()?.len();
             self.budget.add(written);
             let ended = Some(digest(&spool, written)?);
@@ -315,6 +320,10 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        // A spool that nobody may write to is whole: an agent that takes it over adds nothing.
+        if let Err(error) = self.spool.set_permissions(Permissions::from_mode(WHOLE)) {
+            tracing::warn!(%error, "a spool is not marked as whole");
+        }
         self.shared.lock().ended = Some(hex::encode(self.hasher.clone().finalize()));
         self.shared.changed.notify_one();
     }

@@ -268,6 +268,27 @@ async fn an_agent_that_dies_takes_its_processes_along() {
 }
 
 #[tokio::test]
+async fn what_a_dead_agent_had_finished_is_delivered_as_it_is() {
+    let marker = tempfile::tempdir().unwrap();
+    let m = marker.path().display().to_string();
+    let suite = Suite::new(lease(vec![
+        run(&format!("until [ -e {m}/go ]; do sleep 0.01; done; echo whole")),
+        run(&format!("touch {m}/second; sleep 1010")),
+    ]));
+    let mut agent = suite.agent("none", None, vec![]);
+    suite.until("the step is known", |seen| seen.steps.contains_key(&101)).await;
+    suite.vanish();
+    fs::write(marker.path().join("go"), "").unwrap();
+    eventually("the next step runs", || marker.path().join("second").exists()).await;
+    agent.start_kill().unwrap();
+    agent.wait().await.unwrap();
+    suite.serve();
+    assert_eq!(suite.finished(suite.agent("none", None, vec![])).await, "infrastructure_fail");
+    assert_eq!(suite.log(101), "whole\n");
+    assert!(suite.is_sealed(101));
+}
+
+#[tokio::test]
 async fn secrets_reach_the_steps_and_not_the_log() {
     let secrets =
         vec![("PASSWORD".to_owned(), "correct horse".to_owned()), ("SHORT".to_owned(), "abc".to_owned())];
