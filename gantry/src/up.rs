@@ -169,7 +169,9 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
     };
     let stored = Stored::for_audit(&config, &layout)?;
     let operator = Operator { bus, pool, blobs: stored, config: Arc::clone(&config) };
-    drop(routes.send_replace(suite.everything().merge(health::router(health)).merge(routes::router(operator))));
+    drop(
+        routes.send_replace(suite.everything().merge(health::router(health)).merge(routes::router(operator))),
+    );
     Instance {
         pid: std::process::id(),
         url: url.clone(),
