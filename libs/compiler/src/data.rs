@@ -32,9 +32,8 @@ pub(crate) fn json(node: &Node) -> Json {
         Value::Null => Json::Null,
         Value::Bool(value) => Json::Bool(*value),
         Value::Int(value) => Json::from(*value),
-        Value::Float(value) => {
-            serde_json::Number::from_f64(*value).map_or_else(|| Json::from(value.to_string()), Json::Number)
-        }
+        Value::Float(value) => serde_json::Number::from_f64(value.number)
+            .map_or_else(|| Json::from(value.number.to_string()), Json::Number),
         Value::Str(text) => Json::from(text.as_ref()),
         Value::Seq(items) => Json::Array(items.iter().map(json).collect()),
         Value::Map(map) => {

@@ -143,8 +143,10 @@ fn write_value(out: &mut String, node: &Node, level: usize, in_list: bool) {
             out.push('\n');
         }
         Value::Null => out.push_str(" null\n"),
-        Value::Float(n) if n.is_nan() => out.push_str(" .nan\n"),
-        Value::Float(n) if n.is_infinite() => out.push_str(if *n > 0.0 { " .inf\n" } else { " -.inf\n" }),
+        Value::Float(n) if n.number.is_nan() => out.push_str(" .nan\n"),
+        Value::Float(n) if n.number.is_infinite() => {
+            out.push_str(if n.number > 0.0 { " .inf\n" } else { " -.inf\n" });
+        }
         _ => {
             let _ = writeln!(out, " {}", node.text().unwrap_or_default());
         }

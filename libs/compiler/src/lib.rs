@@ -161,8 +161,8 @@ fn version(ctx: &mut Ctx<'_>, map: &Map) -> Option<bool> {
     let entry = map.get("version");
     let interpolates = match entry.map(|e| &e.value.value) {
         Some(Value::Int(2)) => Some(false),
-        Some(Value::Float(n)) if *n == 2.0 => Some(false),
-        Some(Value::Float(n)) if *n == 2.1 => Some(true),
+        Some(Value::Float(n)) if n.number == 2.0 => Some(false),
+        Some(Value::Float(n)) if n.number == 2.1 => Some(true),
         Some(Value::Str(text)) => match text.as_ref() {
             "2" | "2.0" => Some(false),
             "2.1" => Some(true),

@@ -13,7 +13,7 @@ const OPERATORS: &[&str] = &["and", "or", "not", "equal", "matches"];
 pub(crate) fn truthy(node: &Node) -> bool {
     match &node.value {
         Value::Null | Value::Bool(false) | Value::Int(0) => false,
-        Value::Float(n) => !n.is_nan() && *n != 0.0,
+        Value::Float(n) => !n.number.is_nan() && n.number != 0.0,
         Value::Str(text) => !text.is_empty(),
         _ => true,
     }

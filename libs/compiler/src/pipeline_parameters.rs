@@ -6,7 +6,7 @@ use crate::data::json;
 use crate::diagnostics::{Span, code, suggest};
 use crate::interpolate::Args;
 use crate::params::{Place, accepts};
-use crate::yaml::{Map, Node, Value};
+use crate::yaml::{Float, Map, Node, Value};
 use serde::Serialize;
 use serde_json::Value as Json;
 use std::sync::Arc;
@@ -119,7 +119,7 @@ fn from_json(value: &Json, span: Span) -> Node {
         Json::Bool(b) => Value::Bool(*b),
         Json::Number(n) => match n.as_i64() {
             Some(n) => Value::Int(n),
-            None => Value::Float(n.as_f64().unwrap_or(f64::NAN)),
+            None => Value::Float(Float::new(n.as_f64().unwrap_or(f64::NAN), &n.to_string())),
         },
         Json::String(text) => Value::Str(text.as_str().into()),
         // No pipeline parameter takes a collection: an empty one fails the type check.

@@ -1,6 +1,6 @@
 //! Plain scalars of YAML 1.1 as the reference compiler reads them, and durations.
 
-use crate::yaml::Value;
+use crate::yaml::{Float, Value};
 
 /// The value of a plain (unquoted) scalar.
 pub(crate) fn plain(text: &str) -> Value {
@@ -10,7 +10,7 @@ pub(crate) fn plain(text: &str) -> Value {
         "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
             return Value::Bool(false);
         }
-        ".nan" | ".NaN" | ".NAN" => return Value::Float(f64::NAN),
+        ".nan" | ".NaN" | ".NAN" => return Value::Float(Float::new(f64::NAN, text)),
         _ => {}
     }
     let first = text.as_bytes().first().copied().unwrap_or(b' ');
@@ -19,7 +19,7 @@ pub(crate) fn plain(text: &str) -> Value {
             return Value::Int(number);
         }
         if let Some(number) = float(text) {
-            return Value::Float(number);
+            return Value::Float(Float::new(number, text));
         }
     }
     Value::Str(text.into())

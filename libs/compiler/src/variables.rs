@@ -63,7 +63,11 @@ impl Ctx<'_> {
             self.sink.error(code::INVALID_NAME, at, format!("`{name}` is not a name for a variable"));
             return;
         }
-        let Some(text) = value.text() else {
+        let text = match &value.value {
+            Value::Float(number) => Some(number.written.to_string()),
+            _ => value.text(),
+        };
+        let Some(text) = text else {
             return self.wrong_type(value, &format!("the variable `{name}`"), "a text");
         };
         if text.contains('\0') {

@@ -35,12 +35,32 @@ pub(crate) enum Value {
     Null,
     Bool(bool),
     Int(i64),
-    Float(f64),
+    Float(Float),
     Str(Arc<str>),
     Seq(Arc<Vec<Node>>),
     Map(Arc<Map>),
     /// An argument of type `steps` or `executor`: names in it belong to the scope of who wrote it.
     Scoped(Arc<Scope>, Arc<Node>),
+}
+
+/// A number with a fraction, and how it was written: 1.10 is 1.1, but a version in an environment stays what it is.
+#[derive(Clone)]
+pub(crate) struct Float {
+    pub number: f64,
+    /// Boxed twice, so that the rare float makes no other value larger.
+    pub written: Arc<Box<str>>,
+}
+
+impl Float {
+    pub fn new(number: f64, written: &str) -> Self {
+        Self { number, written: Arc::new(written.into()) }
+    }
+}
+
+impl std::fmt::Debug for Float {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.number.fmt(f)
+    }
 }
 
 /// Most maps are small and short-lived: hashing must be cheap, and hard to foresee from outside.
@@ -127,7 +147,7 @@ impl Node {
             (Value::Null, Value::Null) => true,
             (Value::Bool(a), Value::Bool(b)) => a == b,
             (Value::Int(a), Value::Int(b)) => a == b,
-            (Value::Float(a), Value::Float(b)) => a == b,
+            (Value::Float(a), Value::Float(b)) => a.number == b.number,
             (Value::Str(a), Value::Str(b)) => a == b,
             (Value::Seq(a), Value::Seq(b)) => {
                 a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.same(b))

@@ -88,9 +88,9 @@ fn value(out: &mut String, node: &Node, column: usize, style: &Style, place: Pla
             out.push('\n');
         }
         Value::Null => _ = writeln!(out, "{lead}null"),
-        Value::Float(n) if n.is_nan() => _ = writeln!(out, "{lead}.nan"),
-        Value::Float(n) if n.is_infinite() => {
-            let _ = writeln!(out, "{lead}{}.inf", if *n > 0.0 { "" } else { "-" });
+        Value::Float(n) if n.number.is_nan() => _ = writeln!(out, "{lead}.nan"),
+        Value::Float(n) if n.number.is_infinite() => {
+            let _ = writeln!(out, "{lead}{}.inf", if n.number > 0.0 { "" } else { "-" });
         }
         Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
             let _ = writeln!(out, "{lead}{}", node.text().unwrap_or_default());
