@@ -6,7 +6,7 @@ mod suite;
 
 use agent_api::{JobUser, Source};
 use model::plan::{Step, When};
-use std::{fs, path::Path, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 use suite::{Suite, eventually, lease, run, step};
 
 #[tokio::test]
@@ -271,15 +271,21 @@ async fn an_agent_that_dies_takes_its_processes_along() {
 async fn what_a_dead_agent_had_finished_is_delivered_as_it_is() {
     let marker = tempfile::tempdir().unwrap();
     let m = marker.path().display().to_string();
-    let suite = Suite::new(lease(vec![
-        run(&format!("until [ -e {m}/go ]; do sleep 0.01; done; echo whole")),
-        run(&format!("touch {m}/second; sleep 1010")),
-    ]));
+    let whole = step(|step| {
+        step.command = format!("until [ -e {m}/go ]; do sleep 0.01; done; echo whole");
+        step.background = true;
+    });
+    let suite = Suite::new(lease(vec![whole, run("sleep 1010")]));
     let mut agent = suite.agent("none", None, vec![]);
-    suite.until("the step is known", |seen| seen.steps.contains_key(&101)).await;
+    suite.until("both steps are known", |seen| [101, 102].iter().all(|n| seen.steps.contains_key(n))).await;
     suite.vanish();
     fs::write(marker.path().join("go"), "").unwrap();
-    eventually("the next step runs", || marker.path().join("second").exists()).await;
+    let first = suite.seen.lock().unwrap().steps[&101].step_id.to_string();
+    let spool = suite.task_dir().join("spool").join(first);
+    eventually("the first step has ended", || {
+        fs::metadata(&spool).unwrap().permissions().mode() & 0o777 == 0o400
+    })
+    .await;
     agent.start_kill().unwrap();
     agent.wait().await.unwrap();
     suite.serve();
