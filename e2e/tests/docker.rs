@@ -5,8 +5,11 @@ use gantry_e2e::{Suite, until};
 use serde_json::Value;
 use std::{fs, path::Path, time::Duration};
 use testkit::docker::{Engine, IMAGE};
+use tokio::sync::Mutex;
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// One test at a time: they count the containers of the engine that they share.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 async fn up(engine: &Engine, data: &Path) -> anyhow::Result<Suite> {
     let socket = engine.socket.display().to_string();
@@ -62,6 +65,7 @@ async fn output(suite: &Suite, name: &str, job: &Value) -> anyhow::Result<String
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_run_in_containers() -> anyhow::Result<()> {
     let Some(engine) = testkit::docker::engine() else { return Ok(()) };
+    let _alone = ALONE.lock().await;
     let work = tempfile::tempdir()?;
     let suite = up(engine, &work.path().join("data")).await?;
     let config = format!(
@@ -116,6 +120,7 @@ fn left(engine: &Engine) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_agent_leaves_no_containers() -> anyhow::Result<()> {
     let Some(engine) = testkit::docker::engine() else { return Ok(()) };
+    let _alone = ALONE.lock().await;
     let work = tempfile::tempdir()?;
     let data = work.path().join("data");
     let suite = up(engine, &data).await?;

@@ -153,7 +153,6 @@ impl Runner {
 
     async fn run_once(&self, stop: &CancellationToken) -> Result<(), LaneError> {
         let (lanes, ops) = self.load().await?;
-        let start = lanes.iter().map(|lane| lane.position).min().unwrap_or_default();
         let mut ends = BTreeMap::new();
         let mut lane_runs = Vec::with_capacity(lanes.len());
         for lane in lanes {
@@ -172,7 +171,7 @@ impl Runner {
         let read = async {
             match self.bus.broker() {
                 Some(broker) => self.feed(broker.as_ref(), ends, ops, stop).await,
-                None => self.read(ends, start, ops, stop).await,
+                None => self.read(ends, ops, stop).await,
             }
         };
         // An error of one ends all: open transactions are dropped and roll back.
@@ -333,12 +332,12 @@ impl Runner {
     async fn read(
         &self,
         lanes: BTreeMap<i32, LaneEnd>,
-        mut position: Position,
         ops: i64,
         stop: &CancellationToken,
     ) -> Result<(), LaneError> {
         let mut woken = self.bus.woken(self.source);
         let mut operated = self.bus.woken(&ops_channel(self.group.name(), self.source));
+        let mut position = lanes.values().map(|end| end.given).min().unwrap_or_default();
         let (mut marked, mut since_mark, mut mark_at) = (position, 0u64, Instant::now());
         let mut settle = Duration::from_millis(1);
         let mut held_since: Option<Instant> = None;

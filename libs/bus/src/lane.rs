@@ -286,7 +286,7 @@ impl Lane {
         };
         let mut tx = match begun {
             Ok(tx) => tx,
-            Err(error) if error.is_from_database() => return Ok(Err(error.into())),
+            Err(error) if !error.is_away() => return Ok(Err(error.into())),
             Err(error) => return Err(error.into()),
         };
         let to = match from {
@@ -317,7 +317,7 @@ impl Lane {
         }
         match tx.commit().await {
             Ok(()) => {}
-            Err(error) if error.is_from_database() => return Ok(Err(error.into())),
+            Err(error) if !error.is_away() => return Ok(Err(error.into())),
             // Perhaps committed, perhaps not: the cursor row tells.
             Err(error) => return Err(error.into()),
         }

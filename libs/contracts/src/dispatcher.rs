@@ -1,6 +1,7 @@
 //! Tasks; owner: `dispatcher`. Task events have aggregate kind `task`, job events `run` with the job's id.
 
 use crate::{ask, conductor::Wait, event};
+use chrono::TimeDelta;
 use ids::{JobId, OrgId, RunnerClassId, RunnerTokenId, TaskId, Timestamp, WorkflowId};
 use model::status::JobStatus;
 use serde::{Deserialize, Serialize};
@@ -224,6 +225,9 @@ pub struct DeleteRunnerToken {
     pub id: RunnerTokenId,
 }
 ask!(DeleteRunnerToken, "dispatcher", "runner_token.delete", ());
+
+/// A self-hosted runner that was not heard of for so long is not connected: it calls three times as often.
+pub const RUNNER_SILENT: TimeDelta = TimeDelta::seconds(90);
 
 /// A self-hosted runner that was heard of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

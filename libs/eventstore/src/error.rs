@@ -90,11 +90,6 @@ impl Error {
         matches!(self, Self::Conflict)
     }
 
-    /// Whether the database itself said so, rather than the way to it.
-    pub fn is_from_database(&self) -> bool {
-        !self.is_away()
-    }
-
     /// Whether the database could not be reached, or cannot serve anybody now.
     pub fn is_away(&self) -> bool {
         matches!(self, Self::Db(error) if is_away(error))

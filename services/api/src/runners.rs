@@ -18,20 +18,17 @@ use axum::{
     response::IntoResponse,
     routing::{delete, get},
 };
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use contracts::dispatcher::{
     CountRunnerTasks, CreateRunnerClass, CreateRunnerToken, DeleteRunnerClass, DeleteRunnerToken,
-    GetRunnerClass, GetRunnerToken, ListRunnerClasses, ListRunnerTokens, ListRunners, RunnerClass,
-    RunnerTasks,
+    GetRunnerClass, GetRunnerToken, ListRunnerClasses, ListRunnerTokens, ListRunners, RUNNER_SILENT,
+    RunnerClass, RunnerTasks,
 };
 use ids::{OrgId, RunnerTokenId};
 use model::permission::Permission;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-
-/// A runner that was not heard of for so long is not connected.
-const SILENT: TimeDelta = TimeDelta::seconds(90);
 
 /// Routes of this module.
 pub fn routes() -> Router<App> {
@@ -192,7 +189,7 @@ async fn runners(State(app): State<App>, caller: Caller, uri: Uri) -> Answer {
                 "resource_class": runner.resource_class, "name": runner.name, "hostname": runner.hostname,
                 "version": runner.version, "first_connected": time(runner.first_connected),
                 "last_connected": time(runner.last_connected), "last_used": runner.last_used.map(time),
-                "status": if now - runner.last_connected < SILENT { "online" } else { "offline" },
+                "status": if now - runner.last_connected < RUNNER_SILENT { "online" } else { "offline" },
             })
         })
         .collect();

@@ -78,11 +78,7 @@ impl From<Error> for RequestError {
         match error {
             Error::Refused(refusal) => refusal.into(),
             Error::Asked(error) => error,
-            Error::Store(error) => match error.into() {
-                Self::Failed { .. } => Self::Failed { service: crate::NAME.to_owned() },
-                Self::Unavailable { .. } => Self::Unavailable { service: crate::NAME.to_owned() },
-                other => other,
-            },
+            Error::Store(error) => error.into(),
             Error::Graph(_) | Error::Row { .. } | Error::Json(_) | Error::Message(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
                 Self::Failed { service: crate::NAME.to_owned() }

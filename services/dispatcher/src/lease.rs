@@ -17,8 +17,8 @@ use tokio::{
 };
 use uuid::Uuid;
 
-/// Longest wait of a poll for commands.
-const LONGEST_POLL: Duration = Duration::from_secs(25);
+/// Longest wait of a poll, for commands as for a runner's task.
+pub(crate) const LONGEST_POLL: Duration = Duration::from_secs(25);
 
 /// Gives the task that the token was made for to the agent. A repeat with the same claim id returns the same
 /// lease, so that an answer that was lost costs nothing.

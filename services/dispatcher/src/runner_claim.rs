@@ -1,7 +1,7 @@
 //! A self-hosted runner asks for a task of its class (execution §25). It gets a one-time token; the agent that it
 //! starts with it claims the task as every agent does. Such tasks hold none of this server's slots.
 
-use crate::{http::Refused, state::State, store};
+use crate::{http::Refused, lease::LONGEST_POLL, state::State, store};
 use agent_api::{RunnerClaim, RunnerTask};
 use contracts::dispatcher::TaskQueued;
 use ids::TaskId;
@@ -11,8 +11,6 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-/// Longest wait for a task.
-const LONGEST_POLL: Duration = Duration::from_secs(25);
 /// Between two looks without a nudge.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -32,10 +30,10 @@ pub async fn claim(state: &State, token: &str, claim: &RunnerClaim) -> Result<Op
         return Err(Refused::Invalid("a runner says its name, its machine and its version".into()));
     }
     let until = Instant::now() + Duration::from_millis(claim.wait_ms).min(LONGEST_POLL);
+    let mut class = class_of(state, token).await?.ok_or(Refused::Unauthorized)?;
+    // Once per call, which is often enough to count as connected: a look without a task writes nothing.
+    seen(state, &class, claim).await?;
     loop {
-        // Looked up each time: a token that was revoked meanwhile opens nothing.
-        let class = class_of(state, token).await?.ok_or(Refused::Unauthorized)?;
-        seen(state, &class, claim).await?;
         // Listen before looking, or a task between the two is missed.
         let told = state.for_runners.notified();
         tokio::pin!(told);
@@ -54,6 +52,8 @@ pub async fn claim(state: &State, token: &str, claim: &RunnerClaim) -> Result<Op
         if Instant::now() >= until {
             return Ok(None);
         }
+        // Looked up again: a token that was revoked meanwhile opens nothing.
+        class = class_of(state, token).await?.ok_or(Refused::Unauthorized)?;
     }
 }
 

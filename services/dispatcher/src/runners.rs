@@ -6,9 +6,9 @@ use contracts::{
     Event, NewEvent, Refusal, Request, RequestError,
     dispatcher::{
         CountRunnerTasks, CreateRunnerClass, CreateRunnerToken, DeleteRunnerClass, DeleteRunnerToken,
-        GetRunnerClass, GetRunnerToken, ListRunnerClasses, ListRunnerTokens, ListRunners, Runner,
-        RunnerClass, RunnerClassCreated, RunnerClassDeleted, RunnerTasks, RunnerToken, RunnerTokenCreated,
-        RunnerTokenRevoked,
+        GetRunnerClass, GetRunnerToken, ListRunnerClasses, ListRunnerTokens, ListRunners, RUNNER_SILENT,
+        Runner, RunnerClass, RunnerClassCreated, RunnerClassDeleted, RunnerTasks, RunnerToken,
+        RunnerTokenCreated, RunnerTokenRevoked,
     },
 };
 use eventstore::Key;
@@ -128,17 +128,21 @@ async fn get(state: &State, _: &Request, ask: GetRunnerClass) -> Result<RunnerCl
     Ok(row.map(class).ok_or_else(|| Refusal::not_found("Resource class"))?)
 }
 
+async fn class_in(tx: &mut eventstore::Tx, id: RunnerClassId) -> Result<RunnerClass, Failure> {
+    let row: Option<ClassRow> =
+        sqlx::query_as("SELECT id, org_id, name, description FROM dispatcher.runner_classes WHERE id = $1")
+            .bind(id.uuid())
+            .fetch_optional(tx.conn())
+            .await?;
+    Ok(row.map(class).ok_or_else(|| Refusal::not_found("Resource class"))?)
+}
+
 async fn delete(state: &State, request: &Request, ask: DeleteRunnerClass) -> Result<(), Failure> {
     let mut once = match Once::begin(&state.store, request, &[key(ask.id)]).await? {
         Begun::New(once) => once,
         Begun::Answered(()) => return Ok(()),
     };
-    let row: Option<ClassRow> =
-        sqlx::query_as("SELECT id, org_id, name, description FROM dispatcher.runner_classes WHERE id = $1")
-            .bind(ask.id.uuid())
-            .fetch_optional(once.tx.conn())
-            .await?;
-    let class = row.map(class).ok_or_else(|| Refusal::not_found("Resource class"))?;
+    let class = class_in(&mut once.tx, ask.id).await?;
     let tokens: i64 = count_tokens(&mut once.tx, ask.id).await?;
     if tokens > 0 && !ask.force {
         let text = format!("the resource class has {tokens} tokens; delete them first, or force it");
@@ -173,12 +177,7 @@ async fn create_token(
         Begun::New(once) => once,
         Begun::Answered(answer) => return Ok(answer),
     };
-    let row: Option<ClassRow> =
-        sqlx::query_as("SELECT id, org_id, name, description FROM dispatcher.runner_classes WHERE id = $1")
-            .bind(ask.class_id.uuid())
-            .fetch_optional(once.tx.conn())
-            .await?;
-    let class = row.map(class).ok_or_else(|| Refusal::not_found("Resource class"))?;
+    let class = class_in(&mut once.tx, ask.class_id).await?;
     if count_tokens(&mut once.tx, class.id).await? >= MAX_TOKENS {
         let text = format!("a resource class has at most {MAX_TOKENS} tokens; delete one first");
         return Err(Refusal::new("limit_reached", text).into());
@@ -305,9 +304,6 @@ pub struct Served {
     pub last: Option<(String, Timestamp)>,
 }
 
-/// A runner that was not heard of for so long is not connected: it calls three times as often.
-const SILENT: std::time::Duration = std::time::Duration::from_secs(90);
-
 /// Looks who serves a class of an organisation.
 pub async fn served(conn: &mut sqlx::PgConnection, org: Uuid, class: &str) -> sqlx::Result<Served> {
     let id: Option<Uuid> =
@@ -321,7 +317,7 @@ pub async fn served(conn: &mut sqlx::PgConnection, org: Uuid, class: &str) -> sq
         "SELECT count(*) FROM dispatcher.runners WHERE class_id = $1 AND last_connected > clock_timestamp() - $2::interval",
     )
     .bind(id)
-    .bind(SILENT)
+    .bind(RUNNER_SILENT)
     .fetch_one(&mut *conn)
     .await?;
     let last: Option<(String, Timestamp)> = sqlx::query_as(

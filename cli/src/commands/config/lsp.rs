@@ -17,7 +17,7 @@ use ls_types::{
 use lsp_server::{Connection, Message, ProtocolError};
 use orb_folder::OrbCache;
 
-pub(super) const HELP: &str = "Examples:\n  gantry config lsp --orb-dir ~/orbs\n\nIn Neovim:\n  vim.lsp.start({ name = \"gantry\", cmd = { \"gantry\", \"config\", \"lsp\" } })";
+pub(super) const HELP: &str = "Examples:\n  gantry config lsp\n  gantry config lsp --orb-dir ~/orbs\n\nExits with 0 when the editor says goodbye, 1 when it leaves without.\n\nIn Neovim:\n  vim.lsp.start({ name = \"gantry\", cmd = { \"gantry\", \"config\", \"lsp\" } })";
 
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
