@@ -31,14 +31,8 @@ pub(crate) fn needles<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>
 }
 
 fn encoded(value: &[u8], all: &mut BTreeSet<Vec<u8>>) {
-    let hex = |upper: bool| -> Vec<u8> {
-        value
-            .iter()
-            .flat_map(|b| if upper { format!("{b:02X}") } else { format!("{b:02x}") }.into_bytes())
-            .collect()
-    };
-    all.insert(hex(false));
-    all.insert(hex(true));
+    all.insert(value.iter().flat_map(|b| hex(*b, false)).collect());
+    all.insert(value.iter().flat_map(|b| hex(*b, true)).collect());
     for once in base64_forms(value) {
         if value.len() >= TWICE_FROM {
             for twice in base64_forms(&once) {
@@ -118,16 +112,25 @@ fn json(text: &str, slash: bool, ascii: bool) -> Vec<u8> {
     })
 }
 
+/// The two digits of a byte. Every agent does this for every byte of every value: without a text for each.
+fn hex(byte: u8, upper: bool) -> [u8; 2] {
+    let digits = if upper { b"0123456789ABCDEF" } else { b"0123456789abcdef" };
+    [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]
+}
+
 fn percent(value: &[u8], upper: bool, plus: bool) -> Vec<u8> {
-    value
-        .iter()
-        .flat_map(|b| match b {
-            b' ' if plus => vec![b'+'],
-            b if b.is_ascii_alphanumeric() || b"-_.~".contains(b) => vec![*b],
-            b if upper => format!("%{b:02X}").into_bytes(),
-            b => format!("%{b:02x}").into_bytes(),
-        })
-        .collect()
+    let mut out = Vec::with_capacity(value.len());
+    for byte in value {
+        match byte {
+            b' ' if plus => out.push(b'+'),
+            b if b.is_ascii_alphanumeric() || b"-_.~".contains(b) => out.push(*b),
+            b => {
+                out.push(b'%');
+                out.extend(hex(*b, upper));
+            }
+        }
+    }
+    out
 }
 
 /// Base64 of the value at each of the three alignments, without the characters that depend on its neighbours.
