@@ -3,13 +3,17 @@
 //! Nothing of the account that runs us takes part: system and user configuration are off, no prompt, no
 //! hooks. Every call has a time limit and ends its process when it is dropped.
 
+mod reader;
+
+pub use reader::Reader;
+
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
-use tokio::{io::AsyncReadExt, process::Command};
+use tokio::process::Command;
 
 /// Time limit of one call of `git`.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -57,7 +61,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Commit {
     /// Full id.
     pub revision: String,
-    /// First line.
+    /// First paragraph, as one line.
     pub subject: String,
     /// Whole message.
     pub message: String,
@@ -127,126 +131,32 @@ impl Repository {
         }
         tokio::fs::create_dir_all(&self.dir).await?;
         let branch = format!("--initial-branch={default_branch}");
-        self.call("init", ["--bare", "--quiet", "--template=", &branch, "."]).await.map(drop)
+        self.call("init", ["--bare", "--quiet", "--template=", &branch, "."]).await
     }
 
-    /// The commit of a branch.
+    /// Begins to read: a process, which answers until the reader is dropped.
     ///
     /// # Errors
-    /// The repository is missing, or git failed.
-    pub async fn branch(&self, name: &str) -> Result<Option<String>> {
-        self.commit_of(&format!("refs/heads/{name}")).await
-    }
-
-    /// The commit of a tag, annotated or not.
-    ///
-    /// # Errors
-    /// The repository is missing, or git failed.
-    pub async fn tag(&self, name: &str) -> Result<Option<String>> {
-        self.commit_of(&format!("refs/tags/{name}")).await
-    }
-
-    async fn commit_of(&self, reference: &str) -> Result<Option<String>> {
-        // `rev-parse` reads `^`, `~`, `@{…}` and `:` in a name as expressions: such a name is no ref.
-        if self.call("check-ref-format", [reference]).await?.is_none() {
-            return Ok(None);
-        }
-        let found =
-            self.call("rev-parse", ["--verify", "--quiet", &format!("{reference}^{{commit}}")]).await?;
-        Ok(found.map(|out| text(&out).trim().to_owned()))
-    }
-
-    /// A file at a commit.
-    ///
-    /// # Errors
-    /// The repository is missing, the file has more than `limit` bytes, or git failed.
-    pub async fn file(&self, revision: &str, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        if !is_revision(revision) {
-            return Ok(None);
-        }
-        let object = format!("{revision}:{path}");
-        let Some(size) = self.call("cat-file", ["-s", &object]).await? else { return Ok(None) };
-        let size =
-            text(&size).trim().parse().map_err(|_| self.odd("cat-file", "the size is not a number"))?;
-        if size > limit {
-            return Err(Error::TooLarge { path: path.to_owned(), size, limit });
-        }
-        // A folder of this name is no file: `blob` makes git say so.
-        self.call("cat-file", ["blob", &object]).await
-    }
-
-    /// A commit's texts.
-    ///
-    /// # Errors
-    /// The repository is missing, or git failed.
-    pub async fn commit(&self, revision: &str) -> Result<Option<Commit>> {
-        if !is_revision(revision) {
-            return Ok(None);
-        }
-        let format = "--format=%H%x00%s%x00%an%x00%B";
-        let Some(out) = self.call("log", ["-1", "--no-show-signature", format, revision, "--"]).await? else {
-            return Ok(None);
-        };
-        let out = text(&out);
-        let mut parts = out.splitn(4, '\0').map(str::to_owned);
-        match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(revision), Some(subject), Some(author), Some(message)) => {
-                Ok(Some(Commit { revision, subject, message: message.trim_end().to_owned(), author }))
-            }
-            _ => Err(self.odd("log", "fields are missing")),
-        }
+    /// The repository is missing, or git cannot be run.
+    pub fn read(&self) -> Result<Reader> {
+        Reader::open(self)
     }
 
     fn odd(&self, command: &str, message: &str) -> Error {
         Error::Git { command: command.to_owned(), message: format!("{}: {message}", self.name) }
     }
 
-    /// Runs one sub-command in the repository. `None`: git said no (status 1 or 128) without it being broken.
-    async fn call<I, S>(&self, command: &str, arguments: I) -> Result<Option<Vec<u8>>>
+    /// Runs one sub-command in the folder.
+    async fn call<I, S>(&self, command: &str, arguments: I) -> Result<()>
     where
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        if command != "init" && !self.exists() {
-            return Err(Error::NoRepository(self.name.clone()));
-        }
-        let mut child = git(&self.dir)
-            .arg(command)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let (mut out, mut said) = (Vec::new(), Vec::new());
-        let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(self.odd(command, "its output is not piped"));
-        };
-        let run = async {
-            let (read, also, status) =
-                tokio::join!(stdout.read_to_end(&mut out), stderr.read_to_end(&mut said), child.wait());
-            read?;
-            also?;
-            status
-        };
-        let status =
+        let run =
+            git(&self.dir).arg(command).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+        let output =
             tokio::time::timeout(LIMIT, run).await.map_err(|_| Error::Timeout(command.to_owned()))??;
-        match status.code() {
-            Some(0) => Ok(Some(out)),
-            Some(1 | 128) if command != "init" => {
-                let said = text(&said);
-                // Of what git says with these codes, only damage is worth a fault.
-                if ["corrupt", "unable to read", "dubious ownership", "not a git repository"]
-                    .iter()
-                    .any(|word| said.contains(word))
-                {
-                    return Err(self.odd(command, said.trim()));
-                }
-                tracing::debug!(git.command = command, git.said = said.trim(), "git found nothing");
-                Ok(None)
-            }
-            _ => Err(self.odd(command, text(&said).trim())),
-        }
+        if output.status.success() { Ok(()) } else { Err(self.odd(command, text(&output.stderr).trim())) }
     }
 }
 

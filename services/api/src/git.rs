@@ -495,6 +495,7 @@ pub async fn deliver(
         store::delivered_refs(&mut db, project.id).await?
     };
     let mut changed = Vec::new();
+    let mut reader = None;
     for (name, revision) in &now {
         if known.get(name) == Some(revision) {
             continue;
@@ -504,7 +505,11 @@ pub async fn deliver(
             (_, Some(tag)) => GitRef::Tag(tag.to_owned()),
             _ => continue,
         };
-        let commit = repository.commit(revision).await.map_err(|error| broken(&error))?;
+        let reader = match &mut reader {
+            Some(reader) => reader,
+            none => none.insert(repository.read().map_err(|error| broken(&error))?),
+        };
+        let commit = reader.commit(revision).await.map_err(|error| broken(&error))?;
         changed.push((name, revision, reference, commit));
     }
     let gone: Vec<_> = known.keys().filter(|name| !now.contains_key(*name)).collect();

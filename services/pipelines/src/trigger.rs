@@ -10,6 +10,7 @@ use contracts::{
     Refusal, Request,
     pipelines::{PipelineView, Trigger, TriggerPipeline, Vcs},
 };
+use vcs::{Commit, Reader};
 
 pub(crate) async fn trigger(
     state: &State,
@@ -25,13 +26,14 @@ pub(crate) async fn trigger(
         (None, Some(tag)) => (None, Some(tag)),
         (branch, _) => (Some(branch.unwrap_or_else(|| ask.project.default_branch.clone())), None),
     };
-    let (revision, subject) =
+    let (mut reader, commit) =
         resolve(state, &ask.project, branch.as_deref(), tag.as_deref()).await.map_err(failed)??;
-    let source = fetch::config(state, &ask.project, &revision).await.map_err(failed)?;
+    let source = fetch::read(&mut reader, &commit.revision).await.map_err(failed)?;
+    drop(reader);
     let lock = create::lock(&ask.project);
     let new = New {
         project: ask.project,
-        vcs: Vcs { revision, branch, tag },
+        vcs: Vcs { revision: commit.revision, branch, tag },
         before: None,
         trigger: Trigger {
             kind: "api".to_owned(),
@@ -39,7 +41,7 @@ pub(crate) async fn trigger(
             actor_login: ask.actor_login,
             received_at,
         },
-        subject,
+        subject: Some(commit.subject),
         parameters: ask.parameters,
         source,
         actor: request.actor.clone(),
@@ -55,28 +57,26 @@ pub(crate) async fn trigger(
     once.commit(view).await
 }
 
-/// The commit of a branch or tag, and its subject.
+/// The commit of a branch or tag, and the repository that is being read.
 async fn resolve(
     state: &State,
     project: &contracts::domain::Project,
     branch: Option<&str>,
     tag: Option<&str>,
-) -> anyhow::Result<Result<(String, Option<String>), Refusal>> {
-    let repository = match state.git.repository(&project.org, &project.name) {
-        Ok(repository) if repository.exists() => repository,
-        _ => {
+) -> anyhow::Result<Result<(Reader, Commit), Refusal>> {
+    let repository = state.git.repository(&project.org, &project.name);
+    let mut reader = match repository.and_then(|repository| repository.read()) {
+        Ok(reader) => reader,
+        Err(vcs::Error::Name(_) | vcs::Error::NoRepository(_)) => {
             let message = format!("{} has no repository here: push to it first", project.slug);
             return Ok(Err(Refusal::new("not_found", message)));
         }
+        Err(error) => return Err(error.into()),
     };
     let (what, name, found) = match (branch, tag) {
-        (Some(name), _) => ("Branch", name, repository.branch(name).await?),
-        (None, Some(name)) => ("Tag", name, repository.tag(name).await?),
+        (Some(name), _) => ("Branch", name, reader.branch(name).await?),
+        (None, Some(name)) => ("Tag", name, reader.tag(name).await?),
         (None, None) => anyhow::bail!("neither branch nor tag"),
     };
-    let Some(revision) = found else {
-        return Ok(Err(Refusal::not_found(&format!("{what} {name}"))));
-    };
-    let subject = repository.commit(&revision).await?.map(|commit| commit.subject);
-    Ok(Ok((revision, subject)))
+    Ok(found.map(|commit| (reader, commit)).ok_or_else(|| Refusal::not_found(&format!("{what} {name}"))))
 }
