@@ -25,6 +25,12 @@ mod stores;
 mod task;
 
 use std::path::PathBuf;
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 /// Runs the task of a folder to its end. Returns the exit code of the process.
 pub fn run(dir: PathBuf) -> i32 {
@@ -52,14 +58,11 @@ pub fn run(dir: PathBuf) -> i32 {
     code
 }
 
-/// Has this process log to standard error.
+/// Has this process log to standard error: `GANTRY_LOG` is a level, or `target=level` with commas between. Without the
+/// fuller syntax of filters, which compiles regular expressions at every start.
 fn log() {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("GANTRY_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    let asked = std::env::var("GANTRY_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }

@@ -16,7 +16,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use cli::{Client, Exit, Failure};
 use serde_json::{Value, json};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::PgPool;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -301,7 +301,7 @@ async fn migrate(global: &cli::Global, config: Option<&Path>) -> anyhow::Result<
     let applied = match loaded.config.database.kind {
         DatabaseKind::Url => {
             let options = migrate::options(&loaded.config.database)?;
-            let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await;
+            let pool = eventstore::open_pool_with(options, 2).await;
             migrate::all(&pool.context("the database of [database] url does not answer")?).await?
         }
         DatabaseKind::Embedded => {
@@ -351,9 +351,5 @@ async fn on_database<T>(
 }
 
 async fn connect(options: sqlx::postgres::PgConnectOptions) -> anyhow::Result<PgPool> {
-    PgPoolOptions::new()
-        .max_connections(2)
-        .connect_with(options)
-        .await
-        .context("the instance's database does not answer")
+    eventstore::open_pool_with(options, 2).await.context("the instance's database does not answer")
 }

@@ -74,6 +74,12 @@ pub trait Group: Send + Sync {
         1
     }
 
+    /// Least time from the begin of one batch to that of the next: what comes meanwhile is handled together. The
+    /// first after a quiet time does not wait.
+    fn pause(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Effects can be rebuilt: commits need not wait for the disk.
     fn relaxed(&self) -> bool {
         false

@@ -147,8 +147,8 @@ impl Lane {
         mut queue: mpsc::Receiver<Item>,
         stop: CancellationToken,
     ) -> Result<(), LaneError> {
-        let batch = self.group.batch().max(1);
-        let mut items = Vec::new();
+        let (batch, pause) = (self.group.batch().max(1), self.group.pause());
+        let (mut items, mut next) = (Vec::new(), Instant::now());
         loop {
             if stop.is_cancelled() {
                 return Ok(());
@@ -161,11 +161,17 @@ impl Lane {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 () = async { match due { Some(due) => sleep_until(due).await, None => std::future::pending().await } } => continue,
-                received = queue.recv_many(&mut items, batch) => received,
+                received = async {
+                    if next > Instant::now() {
+                        sleep_until(next).await;
+                    }
+                    queue.recv_many(&mut items, batch).await
+                } => received,
             };
             if received == 0 {
                 return Ok(());
             }
+            next = Instant::now() + pause;
             self.take(&mut items).await?;
         }
     }

@@ -7,7 +7,7 @@ use gantry_bus::{Bus, Fault, Group, contract};
 use serde::{Deserialize, Serialize};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -148,4 +148,63 @@ async fn commits_wake_readers_in_other_processes() {
     for run in runs {
         run.await.unwrap();
     }
+}
+
+/// Notes how many messages it was given at once.
+#[derive(Default)]
+struct Gatherer(Mutex<Vec<usize>>);
+
+const PAUSE: Duration = Duration::from_millis(300);
+
+#[async_trait]
+impl Group for Gatherer {
+    fn name(&self) -> &'static str {
+        "east.gatherer"
+    }
+    fn wants(&self, kind: &str) -> bool {
+        kind == Passed::TYPE
+    }
+    fn batch(&self) -> usize {
+        256
+    }
+    fn pause(&self) -> Duration {
+        PAUSE
+    }
+    fn locks(&self, _: &Envelope) -> Vec<Key> {
+        Vec::new()
+    }
+    async fn handle(&self, _: &mut Tx, _: &[Envelope]) -> Result<(), Fault> {
+        Ok(())
+    }
+    async fn after_commit(&self, batch: &[Envelope]) {
+        self.0.lock().unwrap().push(batch.len());
+    }
+}
+
+/// A group that pauses gets what comes meanwhile together: never two batches within one pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_during_a_pause_is_handled_together() {
+    let pool = testkit::postgres().await.pool;
+    let bus = Bus::local(pool.clone());
+    let west = Store::open(pool.clone(), "west", &NO_MIGRATIONS).await.unwrap();
+    let east = Store::open(pool, "east", &NO_MIGRATIONS).await.unwrap();
+    bus.register_source(&west);
+    let (group, stop) = (Arc::new(Gatherer::default()), CancellationToken::new());
+    let begun = Instant::now();
+    let run = bus.consume(&east, &["west"], Arc::clone(&group) as Arc<dyn Group>, stop.clone());
+    for _ in 0..100 {
+        let mut tx = west.begin(&[]).await.unwrap();
+        tx.append(&[NewEvent::new("lball", fresh(), Actor::service("test"), &Passed { left: 0 })])
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    }
+    let sum = || group.0.lock().unwrap().iter().sum::<usize>();
+    until("all were handled", Duration::from_secs(60), async || sum() >= 100).await;
+    let most = 1 + usize::try_from(begun.elapsed().as_millis() / PAUSE.as_millis()).unwrap();
+    let batches = group.0.lock().unwrap().clone();
+    assert!(batches.len() <= most, "{} batches in {most} pauses: {batches:?}", batches.len());
+    assert_eq!(batches.iter().sum::<usize>(), 100);
+    stop.cancel();
+    run.await.unwrap();
 }

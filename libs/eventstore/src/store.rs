@@ -65,10 +65,11 @@ pub async fn open_pool(url: &str, max_connections: u32) -> Result<PgPool> {
 /// # Errors
 /// The server does not answer.
 pub async fn open_pool_with(options: PgConnectOptions, max_connections: u32) -> Result<PgPool> {
-    // Each service has statements of its own text, all on the same connections.
+    // Each service has statements of its own text, all on the same connections. An open transaction holds back every
+    // reader of the log: it may neither idle nor wait for a lock for long.
     let options = options
         .statement_cache_capacity(1024)
-        .options([("jit", "off"), ("idle_in_transaction_session_timeout", "5000")])
+        .options([("jit", "off"), ("idle_in_transaction_session_timeout", "5000"), ("lock_timeout", "10000")])
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
     let pool = PgPoolOptions::new()
         .max_connections(max_connections)
@@ -109,6 +110,8 @@ impl Store {
         }
         // A connection of its own: search_path must not leak into the pool.
         let mut conn = pool.acquire().await?.detach();
+        // Another process may be migrating, for as long as it takes.
+        conn.execute("SET lock_timeout = 0").await?;
         let lock = lock_number(&[b"migrate", service.as_bytes()]);
         if !schema::is_fixed() {
             conn.execute(AssertSqlSafe(format!(

@@ -12,12 +12,11 @@ use std::{
 };
 use uuid::Uuid;
 
-/// How a transaction begins whose commit waits for the disk.
-const DURABLE: &str =
-    "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '10s'";
+/// How a transaction begins whose commit waits for the disk. Its limits of time are the connection's
+/// ([`crate::open_pool`]).
+const DURABLE: &str = "BEGIN";
 /// How one begins whose commit does not.
-const RELAXED: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '10s'; \
-                       SET LOCAL synchronous_commit = off";
+const RELAXED: &str = "BEGIN; SET LOCAL synchronous_commit = off";
 
 /// SHA-256 of a request's body, lower-case hex, for [`Tx::answered`].
 pub fn digest(body: &Value) -> String {

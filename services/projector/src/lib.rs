@@ -26,6 +26,7 @@ use sqlx::PgPool;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 use store::Unprojected;
 use tokio::task::JoinHandle;
@@ -111,6 +112,11 @@ impl Group for Views {
 
     fn batch(&self) -> usize {
         256
+    }
+
+    /// Far below what people see, and under load a fraction of the transactions.
+    fn pause(&self) -> Duration {
+        Duration::from_millis(40)
     }
 
     fn relaxed(&self) -> bool {

@@ -24,7 +24,6 @@ pub async fn measure(bench: &mut Bench, lengths: &[u32], limits: &Limits) -> any
     let database = Database::of(&bench.work.join("history"))?;
     let template = template(&suite, bench).await?;
     let places = api::prepare(&suite, &bench.work, "past").await?;
-    let many = files(&bench.work, "rate-files", &many(JOBS))?;
     let (mut made, mut first_rate) = (0, None);
     for length in lengths {
         let begun = Instant::now();
@@ -37,8 +36,11 @@ pub async fn measure(bench: &mut Bench, lengths: &[u32], limits: &Limits) -> any
         let took = begun.elapsed();
         let recent = api::recent(&suite, "past").await?;
         let mix = api::mix(&suite, &places).await?;
+        // Not the same files again: a push of what is known starts nothing.
+        let config = format!("# With {length} pipelines before it.\n{}", many(JOBS));
+        let files = files(&bench.work, "rate-files", &config)?;
         let begun = Instant::now();
-        suite.push(&bench.work, "rate", &many, "refs/heads/main").await?;
+        suite.push(&bench.work, "rate", &files, "refs/heads/main").await?;
         jobs::settle(&suite, "rate", 1).await?;
         let rate = JOBS as f64 / begun.elapsed().as_secs_f64();
         let first = *first_rate.get_or_insert(rate);
