@@ -15,6 +15,7 @@ mod helper;
 pub mod injob;
 mod output;
 mod own_step;
+pub mod placed;
 mod sealed;
 pub mod socket;
 mod ssh_keys;
@@ -34,6 +35,11 @@ use tracing_subscriber::{
 
 /// Runs the task of a folder to its end. Returns the exit code of the process.
 pub fn run(dir: PathBuf) -> i32 {
+    to_the_end(async move { task::run(&dir).await })
+}
+
+/// Runs an agent's work on a runtime of its own. Returns the exit code of the process.
+fn to_the_end(work: impl Future<Output = anyhow::Result<()>>) -> i32 {
     log();
     // What the agent holds is not for the steps: no core dumps, no tracing of it, no reading of its memory.
     if let Err(e) = nix::sys::prctl::set_dumpable(false) {
@@ -46,7 +52,7 @@ pub fn run(dir: PathBuf) -> i32 {
             return 1;
         }
     };
-    let code = match runtime.block_on(task::run(&dir)) {
+    let code = match runtime.block_on(work) {
         Ok(()) => 0,
         Err(e) => {
             tracing::error!(error = format!("{e:#}"), "the task cannot be run");

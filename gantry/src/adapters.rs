@@ -5,12 +5,14 @@ mod stored;
 pub use stored::Stored;
 
 use crate::{
-    config::{BusKind, Config, LiveKind, RecordsKind, SecretsKind},
+    config::{BusKind, Config, LiveKind, Pool, PoolDriver, RecordsKind, SecretsKind},
+    engine,
     layout::Layout,
 };
 use anyhow::Context;
 use bus::Bus;
 use bus_amqp::{Amqp, SigningKey};
+use compute_nomad::{Constraint, Driver, Nomad};
 use kit::keys::Keys;
 use live::{Live, LocalLive};
 use live_redis::RedisLive;
@@ -19,7 +21,7 @@ use records_mongo::MongoRecords;
 use secrets::{Keyring, Secrets};
 use secrets_vault::{AppRole, VaultSecrets};
 use sqlx::PgPool;
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// The bus of this process. Messages to other processes carry a signature by the installation's key.
 pub fn bus(config: &Config, pool: &PgPool, keys: &Keys) -> Bus {
@@ -79,4 +81,58 @@ pub fn secrets(config: &Config, layout: &Layout, roles: &[&str]) -> anyhow::Resu
         deliver: delivers.then(|| login(&ours.deliver_role_id, &ours.deliver_secret_id)),
     });
     Ok(Arc::new(vault.context("[secrets] address")?))
+}
+
+/// Nomad gives nobody longer than this to end, unless its clients are configured otherwise.
+const LONGEST_KILL: Duration = Duration::from_secs(30);
+/// What an agent needs to report, after the grace that its steps have.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// A Nomad cluster. Agents there reach the suite at `[agents] url`.
+///
+/// # Errors
+/// A pool that cannot be used, or a certificate that cannot be read.
+pub fn nomad(config: &Config) -> anyhow::Result<Nomad> {
+    let ours = &config.compute;
+    let file = |name: &str| (!name.is_empty()).then(|| PathBuf::from(name));
+    let nomad = Nomad::open(compute_nomad::Config {
+        address: ours.address.clone(),
+        token: ours.token.trim().to_owned(),
+        ca: file(&ours.ca),
+        identity: file(&ours.cert).zip(file(&ours.key)),
+        endpoint: config.agents.url.clone(),
+        kill_timeout: (config.dispatcher.grace.0 + REPORT).min(LONGEST_KILL),
+        pools: ours.pools.iter().map(|pool| nomad_pool(pool, config)).collect(),
+    });
+    nomad.context("[compute]")
+}
+
+fn nomad_pool(pool: &Pool, config: &Config) -> compute_nomad::Pool {
+    let constraints = pool.constraints.iter().filter_map(|words| match words.as_slice() {
+        [attribute, operator, value] => Some(Constraint {
+            attribute: attribute.clone(),
+            operator: operator.clone(),
+            value: value.clone(),
+        }),
+        _ => None,
+    });
+    compute_nomad::Pool {
+        classes: pool.classes.clone(),
+        executors: pool.executors.clone(),
+        region: pool.region.clone(),
+        namespace: pool.namespace.clone(),
+        datacenters: pool.datacenters.clone(),
+        node_pool: pool.node_pool.clone(),
+        constraints: constraints.collect(),
+        driver: match pool.driver {
+            PoolDriver::RawExec => Driver::RawExec,
+            PoolDriver::Docker => Driver::Docker { image: pool.image.clone() },
+        },
+        agent: pool.agent.clone(),
+        isolation: pool.isolation.clone(),
+        // Steps that run as root are not kept from anything.
+        job_user: (pool.job_uid > 0).then_some(agent_api::JobUser { uid: pool.job_uid, gid: pool.job_gid }),
+        engine: pool.engine.then(|| engine::launched(config)),
+        mhz: pool.mhz,
+    }
 }

@@ -47,21 +47,6 @@ pub struct Config {
     pub logs: Logs,
 }
 
-macro_rules! adapter {
-    ($(#[$doc:meta])* $section:ident, $kind:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        pub struct $section {
-            /// Which adapter.
-            pub kind: $kind,
-        }
-        /// Adapters of the section.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $kind { $($(#[$vdoc])* #[serde(rename = $word)] $variant),+ }
-    };
-}
-
 /// `[bus]`: what carries messages between services.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -132,9 +117,153 @@ impl Records {
     }
 }
 
-adapter!(/// What starts agents.
-    Compute, ComputeKind { /// Processes of this machine.
-    #[default] Local = "local" });
+/// `[compute]`: what starts agents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Compute {
+    /// `local`: processes of this machine; `nomad`: jobs of a Nomad cluster. The other keys are of `nomad`.
+    pub kind: ComputeKind,
+    /// Address of Nomad, for example `https://nomad.example.com:4646`.
+    pub address: String,
+    /// ACL token of the scheduler; `GANTRY_COMPUTE_TOKEN_FILE` keeps it out of this file.
+    pub token: String,
+    /// File with the authorities that Nomad's certificate is checked against, PEM; empty: the machine's.
+    pub ca: String,
+    /// File with our certificate, PEM, where Nomad asks for one.
+    pub cert: String,
+    /// File with its key, PEM.
+    pub key: String,
+    /// `[[compute.pools]]`: machines, by what runs on them. Their keys are in the guide to Nomad.
+    pub pools: Vec<Pool>,
+}
+
+/// What starts agents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeKind {
+    /// Processes of this machine.
+    #[default]
+    Local,
+    /// Jobs of a Nomad cluster.
+    Nomad,
+}
+
+impl Default for Compute {
+    fn default() -> Self {
+        Self {
+            kind: ComputeKind::Local,
+            address: String::new(),
+            token: String::new(),
+            ca: String::new(),
+            cert: String::new(),
+            key: String::new(),
+            pools: Vec::new(),
+        }
+    }
+}
+
+impl Compute {
+    fn check(&self) -> Result<(), Invalid> {
+        if self.kind != ComputeKind::Nomad {
+            return Ok(());
+        }
+        all_set("compute", "nomad", &[("address", &self.address)])?;
+        if self.cert.is_empty() != self.key.is_empty() {
+            return Err(Invalid::new("compute.cert and compute.key go together: set both, or none"));
+        }
+        for (at, pool) in self.pools.iter().enumerate() {
+            let wrong = |text: &str| Err(Invalid::new(format!("compute.pools[{at}]{text}")));
+            match pool.driver {
+                PoolDriver::RawExec if !pool.i_accept_no_isolation => {
+                    return wrong(
+                        ": with driver = \"raw_exec\" agents and host jobs run on the machine with nothing of Nomad's around \
+                         them; set i_accept_no_isolation = true, or driver = \"docker\"",
+                    );
+                }
+                PoolDriver::Docker if pool.image.is_empty() => {
+                    return wrong(".image must name an image with the agent in it");
+                }
+                PoolDriver::RawExec | PoolDriver::Docker => {}
+            }
+            if pool.constraints.iter().any(|constraint| constraint.len() != 3) {
+                return wrong(".constraints are lists of three: attribute, operator, value");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `[[compute.pools]]`: machines of a Nomad cluster that serve some classes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pool {
+    /// Names of resource classes; empty: all.
+    pub classes: Vec<String>,
+    /// `docker` and `machine` jobs; empty: both.
+    pub executors: Vec<String>,
+    /// Region of Nomad; empty: that of the server that is asked.
+    pub region: String,
+    /// Namespace of Nomad, of this installation alone.
+    pub namespace: String,
+    /// Datacenters; `*` stands for any text.
+    pub datacenters: Vec<String>,
+    /// Node pool.
+    pub node_pool: String,
+    /// What machines must have besides: `[["${attr.cpu.arch}", "=", "arm64"]]`.
+    pub constraints: Vec<Vec<String>>,
+    /// `raw_exec` or `docker`.
+    pub driver: PoolDriver,
+    /// Of `raw_exec`, which sets nothing between a job and the machine: that you know it.
+    pub i_accept_no_isolation: bool,
+    /// Of `docker`: an image with the agent in it.
+    pub image: String,
+    /// Path of `gantry-runner` on the machine or in the image.
+    pub agent: String,
+    /// What keeps steps from the machine's files: `user`, `namespace` or `none`.
+    pub isolation: String,
+    /// Number of the user as whom steps run, with isolation `user`.
+    pub job_uid: u32,
+    /// Number of its group.
+    pub job_gid: u32,
+    /// Whether the machines have the container engine of `[executors.engine]`.
+    pub engine: bool,
+    /// What Nomad counts for one processor of a class, in MHz.
+    pub mhz: u32,
+}
+
+/// What starts an agent on a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolDriver {
+    /// A container.
+    #[default]
+    Docker,
+    /// A process with nothing around it.
+    RawExec,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            classes: Vec::new(),
+            executors: Vec::new(),
+            region: String::new(),
+            namespace: "gantry".to_owned(),
+            datacenters: vec!["*".to_owned()],
+            node_pool: "default".to_owned(),
+            constraints: Vec::new(),
+            driver: PoolDriver::default(),
+            i_accept_no_isolation: false,
+            image: String::new(),
+            agent: "/usr/local/bin/gantry-runner".to_owned(),
+            isolation: "namespace".to_owned(),
+            job_uid: 0,
+            job_gid: 0,
+            engine: false,
+            mhz: 1000,
+        }
+    }
+}
 
 /// `[blobs]`: bytes by key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

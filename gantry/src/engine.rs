@@ -1,6 +1,6 @@
 //! The container engine of this machine.
 
-use crate::config::{Config, DockerPolicy, Executors, ResourceClass};
+use crate::config::{ComputeKind, Config, DockerPolicy, Executors, ResourceClass};
 use compute::{Containers, Local};
 use dispatcher::classes::{Class, Classes, For};
 use executors_docker::{Engine, Pull};
@@ -24,6 +24,14 @@ pub async fn policy(config: &Config) -> dispatcher::Docker {
         DockerPolicy::Engine => dispatcher::Docker::Engine,
         DockerPolicy::Host => dispatcher::Docker::Host,
         DockerPolicy::Refuse => dispatcher::Docker::Refuse,
+        // The engines are on other machines, which say by their pool whether they have one.
+        DockerPolicy::Auto if config.compute.kind == ComputeKind::Nomad => {
+            if config.compute.pools.iter().any(|pool| pool.engine) {
+                dispatcher::Docker::Engine
+            } else {
+                dispatcher::Docker::Refuse
+            }
+        }
         DockerPolicy::Auto => match Engine::connect(of(&config.executors)).await {
             Ok(_) => dispatcher::Docker::Engine,
             Err(error) => {
@@ -47,8 +55,14 @@ pub fn equip(local: Local, config: &Config, docker: dispatcher::Docker) -> Local
             tracing::warn!(%error, "the container engine is not prepared; agents will try");
         }
     });
-    let launched = agent_api::Engine {
-        socket: engine.socket.clone(),
+    local.with_engine(launched(config), Arc::new(Sweeper(engine)))
+}
+
+/// What agents are told of the engine of their machine.
+pub fn launched(config: &Config) -> agent_api::Engine {
+    let engine = of(&config.executors);
+    agent_api::Engine {
+        socket: engine.socket,
         pull: match engine.pull {
             Pull::Always => "always",
             Pull::Missing => "missing",
@@ -57,9 +71,8 @@ pub fn equip(local: Local, config: &Config, docker: dispatcher::Docker) -> Local
         .into(),
         pids: engine.pids,
         no_new_privileges: engine.no_new_privileges,
-        network: engine.network.clone(),
-    };
-    local.with_engine(launched, Arc::new(Sweeper(engine)))
+        network: engine.network,
+    }
 }
 
 /// Asks the engine anew each time: it may have been restarted.

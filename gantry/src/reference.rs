@@ -91,10 +91,7 @@ fn rows(kind: &str, prefix: &str, keys: &toml::Table, page: &mut String) {
 /// Type and doc comment of a field of the configuration, out of the source.
 fn field(kind: &str, key: &str) -> Option<(String, String)> {
     let source = include_str!("config.rs");
-    let Some(body) = body_of(source, kind) else {
-        // Sections with nothing but an adapter come from a macro, whose comment is the section's own.
-        return Some((String::new(), adapter(source, kind)?));
-    };
+    let body = body_of(source, kind)?;
     let mut comment = Vec::new();
     for line in body.lines().map(str::trim) {
         if let Some(text) = line.strip_prefix("///") {
@@ -112,11 +109,4 @@ fn body_of<'s>(source: &'s str, kind: &str) -> Option<&'s str> {
     let begin = source.find(&format!("pub struct {kind} {{"))?;
     let end = source[begin..].find("\n}")?;
     Some(&source[begin..begin + end])
-}
-
-fn adapter(source: &str, kind: &str) -> Option<String> {
-    let at = source.find(&format!("    {kind}, {kind}Kind {{"))?;
-    let (_, comment) = source[..at].rsplit_once("adapter!(/// ")?;
-    let words: Vec<&str> = source[at..].split_once(");")?.0.split('"').skip(1).step_by(2).collect();
-    Some(format!("{} One of: {}.", comment.trim(), words.join(", ")))
 }

@@ -56,7 +56,8 @@ pub const ROLES: [&str; 11] = [
     "test-results",
 ];
 /// Roles that agents call.
-const CALLED_BY_AGENTS: [&str; 4] = ["dispatcher", "contexts", "output-processor", "test-results"];
+const CALLED_BY_AGENTS: [&str; 5] =
+    ["dispatcher", "contexts", "output-processor", "test-results", "scheduler"];
 
 /// Arguments of `gantry serve`.
 #[derive(Args, Debug)]

@@ -1,6 +1,13 @@
 //! Puts adapters and services together: the only place that names them side by side.
 
-use crate::{adapters, adapters::Stored, config::Config, engine, isolation::Isolation, layout::Layout};
+use crate::{
+    adapters,
+    adapters::Stored,
+    config::{ComputeKind, Config},
+    engine,
+    isolation::Isolation,
+    layout::Layout,
+};
 use anyhow::Context;
 use axum::Router;
 use blobs::Blobs;
@@ -80,11 +87,13 @@ impl Suite {
         let live: Arc<dyn Live> = adapters::live(config)?;
         let records: Arc<dyn Records> = adapters::records(config, &pool).await?;
         let docker = engine::policy(config).await;
-        let compute: Option<Arc<dyn Compute>> = if roles.contains(&"scheduler") {
-            let local = Local::open(local_compute(config, place)?).context("local compute")?;
-            Some(Arc::new(engine::equip(local, config, docker)))
-        } else {
-            None
+        let compute: Option<Arc<dyn Compute>> = match config.compute.kind {
+            _ if !roles.contains(&"scheduler") => None,
+            ComputeKind::Local => {
+                let local = Local::open(local_compute(config, place)?).context("local compute")?;
+                Some(Arc::new(engine::equip(local, config, docker)))
+            }
+            ComputeKind::Nomad => Some(Arc::new(adapters::nomad(config)?)),
         };
 
         let domain = role!(
@@ -156,7 +165,7 @@ impl Suite {
                     pool: pool.clone(),
                     bus: bus.clone(),
                     keys: keys.clone(),
-                    compute: compute.clone().context("local compute")?,
+                    compute: compute.clone().context("compute")?,
                     config: scheduler::Config::default(),
                 },
                 stop.clone(),
@@ -270,6 +279,7 @@ impl Suite {
             self.contexts.as_ref().map(contexts::Service::agent_router),
             self.output.as_ref().map(output_processor::Service::agent_router),
             self.test_results.as_ref().map(test_results::Service::agent_router),
+            self.scheduler.as_ref().map(scheduler::Service::agent_router),
         ];
         parts.into_iter().flatten().fold(Router::new(), Router::merge)
     }

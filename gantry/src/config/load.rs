@@ -66,6 +66,7 @@ impl Loaded {
         config.blobs.check()?;
         config.records.check()?;
         config.secrets.check()?;
+        config.compute.check()?;
         for (name, class) in &config.resource_classes {
             class.check(name)?;
         }
@@ -91,7 +92,7 @@ impl Loaded {
 /// A value as it may be shown: a URL without its password, and no secret.
 fn shown(key: &str, value: &Value) -> Value {
     let Value::String(text) = value else { return value.clone() };
-    if !text.is_empty() && ["secret_key", "secret_id", "deliver_secret_id"].contains(&key) {
+    if !text.is_empty() && ["secret_key", "secret_id", "deliver_secret_id", "token"].contains(&key) {
         return Value::String("***".to_owned());
     }
     let hidden = text.split_once("://").and_then(|(scheme, rest)| {

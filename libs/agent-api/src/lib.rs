@@ -198,6 +198,32 @@ pub struct Commands {
 /// Name of the [`LaunchFile`] in a task's folder.
 pub const LAUNCH_FILE: &str = "claim.json";
 
+/// `POST /v1/placement`: an agent that was started with an identity and no token asks for its token. 403 `unauthorized`: the
+/// identity is not accepted; 409 `stale_placement`: it has nothing to do.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Identify {
+    /// What compute gave it: for Nomad the identity of its workload, a JWT.
+    pub proof: String,
+}
+
+/// The proof stays out of logs.
+impl std::fmt::Debug for Identify {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identify").finish_non_exhaustive()
+    }
+}
+
+/// The answer to [`Identify`].
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Identified {
+    /// One-time token to claim with.
+    pub token: String,
+}
+
+/// Environment variable with the [`LaunchFile`] of an agent that was started with an identity: without its token, and so
+/// without anything secret.
+pub const LAUNCH_VARIABLE: &str = "GANTRY_LAUNCH";
+
 /// What compute leaves for an agent in its task folder (mode 0600) before it starts it as
 /// `gantry-runner --task-dir <folder>`. Secrets travel here and never in arguments or environment, which
 /// other processes can read. The agent keeps its own state (spool, final report) in the same folder.
@@ -206,7 +232,8 @@ pub struct LaunchFile {
     /// Where the suite listens: `unix:/path/agent.sock`, or a base URL. The path of a socket is stable across
     /// restarts of the server, or a link that the server renews.
     pub endpoint: String,
-    /// One-time token to claim with.
+    /// One-time token to claim with; empty: the agent asks for it with its identity.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub token: String,
     /// What keeps steps from the server's files: `user` (steps run as [`Self::job_user`]), `namespace` (user,
     /// mount and PID namespaces without [`Self::hide`]) or `none`.

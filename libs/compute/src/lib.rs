@@ -15,6 +15,7 @@ pub mod contract;
 mod local;
 mod process;
 
+pub use contracts::dispatcher::Demand;
 pub use local::{Containers, Local, LocalConfig};
 
 /// What is to be started.
@@ -26,14 +27,24 @@ pub struct Placement {
     pub task_id: TaskId,
     /// The epoch of the task that it is started for.
     pub epoch: i64,
-    /// One-time token with which the agent claims the task.
+    /// One-time token with which the agent claims the task. Only for an adapter that can leave it where nobody but the
+    /// agent looks; the agents of others show who they are and get it then (see [`Compute::identify`]).
     pub token: String,
+    /// What the task asks of the machine.
+    pub demand: Demand,
 }
 
 impl Placement {
     /// The name of the agent for one epoch of a task.
     pub fn name_of(task_id: TaskId, epoch: i64) -> String {
         format!("task-{task_id}-{epoch}")
+    }
+
+    /// Task and epoch of an agent's name; `None`: it is no such name.
+    pub fn of_name(name: &str) -> Option<(TaskId, i64)> {
+        let (task, epoch) = name.strip_prefix("task-")?.rsplit_once('-')?;
+        let (task_id, epoch) = (task.parse().ok()?, epoch.parse().ok()?);
+        (Self::name_of(task_id, epoch) == name).then_some((task_id, epoch))
     }
 }
 
@@ -44,17 +55,47 @@ impl std::fmt::Debug for Placement {
     }
 }
 
+/// Where a placement stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits for a machine.
+    Waits {
+        /// Why none takes it, for people, where that is known: `memory is exhausted on 2 of 2 machines`.
+        why: Option<String>,
+    },
+    /// Its agent runs, as far as can be told.
+    Runs,
+    /// Its agent has ended, or was told to.
+    Ended,
+}
+
 /// A placement that the adapter knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
     /// Its name.
     pub name: String,
-    /// Whether its agent runs.
-    pub alive: bool,
+    /// Where it stands.
+    pub phase: Phase,
     /// When it was started.
     pub since: SystemTime,
     /// Whether it holds something that its agent has not delivered.
     pub unsent: bool,
+}
+
+impl Running {
+    /// Whether its agent runs, or is going to.
+    pub fn alive(&self) -> bool {
+        self.phase != Phase::Ended
+    }
+}
+
+/// Who an agent has proved to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of its placement.
+    pub placement: String,
+    /// Which start of it, where compute may start one twice.
+    pub instance: String,
 }
 
 /// Why compute could not do it.
@@ -74,6 +115,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// What starts agents on other machines does not answer, or refuses.
+    #[error("{0}")]
+    Scheduler(String),
+    /// What an agent showed does not prove who it is.
+    #[error("the agent's identity is not accepted: {0}")]
+    Identity(String),
     /// Processes are still there after they were killed.
     #[error("processes of {0} do not end")]
     Stuck(String),
@@ -114,12 +161,56 @@ pub trait Compute: Send + Sync {
     /// # Errors
     /// Something of it is still there.
     async fn remove(&self, name: &str) -> Result<(), Error>;
+
+    /// Whether an agent that died can be started again in its folder, and so deliver what the dead one kept.
+    fn resumes(&self) -> bool {
+        true
+    }
+
+    /// Resolves when something may have changed that [`Self::list`] tells. A hint: some changes are told to nobody, so
+    /// callers look from time to time as well.
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+
+    /// Who an agent is, by the proof that compute itself gave to it: so that no token need lie where a job's description
+    /// can be read.
+    ///
+    /// # Errors
+    /// The proof is not ours, or has run out ([`Error::Identity`]), or cannot be checked now.
+    async fn identify(&self, _proof: &str) -> Result<Identity, Error> {
+        Err(Error::Identity("agents get their tokens when they are started here".to_owned()))
+    }
 }
 
 /// Refuses names that would leave their folder.
-pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+///
+/// # Errors
+/// It has other characters than lower-case letters, digits and hyphens, none, or more than 80.
+pub fn check_name(name: &str) -> Result<(), Error> {
     let fine = !name.is_empty()
         && name.len() <= 80
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     fine.then_some(()).ok_or_else(|| Error::Name(name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_task_and_epoch() {
+        let task = TaskId::new();
+        assert_eq!(Placement::of_name(&Placement::name_of(task, 12)), Some((task, 12)));
+        for name in [
+            "",
+            "task-",
+            "task-x-1",
+            &format!("task-{task}"),
+            &format!("task-{task}-01"),
+            &format!("task-{task}--1"),
+        ] {
+            assert_eq!(Placement::of_name(name).filter(|(_, epoch)| *epoch > 0), None, "{name}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Agents as detached processes of this machine.
 
-use crate::{Compute, Error, Placement, Running, cgroup, check_name, process};
+use crate::{Compute, Error, Phase, Placement, Running, cgroup, check_name, process};
 use agent_api::{CONTAINERS_FILE, Engine, JobUser, LAUNCH_FILE, LaunchFile};
 use process::Identity;
 use std::{
@@ -235,7 +235,8 @@ impl Compute for Local {
                 let folder = entry.path();
                 let since = modified(&folder.join(PID)).or_else(|| modified(&folder))?;
                 let alive = Identity::read(&folder.join(PID)).is_some_and(Identity::alive);
-                Some(Running { name, alive, since, unsent: unsent(&folder) })
+                let phase = if alive { Phase::Runs } else { Phase::Ended };
+                Some(Running { name, phase, since, unsent: unsent(&folder) })
             })
             .collect())
     }

@@ -1,6 +1,6 @@
 //! The local adapter: the contract, and what is its own.
 
-use gantry_compute::{Compute, Local, LocalConfig, Placement, contract};
+use gantry_compute::{Compute, Demand, Local, LocalConfig, Placement, contract};
 use ids::TaskId;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
@@ -41,7 +41,13 @@ async fn the_launch_file_is_private_and_undelivered_output_is_kept() {
     let compute = Local::open(config(data.path(), Path::new("/bin/true"), false)).unwrap();
     let task_id = TaskId::new();
     let name = Placement::name_of(task_id, 2);
-    let placement = Placement { name: name.clone(), task_id, epoch: 2, token: "one-time".to_owned() };
+    let placement = Placement {
+        name: name.clone(),
+        task_id,
+        epoch: 2,
+        token: "one-time".to_owned(),
+        demand: Demand::default(),
+    };
     compute.start(&placement).await.unwrap();
     let folder = data.path().join("tasks").join(&name);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -55,7 +61,7 @@ async fn the_launch_file_is_private_and_undelivered_output_is_kept() {
     fs::write(folder.join("spool/1"), "bytes").unwrap();
     compute.remove(&name).await.unwrap();
     let listed = compute.list().await.unwrap();
-    assert!(listed.iter().any(|running| running.name == name && running.unsent && !running.alive));
+    assert!(listed.iter().any(|running| running.name == name && running.unsent && !running.alive()));
     fs::remove_file(folder.join("spool/1")).unwrap();
     compute.remove(&name).await.unwrap();
     assert!(compute.list().await.unwrap().is_empty());

@@ -326,7 +326,7 @@ pub struct Explanation {
 /// One thing that a job, or a task of it, waits for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Wait {
-    /// `requirement`, `approval`, `serial_group`, `slot`, `org_limit`, `project_limit`, `class_limit`, `runner`,
+    /// `requirement`, `approval`, `serial_group`, `slot`, `org_limit`, `project_limit`, `class_limit`, `placement`, `runner`,
     /// `stop`, `other`. Readers keep unknown words.
     pub kind: String,
     /// A sentence for people, with what to do where something can be done.

@@ -21,8 +21,24 @@ pub struct TaskQueued {
     pub epoch: i64,
     /// Resource class.
     pub resource_class: String,
+    /// What it asks of the machine; absent where a runner has taken it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demand: Option<Demand>,
 }
 event!(TaskQueued, "task.queued", 1);
+
+/// What a task asks of the machine that it runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// `docker`, `machine` or `macos`.
+    pub executor: String,
+    /// Its resource class: the one that the job names, or the default.
+    pub class: String,
+    /// Thousandths of a processor; `None`: what there is.
+    pub cpu_millis: Option<u32>,
+    /// Bytes of memory; `None`: what there is.
+    pub memory_bytes: Option<u64>,
+}
 
 /// An agent may run user code now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,6 +128,38 @@ pub struct ExplainJob {
     pub job_id: JobId,
 }
 ask!(ExplainJob, "dispatcher", "job.explain", Vec<Wait>);
+
+/// What compute says of tasks whose agents have not been heard of. A hint: a task that an agent has claimed is the lease's.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReportPlacements {
+    /// Of each task that there is something to say of.
+    pub placements: Vec<PlacementReport>,
+}
+ask!(ReportPlacements, "dispatcher", "placements.report", ());
+
+/// What compute says of one task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementReport {
+    /// Which.
+    pub task_id: TaskId,
+    /// The epoch that it was queued with.
+    pub epoch: i64,
+    /// What.
+    pub news: PlacementNews,
+}
+
+/// What became of a placement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum PlacementNews {
+    /// It waits for a machine: the task's agent cannot have come.
+    Waits {
+        /// Why, for people.
+        why: String,
+    },
+    /// Its agent has ended. If it never claimed the task, none will.
+    Ended,
+}
 
 /// Fences an epoch at a receiver: later writes of it are refused (reliability §7). Asked of `output-processor`
 /// and `contexts` before the outcome is committed.

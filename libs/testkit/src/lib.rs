@@ -4,8 +4,10 @@
 //! temporary directory) and gives each caller a fresh database. A watcher ends the server and removes its folder
 //! when the test process is gone, however it went.
 
+mod nomad;
 mod servers;
 
+pub use nomad::{NomadCluster, nomad};
 pub use servers::{S3Bucket, Vault, mongo, rabbitmq, redis, s3, sealable_vault, vault};
 
 pub mod docker;

@@ -130,7 +130,7 @@ fn tools() -> PathBuf {
     env::var_os("GANTRY_TOOLS").map(PathBuf::from).or_else(home).unwrap_or_default()
 }
 
-fn tool(name: &str) -> PathBuf {
+pub(crate) fn tool(name: &str) -> PathBuf {
     tools().join("bin").join(name)
 }
 
@@ -159,7 +159,7 @@ async fn shared(
     started.await.expect("starting it does not panic").as_ref()
 }
 
-fn find(program: &Path) -> Option<PathBuf> {
+pub(crate) fn find(program: &Path) -> Option<PathBuf> {
     let name = program.file_name()?;
     let on_path =
         env::var_os("PATH").into_iter().flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
@@ -290,12 +290,12 @@ fn start_mongo(_: &Path) -> Result<Running> {
 /// How most servers are ended.
 const TERM: &str = "kill -TERM $server 2>/dev/null; wait $server";
 
-fn folder() -> Result<PathBuf> {
+pub(crate) fn folder() -> Result<PathBuf> {
     Ok(tempfile::Builder::new().prefix("gtk-").tempdir_in("/tmp")?.keep())
 }
 
 /// Ports that are free now. All are held until all are known, so that they differ.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let held: Vec<TcpListener> =
         (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
     let mut ports = [0; N];
@@ -306,7 +306,7 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
 }
 
 /// Starts a server that `end` ends when this process is gone, however it went.
-fn watched(folder: &Path, words: &[String], envs: &[(&str, String)], end: &str) -> Result<Child> {
+pub(crate) fn watched(folder: &Path, words: &[String], envs: &[(&str, String)], end: &str) -> Result<Child> {
     // What a shell is told to ignore, scripts below it could not hear again.
     let script = format!(
         "trap '' INT TERM HUP; (trap - INT TERM HUP; exec \"$@\") >\"$DIR/out\" 2>&1 </dev/null & server=$!; cat >/dev/null; {end}; rm -rf \"$DIR\""
@@ -325,7 +325,7 @@ fn watched(folder: &Path, words: &[String], envs: &[(&str, String)], end: &str) 
 }
 
 #[expect(clippy::disallowed_methods, reason = "waits on a condition with a limit, outside of any runtime")]
-fn wait_for_port(port: u16, folder: &Path) -> Result<()> {
+pub(crate) fn wait_for_port(port: u16, folder: &Path) -> Result<()> {
     let started = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         if started.elapsed() > Duration::from_secs(120) {

@@ -77,12 +77,24 @@ impl Classes {
     /// The server does not know the class; the text names those that it knows.
     pub fn resolve(&self, definition: &JobDefinition) -> Result<Resources, String> {
         let executor = match &definition.executor {
-            Executor::Docker { .. } => For::Docker,
-            Executor::Machine { .. } => For::Machine,
-            // Where it runs is for a runner to say.
-            Executor::Macos { .. } => return Ok(unlimited(&definition.resource_class)),
+            Executor::Docker { .. } => "docker",
+            Executor::Machine { .. } => "machine",
+            Executor::Macos { .. } => "macos",
         };
-        let asked = definition.resource_class.as_str();
+        self.named(executor, &definition.resource_class)
+    }
+
+    /// What a class means for an executor: `docker`, `machine` or `macos`.
+    ///
+    /// # Errors
+    /// As of [`Self::resolve`].
+    pub fn named(&self, executor: &str, asked: &str) -> Result<Resources, String> {
+        let executor = match executor {
+            "docker" => For::Docker,
+            "machine" => For::Machine,
+            // Where it runs is for a runner to say.
+            _ => return Ok(unlimited(asked)),
+        };
         // Of a self-hosted runner: its machine is what it is.
         if asked.contains('/') {
             return Ok(unlimited(asked));

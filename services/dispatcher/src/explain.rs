@@ -26,6 +26,7 @@ struct Task {
     resource_class: String,
     requeues: i32,
     cancel_requested: bool,
+    placement: Option<String>,
     silent: bool,
     created_at: Timestamp,
     queued_at: Option<Timestamp>,
@@ -37,7 +38,7 @@ pub async fn explain(state: &State, job: JobId) -> Result<Vec<Wait>, RequestErro
     let failed = |error: sqlx::Error| bus::failed(store::SERVICE)(error);
     let mut conn = state.store.pool().acquire().await.map_err(failed)?;
     let tasks: Vec<Task> = sqlx::query_as(
-        "SELECT task_id, index, state, org_id, project_id, resource_class, requeues, cancel_requested, created_at, queued_at, \
+        "SELECT task_id, index, state, org_id, project_id, resource_class, requeues, cancel_requested, placement, created_at, queued_at, \
              renewed_at, state = 'leased' AND coalesce(renewed_at + $2 < clock_timestamp(), false) AS silent \
          FROM dispatcher.tasks WHERE job_id = $1 ORDER BY index",
     )
@@ -105,8 +106,16 @@ fn wait(task: &Task, line: Option<&Line>, config: &Config) -> Option<Wait> {
                 0 => String::new(),
                 n => format!("; it was queued again {n} times because no agent came"),
             };
-            let text = format!("{what} has a slot and waits for its agent to start{again}");
-            Wait { kind: "runner".into(), text, since: task.queued_at, ..base }
+            match &task.placement {
+                Some(why) => {
+                    let text = format!("{what} has a slot and waits for a machine{again}: {why}");
+                    Wait { kind: "placement".into(), text, since: task.queued_at, ..base }
+                }
+                None => {
+                    let text = format!("{what} has a slot and waits for its agent to start{again}");
+                    Wait { kind: "runner".into(), text, since: task.queued_at, ..base }
+                }
+            }
         }
         "leased" if task.silent => {
             let text = format!(

@@ -11,6 +11,7 @@ mod http;
 mod lease;
 mod line;
 mod permit;
+mod placements;
 mod ready;
 mod requests;
 pub mod rules;

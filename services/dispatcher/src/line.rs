@@ -1,8 +1,11 @@
 //! The line for slots, read from the rows: who waits, who holds what, and who gets a slot now. Tasks of self-hosted
 //! runners, whose classes have a `/`, stand in lines of their own.
 
-use crate::{state::State, store::RunRow};
-use contracts::{NewEvent, dispatcher::TaskQueued};
+use crate::{classes::Classes, state::State, store::RunRow};
+use contracts::{
+    NewEvent,
+    dispatcher::{Demand, TaskQueued},
+};
 use eventstore::Tx;
 use ids::{OrgId, ProjectId, TaskId};
 use model::queue::{self, Held, Owner, Waiting};
@@ -64,6 +67,7 @@ struct Taken {
     index: i32,
     epoch: i64,
     resource_class: String,
+    executor: Option<String>,
     #[sqlx(flatten)]
     run: RunRow,
 }
@@ -89,7 +93,7 @@ pub async fn fill(tx: &mut Tx, state: &State) -> sqlx::Result<Vec<NewEvent>> {
         "UPDATE dispatcher.tasks t SET state = 'queued', epoch = t.epoch + 1, queued_at = clock_timestamp(), \
              next_action_at = clock_timestamp() + $2 \
          FROM dispatcher.runs r WHERE t.task_id = ANY($1) AND t.state = 'waiting' AND r.job_id = t.job_id \
-         RETURNING t.task_id, t.index, t.epoch, t.resource_class, \
+         RETURNING t.task_id, t.index, t.epoch, t.resource_class, r.ready #>> '{definition,executor,kind}' AS executor, \
              r.job_id, r.workflow_id, r.org_id, r.project_id, r.pipeline_id, r.state, r.trace",
     )
     .bind(&granted)
@@ -100,7 +104,8 @@ pub async fn fill(tx: &mut Tx, state: &State) -> sqlx::Result<Vec<NewEvent>> {
     taken.sort_by_key(|task| order.get(&task.task_id).copied());
     Ok(taken
         .into_iter()
-        .map(|Taken { task_id, index, epoch, resource_class, run }| {
+        .map(|Taken { task_id, index, epoch, resource_class, executor, run }| {
+            let demand = demand(&state.config.classes, &executor.unwrap_or_default(), &resource_class);
             let body = TaskQueued {
                 task_id: TaskId(task_id),
                 job_id: run.job(),
@@ -108,8 +113,21 @@ pub async fn fill(tx: &mut Tx, state: &State) -> sqlx::Result<Vec<NewEvent>> {
                 index: u32::try_from(index).unwrap_or_default(),
                 epoch,
                 resource_class,
+                demand: Some(demand),
             };
             run.event("task", task_id, &body)
         })
         .collect())
+}
+
+/// What compute must find for a task. A class that is no longer known, which a job that was admitted may have, asks for
+/// nothing in particular.
+pub fn demand(classes: &Classes, executor: &str, class: &str) -> Demand {
+    let resources = classes.named(executor, class).unwrap_or_default();
+    Demand {
+        executor: executor.to_owned(),
+        class: resources.class,
+        cpu_millis: resources.cpu_millis,
+        memory_bytes: resources.memory_bytes,
+    }
 }

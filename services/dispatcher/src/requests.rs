@@ -1,7 +1,7 @@
 //! What other services ask.
 
 use crate::{
-    explain, line, rules, runners,
+    explain, line, placements, rules, runners,
     state::State,
     store::{self, RunRow},
 };
@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use bus::Responder;
 use contracts::{
     NewEvent, Request, RequestError,
-    dispatcher::{ExplainJob, JobFinished, RevokeJobs, TaskFinished, TaskRevoked},
+    dispatcher::{ExplainJob, JobFinished, ReportPlacements, RevokeJobs, TaskFinished, TaskRevoked},
     request::Ask,
 };
 use eventstore::{Key, Tx};
@@ -32,6 +32,12 @@ impl Responder for Requests {
             RevokeJobs::NAME => {
                 bus::route::<RevokeJobs, _, _>(&req, |ask, _| async move {
                     revoke(state, &ask.job_ids).await.map_err(failed)
+                })
+                .await
+            }
+            ReportPlacements::NAME => {
+                bus::route::<ReportPlacements, _, _>(&req, |ask, _| async move {
+                    placements::report(state, ask.placements).await.map_err(failed)
                 })
                 .await
             }

@@ -31,6 +31,7 @@ pub async fn claim(state: &State, token: &str, claim: &RunnerClaim) -> Result<Op
     }
     let until = Instant::now() + Duration::from_millis(claim.wait_ms).min(LONGEST_POLL);
     let mut class = class_of(state, token).await?.ok_or(Refused::Unauthorized)?;
+    model::version::fit(env!("CARGO_PKG_VERSION"), &claim.version).map_err(Refused::Version)?;
     // Once per call, which is often enough to count as connected: a look without a task writes nothing.
     seen(state, &class, claim).await?;
     loop {
@@ -124,6 +125,7 @@ async fn take(state: &State, class: &Class, claim: &RunnerClaim) -> Result<Optio
             index: u32::try_from(index).unwrap_or_default(),
             epoch,
             resource_class: class.name.clone(),
+            demand: None,
         };
         tx.append(&[run.event("task", first, &queued)]).await?;
         tx.commit().await?;

@@ -210,12 +210,12 @@ async fn requeue(
     if waits.rows_affected() > 0 {
         return Ok(None);
     }
-    let (epoch, resource_class): (i64, Option<String>) = sqlx::query_as(
+    let (epoch, resource_class, executor): (i64, Option<String>, Option<String>) = sqlx::query_as(
         "UPDATE dispatcher.tasks t SET state = 'queued', epoch = t.epoch + 1, requeues = t.requeues + 1, claim_id = NULL, \
              instance_id = NULL, public_key = NULL, granted_at = NULL, permit_at = NULL, renewed_at = NULL, deadline = NULL, \
-             queued_at = clock_timestamp(), next_action_at = clock_timestamp() + $2 \
+             queued_at = clock_timestamp(), next_action_at = clock_timestamp() + $2, placement = NULL \
          FROM dispatcher.runs r WHERE t.task_id = $1 AND r.job_id = t.job_id \
-         RETURNING t.epoch, r.ready #>> '{definition,resource_class}'",
+         RETURNING t.epoch, r.ready #>> '{definition,resource_class}', r.ready #>> '{definition,executor,kind}'",
     )
     .bind(task.task_id)
     .bind(state.config.claim_timeout)
@@ -227,6 +227,11 @@ async fn requeue(
         workflow_id: run.workflow(),
         index: task.index(),
         epoch,
+        demand: Some(line::demand(
+            &state.config.classes,
+            &executor.unwrap_or_default(),
+            resource_class.as_deref().unwrap_or_default(),
+        )),
         resource_class: resource_class.unwrap_or_default(),
     }))
 }

@@ -5,6 +5,7 @@
 //! no longer wanted.
 
 mod config;
+mod http;
 mod placements;
 mod state;
 mod tasks;
@@ -40,6 +41,7 @@ pub struct Deps {
 
 /// The running scheduler.
 pub struct Service {
+    state: Arc<State>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -52,6 +54,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
     let store = Store::open(pool, placements::SERVICE, &MIGRATOR).await?;
     bus.register_source(&store);
     let state = Arc::new(State {
+        bus: bus.clone(),
         store: store.clone(),
         keys,
         compute,
@@ -64,12 +67,17 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         bus.consume(&store, &["dispatcher"], group, stop.clone()),
         tokio::spawn(tasks::starter(Arc::clone(&state), stop.clone())),
         tokio::spawn(tasks::ender(Arc::clone(&state), stop.clone())),
-        tokio::spawn(tasks::watcher(state, stop)),
+        tokio::spawn(tasks::watcher(Arc::clone(&state), stop)),
     ];
-    Ok(Service { tasks })
+    Ok(Service { state, tasks })
 }
 
 impl Service {
+    /// What agents call whose compute gave them an identity and no token: `/v1/placement`.
+    pub fn agent_router(&self) -> axum::Router {
+        http::router(Arc::clone(&self.state))
+    }
+
     /// Waits until everything has stopped.
     ///
     /// # Errors

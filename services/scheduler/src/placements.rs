@@ -2,12 +2,14 @@
 
 use crate::state::State;
 use bus::{Fault, Group};
+use compute::{Demand, Placement};
 use contracts::{
     Envelope, Event,
     dispatcher::{TaskFinished, TaskQueued},
 };
 use eventstore::{Key, Tx};
 use ids::TaskId;
+use sqlx::types::Json;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use uuid::Uuid;
 
@@ -67,12 +69,13 @@ async fn want(tx: &mut Tx, queued: &TaskQueued) -> sqlx::Result<()> {
     // The agent of an earlier epoch can no longer do anything.
     end(tx, queued.task_id, queued.epoch - 1, Duration::ZERO).await?;
     sqlx::query(
-        "INSERT INTO scheduler.placements (task_id, epoch, job_id, state, next_action_at) \
-         VALUES ($1, $2, $3, 'wanted', clock_timestamp()) ON CONFLICT DO NOTHING",
+        "INSERT INTO scheduler.placements (task_id, epoch, job_id, demand, state, next_action_at) \
+         VALUES ($1, $2, $3, $4, 'wanted', clock_timestamp()) ON CONFLICT DO NOTHING",
     )
     .bind(queued.task_id.uuid())
     .bind(queued.epoch)
     .bind(queued.job_id.uuid())
+    .bind(queued.demand.as_ref().map(Json))
     .execute(tx.conn())
     .await?;
     Ok(())
@@ -99,22 +102,30 @@ pub struct Row {
     pub task_id: Uuid,
     pub epoch: i64,
     pub attempts: i32,
+    demand: Option<Json<Demand>>,
 }
 
 impl Row {
+    /// What its agent is to be started with.
+    pub fn placement(&self, token: String) -> Placement {
+        let (task_id, epoch) = (self.task(), self.epoch);
+        let demand = self.demand.as_ref().map(|demand| demand.0.clone()).unwrap_or_default();
+        Placement { name: self.name(), task_id, epoch, token, demand }
+    }
+
     pub fn task(&self) -> TaskId {
         TaskId(self.task_id)
     }
 
     pub fn name(&self) -> String {
-        compute::Placement::name_of(self.task(), self.epoch)
+        Placement::name_of(self.task(), self.epoch)
     }
 }
 
 /// What is to be done now in one state, longest due first.
 pub async fn due(state: &State, which: &str) -> sqlx::Result<Vec<Row>> {
     sqlx::query_as(
-        "SELECT task_id, epoch, attempts FROM scheduler.placements \
+        "SELECT task_id, epoch, attempts, demand FROM scheduler.placements \
          WHERE next_action_at <= clock_timestamp() AND state = $1 ORDER BY next_action_at LIMIT 100",
     )
     .bind(which)
@@ -167,20 +178,37 @@ pub async fn postpone(state: &State, row: &Row) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// All placements that are not gone, by name, with their states.
-pub async fn all(state: &State) -> sqlx::Result<HashMap<String, (Row, String)>> {
-    let rows: Vec<(Uuid, i64, i32, String)> = sqlx::query_as(
-        "SELECT task_id, epoch, attempts, state FROM scheduler.placements WHERE state <> 'gone'",
+/// A placement with its state.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Known {
+    #[sqlx(flatten)]
+    pub row: Row,
+    pub state: String,
+}
+
+/// All placements that are not gone, by name.
+pub async fn all(state: &State) -> sqlx::Result<HashMap<String, Known>> {
+    let rows: Vec<Known> = sqlx::query_as(
+        "SELECT task_id, epoch, attempts, demand, state FROM scheduler.placements WHERE state <> 'gone'",
     )
     .fetch_all(state.store.pool())
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(task_id, epoch, attempts, which)| {
-            let row = Row { task_id, epoch, attempts };
-            (row.name(), (row, which))
-        })
-        .collect())
+    Ok(rows.into_iter().map(|known| (known.row.name(), known)).collect())
+}
+
+/// Notes that this start of a placement has shown who it is. `false`: the placement is not wanted any more, or another
+/// start of it came first.
+pub async fn hold(state: &State, task: TaskId, epoch: i64, instance: &str) -> sqlx::Result<bool> {
+    let held = sqlx::query(
+        "UPDATE scheduler.placements SET instance = $3 WHERE task_id = $1 AND epoch = $2 \
+             AND state IN ('wanted', 'started') AND (instance IS NULL OR instance = $3)",
+    )
+    .bind(task.uuid())
+    .bind(epoch)
+    .bind(instance)
+    .execute(state.store.pool())
+    .await?;
+    Ok(held.rows_affected() > 0)
 }
 
 /// Deletes placements that have been gone for long.

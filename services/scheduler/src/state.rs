@@ -1,6 +1,7 @@
 //! What the loops share.
 
 use crate::Config;
+use bus::Bus;
 use compute::Compute;
 use eventstore::Store;
 use kit::keys::Keys;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 pub struct State {
+    pub bus: Bus,
     pub store: Store,
     pub keys: Keys,
     pub compute: Arc<dyn Compute>,

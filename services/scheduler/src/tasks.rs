@@ -2,10 +2,14 @@
 //! on a timer, so that after a restart they go on where the rows say.
 
 use crate::{
-    placements::{self, Row},
+    placements::{self, Row, SERVICE},
     state::State,
 };
-use compute::Placement;
+use compute::Phase;
+use contracts::{
+    Actor,
+    dispatcher::{PlacementNews, PlacementReport, ReportPlacements},
+};
 use kit::keys::PlacementClaims;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +76,10 @@ async fn step(state: &State, which: &'static str, row: &Row) -> anyhow::Result<(
     match done {
         Ok(()) => placements::advance(state, row, which, next).await?,
         Err(error) => {
+            if which == "wanted" {
+                let why = format!("it cannot be started: {error}");
+                tell(state, vec![report(row, PlacementNews::Waits { why })]).await;
+            }
             let error = anyhow::Error::from(error);
             tracing::error!(
                 placement = row.name(),
@@ -85,13 +93,27 @@ async fn step(state: &State, which: &'static str, row: &Row) -> anyhow::Result<(
 }
 
 async fn start(state: &State, row: &Row) -> Result<(), compute::Error> {
-    let (task_id, epoch) = (row.task(), row.epoch);
-    let token = state.keys.seal_claims("placement", &PlacementClaims { task_id, epoch });
-    state.compute.start(&Placement { name: row.name(), task_id, epoch, token }).await
+    let claims = PlacementClaims { task_id: row.task(), epoch: row.epoch };
+    state.compute.start(&row.placement(state.keys.seal_claims("placement", &claims))).await
 }
 
-/// Compares what compute runs with what is wanted: ends what dead agents left, lets them report, and forgets
-/// strangers.
+fn report(row: &Row, news: PlacementNews) -> PlacementReport {
+    PlacementReport { task_id: row.task(), epoch: row.epoch, news }
+}
+
+/// Tells the dispatcher. What is not understood is told again at the next look.
+async fn tell(state: &State, placements: Vec<PlacementReport>) {
+    if placements.is_empty() {
+        return;
+    }
+    let ask = ReportPlacements { placements };
+    if let Err(error) = state.bus.ask(&Actor::service(SERVICE), &ask).await {
+        tracing::warn!(%error, "the dispatcher was not told how placements stand");
+    }
+}
+
+/// Compares what compute runs with what is wanted: ends what dead agents left, lets them report, tells of those that
+/// wait for a machine, and forgets strangers.
 pub async fn watcher(state: Arc<State>, stop: CancellationToken) {
     let mut revived = HashMap::new();
     while !stop.is_cancelled() {
@@ -101,30 +123,51 @@ pub async fn watcher(state: Arc<State>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(state.config.watch) => {}
+            () = state.compute.changed() => {}
         }
     }
 }
 
 /// `revived`: how often each agent was found dead.
 async fn watch(state: &State, revived: &mut HashMap<String, u32>) -> anyhow::Result<()> {
-    let running = state.compute.list().await?;
+    let running = match state.compute.list().await {
+        Ok(running) => running,
+        Err(error) => {
+            // What cannot be seen may wait: that compute is away is not the tasks' fault.
+            let why = format!("compute does not answer: {error}");
+            let known = placements::all(state).await?;
+            let live = known.values().filter(|known| ["wanted", "started"].contains(&known.state.as_str()));
+            let news = live.map(|known| report(&known.row, PlacementNews::Waits { why: why.clone() }));
+            tell(state, news.collect()).await;
+            return Err(error.into());
+        }
+    };
     if running.is_empty() {
         revived.clear();
         return Ok(());
     }
     let known = placements::all(state).await?;
+    let mut news = Vec::new();
     for placement in &running {
-        match known.get(&placement.name) {
-            Some((row, which)) if which == "started" && !placement.alive => {
-                revive(state, row, revived).await?
+        match (known.get(&placement.name), &placement.phase) {
+            (Some(known), Phase::Waits { why: Some(why) }) if known.state == "started" => {
+                news.push(report(&known.row, PlacementNews::Waits { why: why.clone() }));
+            }
+            (Some(known), Phase::Ended) if known.state == "started" && state.compute.resumes() => {
+                revive(state, &known.row, revived).await?
+            }
+            // Nobody can start it again where it was. If it never claimed its task, the task need not wait longer.
+            (Some(known), Phase::Ended) if known.state == "started" => {
+                news.push(report(&known.row, PlacementNews::Ended));
             }
             // Not one that was just started: its row may be written again after a crash of the database.
-            None if !placement.alive && placement.since.elapsed().is_ok_and(|age| age > STRANGER) => {
+            (None, Phase::Ended) if placement.since.elapsed().is_ok_and(|age| age > STRANGER) => {
                 state.compute.remove(&placement.name).await?;
             }
             _ => {}
         }
     }
+    tell(state, news).await;
     revived.retain(|name, _| known.contains_key(name));
     placements::forget(state).await?;
     Ok(())

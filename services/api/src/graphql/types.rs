@@ -583,7 +583,7 @@ pub struct Wait(conductor::Wait);
 
 #[Object]
 impl Wait {
-    /// `requirement`, `approval`, `serial_group`, `slot`, `org_limit`, `project_limit`, `class_limit`, `runner`,
+    /// `requirement`, `approval`, `serial_group`, `slot`, `org_limit`, `project_limit`, `class_limit`, `placement`, `runner`,
     /// `stop` or `other`.
     async fn kind(&self) -> &str {
         &self.0.kind

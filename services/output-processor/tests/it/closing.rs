@@ -106,6 +106,7 @@ async fn what_the_dispatcher_says_of_a_task_is_heard() {
         index: 3,
         epoch: 1,
         resource_class: "medium".to_owned(),
+        demand: None,
     };
     let mut tx = dispatcher.begin(&[]).await.unwrap();
     let event = NewEvent::new("task", agent.task.uuid(), Actor::service("dispatcher"), &queued);

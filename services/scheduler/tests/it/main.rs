@@ -124,8 +124,15 @@ impl World {
 
     async fn queue(&self, task_id: TaskId, epoch: i64) {
         let (job_id, workflow_id) = (JobId::new(), WorkflowId::new());
-        let body =
-            TaskQueued { task_id, job_id, workflow_id, index: 0, epoch, resource_class: String::new() };
+        let body = TaskQueued {
+            task_id,
+            job_id,
+            workflow_id,
+            index: 0,
+            epoch,
+            resource_class: String::new(),
+            demand: None,
+        };
         self.say(task_id, &body).await;
     }
 

@@ -1,0 +1,79 @@
+//! Checks the identities that Nomad signs for allocations.
+
+use crate::{
+    api::{Api, Place},
+    job::AUDIENCE,
+};
+use compute::Error;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
+use serde::Deserialize;
+use std::time::Duration;
+use tokio::{sync::Mutex, time::Instant};
+
+/// Unknown keys are asked for no faster than this: whoever reaches us could name any.
+const ASK_AT_MOST_EVERY: Duration = Duration::from_secs(1);
+
+/// What an identity says.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Claims {
+    #[serde(rename = "nomad_job_id")]
+    pub(crate) job: String,
+    #[serde(rename = "nomad_allocation_id")]
+    pub(crate) allocation: String,
+    #[serde(rename = "nomad_namespace")]
+    namespace: String,
+}
+
+/// The public keys that are known. Kept, so that identities can be checked while Nomad's servers are away.
+#[derive(Default)]
+pub(crate) struct Signers(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    sets: Vec<JwkSet>,
+    asked: Option<Instant>,
+}
+
+impl Signers {
+    /// The claims of an identity that one of the places' regions has signed.
+    pub(crate) async fn check(&self, api: &Api, places: &[Place], proof: &str) -> Result<Claims, Error> {
+        let refused = |error: jsonwebtoken::errors::Error| Error::Identity(error.to_string());
+        let header = decode_header(proof).map_err(refused)?;
+        let kid = header.kid.ok_or_else(|| Error::Identity("it names no key".to_owned()))?;
+        let key = self.key(api, places, &kid).await?;
+        let mut validation = Validation::new(header.alg);
+        validation.algorithms = vec![Algorithm::RS256, Algorithm::EdDSA];
+        validation.algorithms.retain(|known| *known == header.alg);
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_required_spec_claims(&["exp", "aud"]);
+        validation.validate_nbf = true;
+        let claims = decode::<Claims>(proof, &key, &validation).map_err(refused)?.claims;
+        if !places.iter().any(|place| place.namespace == claims.namespace) {
+            return Err(Error::Identity(format!("its namespace {} is not ours", claims.namespace)));
+        }
+        Ok(claims)
+    }
+
+    async fn key(&self, api: &Api, places: &[Place], kid: &str) -> Result<DecodingKey, Error> {
+        let mut known = self.0.lock().await;
+        if find(&known.sets, kid).is_none() {
+            if known.asked.is_some_and(|at| at.elapsed() < ASK_AT_MOST_EVERY) {
+                return Err(Error::Scheduler("Nomad was asked for its keys a moment ago".to_owned()));
+            }
+            known.asked = Some(Instant::now());
+            let mut sets = Vec::new();
+            for place in places {
+                sets.push(api.keys(place).await?);
+            }
+            known.sets = sets;
+        }
+        let found = find(&known.sets, kid);
+        let key = found
+            .ok_or_else(|| Error::Identity("it is signed with a key that Nomad does not know".to_owned()))?;
+        DecodingKey::from_jwk(key).map_err(|error| Error::Identity(error.to_string()))
+    }
+}
+
+fn find<'s>(sets: &'s [JwkSet], kid: &str) -> Option<&'s jsonwebtoken::jwk::Jwk> {
+    sets.iter().find_map(|set| set.find(kid))
+}
