@@ -1,7 +1,7 @@
 //! The steps of the language, from their compiled form to the plan (config-language §12).
 
 use crate::context::Ctx;
-use crate::diagnostics::{Span, code};
+use crate::diagnostics::{Span, code, suggest};
 use crate::scalars::duration_secs;
 use crate::yaml::{Map, Node, Value};
 use model::plan::{CheckoutMethod, RunStep, Step, When};
@@ -85,7 +85,7 @@ impl Ctx<'_> {
                 }
             },
         };
-        self.only_keys(map, keys_of(name), format_args!("the step `{name}`"));
+        self.only_step_keys(map, name);
         self.built_in(name, at, map)
     }
 
@@ -165,8 +165,7 @@ impl Ctx<'_> {
             keys.extend(self.texts("restore_cache", at, map, "keys")?);
         }
         if keys.is_empty() {
-            let message = "required key [keys] not found in the step `restore_cache`";
-            self.sink.error(code::MISSING_KEY, at, message);
+            self.missing("restore_cache", at, map, "keys");
             return None;
         }
         let (name, when) = (self.title(map, "Restoring Cache"), self.when(map, When::OnSuccess));
@@ -306,7 +305,7 @@ impl Ctx<'_> {
             _ => {
                 let message = format!("{} is not one of always, on_success, on_fail", entry.value.shown());
                 let words = ["always", "on_success", "on_fail"];
-                let hint = entry.value.as_str().and_then(|word| crate::diagnostics::suggest(word, words));
+                let hint = entry.value.as_str().and_then(|word| suggest(word, words));
                 self.sink.add(crate::Severity::Error, code::INVALID_VALUE, entry.value.span, message, hint);
                 default
             }
@@ -327,10 +326,22 @@ impl Ctx<'_> {
         own.unwrap_or_else(|| default.to_owned())
     }
 
+    /// Reports a key that a step needs: at the one that stands in its place, if there is one.
+    fn missing(&mut self, step: &str, at: Span, map: &Map, key: &str) {
+        let message = format!("required key [{key}] not found in the step `{step}`");
+        let mut foreign = map.iter().filter(|(name, _)| !keys_of(step).contains(&name.as_ref()));
+        match (foreign.next(), foreign.next()) {
+            (Some((other, entry)), None) if suggest(other, keys_of(step).iter().copied()).is_none() => {
+                let hint = format!("write `{key}` in place of `{other}`");
+                self.sink.error_hint(code::MISSING_KEY, entry.key, message, hint);
+            }
+            _ => self.sink.error(code::MISSING_KEY, at, message),
+        }
+    }
+
     fn required(&mut self, step: &str, at: Span, map: &Map, key: &str) -> Option<String> {
         let Some(entry) = map.get(key) else {
-            let message = format!("required key [{key}] not found in the step `{step}`");
-            self.sink.error(code::MISSING_KEY, at, message);
+            self.missing(step, at, map, key);
             return None;
         };
         let text = entry.value.text().filter(|_| !entry.value.is_null());
@@ -343,8 +354,7 @@ impl Ctx<'_> {
     /// A list of at least one text.
     fn texts(&mut self, step: &str, at: Span, map: &Map, key: &str) -> Option<Vec<String>> {
         let Some(entry) = map.get(key) else {
-            let message = format!("required key [{key}] not found in the step `{step}`");
-            self.sink.error(code::MISSING_KEY, at, message);
+            self.missing(step, at, map, key);
             return None;
         };
         // One text is a list of one; many files rely on it.

@@ -141,13 +141,40 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// Reports the keys that a step of the language does not know. The reference service passes over those of
+    /// all steps but `run`: many files give `restore_cache` the `paths` of its `save_cache`. One that looks like a
+    /// slip is an error all the same.
+    pub fn only_step_keys(&mut self, map: &Map, step: &str) {
+        let allowed = crate::builtin::keys_of(step);
+        if matches!(step, "run" | "deploy") {
+            return self.only_keys(map, allowed, format_args!("the step `{step}`"));
+        }
+        let absent = || allowed.iter().copied().filter(|key| !map.contains_key(*key));
+        let (slips, foreign): (Map, Map) = map
+            .iter()
+            .filter(|(key, _)| !allowed.contains(&key.as_ref()))
+            .map(|(key, entry)| (key.clone(), entry.clone()))
+            .partition(|(key, _)| suggest(key, absent()).is_some());
+        self.only_keys(&slips, allowed, format_args!("the step `{step}`"));
+        for (key, entry) in &foreign {
+            let message = format!("the key `{key}` of the step `{step}` has no effect");
+            let hint = format!("permitted keys: {}", allowed.join(", "));
+            self.sink.add(crate::Severity::Warning, code::UNKNOWN_KEY, entry.key, message, Some(hint));
+        }
+    }
+
     pub fn wrong_type(&mut self, node: &Node, what: &str, expected: &str) {
+        self.wrong_type_hint(node, what, expected, None);
+    }
+
+    /// `hint`: what to write instead.
+    pub fn wrong_type_hint(&mut self, node: &Node, what: &str, expected: &str, hint: Option<String>) {
         // A broken interpolation leaves null behind.
         if node.is_null() && self.sink.reported_within(node.span) {
             return;
         }
         let message = format!("{what} must be {expected}, not {}", described(node));
-        self.sink.error(code::WRONG_TYPE, node.span, message);
+        self.sink.add(crate::Severity::Error, code::WRONG_TYPE, node.span, message, hint);
     }
 }
 

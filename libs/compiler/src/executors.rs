@@ -129,7 +129,16 @@ impl Ctx<'_> {
 
     fn docker(&mut self, at: Span, node: &Node) -> Option<Place> {
         let Some(items) = node.as_seq().filter(|items| !items.is_empty()) else {
-            self.sink.error(code::WRONG_TYPE, at, "`docker` takes a list with at least one image");
+            let message = "`docker` takes a list with at least one image";
+            let first = node.as_map().and_then(|map| map.first());
+            match first {
+                Some((key, entry)) => {
+                    let key = key.trim_start_matches('-');
+                    let hint = format!("start the image with a dash and a blank: `- {key}: …`");
+                    self.sink.error_hint(code::WRONG_TYPE, entry.key, message, hint);
+                }
+                None => self.sink.error_hint(code::WRONG_TYPE, at, message, "write `- image: …` below it"),
+            }
             return None;
         };
         if items.len() > MAX_CONTAINERS {

@@ -22,6 +22,10 @@ impl Ctx<'_> {
     pub fn passes(&mut self, filter: &Filter<'_>, env: Env<'_>) -> bool {
         let map = match filter {
             Filter::None => return self.refs.tag.is_none(),
+            Filter::Condition(node) if node.as_seq().is_some() => {
+                self.wrong_type(node, "`filters`", "a map with `branches` or `tags`, or an expression");
+                return true;
+            }
             Filter::Condition(node) => return self.condition(node, env).unwrap_or(true),
             Filter::Map(map) => map,
         };
@@ -38,7 +42,9 @@ impl Ctx<'_> {
         let entry = map.get(key)?;
         let Some(body) = entry.value.as_map().cloned() else {
             if !entry.value.is_null() {
-                self.wrong_type(&entry.value, &format!("`{key}`"), "a map with `only` or `ignore`");
+                let hint = format!("write `only:` below `{key}:`, and the patterns below that");
+                let what = format!("`{key}`");
+                self.wrong_type_hint(&entry.value, &what, "a map with `only` or `ignore`", Some(hint));
             }
             return None;
         };

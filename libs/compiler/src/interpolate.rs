@@ -24,8 +24,14 @@ pub(crate) struct Env<'e> {
 
 enum Part<'t> {
     Text(Cow<'t, str>),
+    /// `<<` that nothing closes: text.
+    Open(&'t str),
     Tag(&'t str),
-    Section { name: &'t str, inverted: bool, body: Vec<Part<'t>> },
+    Section {
+        name: &'t str,
+        inverted: bool,
+        body: Vec<Part<'t>>,
+    },
 }
 
 /// Appends to a text that is borrowed as long as it is one piece.
@@ -90,7 +96,10 @@ fn parse(text: &str) -> Result<Vec<Part<'_>>, (String, String)> {
                 let open = &rest[..end + name];
                 return Err((format!("`{open}` is not closed: write `>>` behind the name"), open.to_owned()));
             }
-            append(&mut literal, &rest[..run]);
+            if !literal.is_empty() {
+                parts.push(Part::Text(std::mem::take(&mut literal)));
+            }
+            parts.push(Part::Open(&rest[..run]));
             rest = &rest[run..];
             continue;
         };
@@ -206,6 +215,12 @@ impl Ctx<'_> {
                         out.push_str(text);
                     }
                 }
+                Part::Open(text) => {
+                    self.open_tag(span, text);
+                    if self.spend_bytes(text.len(), span) {
+                        out.push_str(text);
+                    }
+                }
                 Part::Tag(content) => {
                     let Some(value) = self.tag(span, content, env) else { continue };
                     match value.text() {
@@ -226,6 +241,17 @@ impl Ctx<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Tells of a `<<` that stays as it is. Other readers of the language refuse it.
+    fn open_tag(&mut self, span: Span, text: &str) {
+        if span.file == 0 {
+            let at = self.sink.narrow(span, text);
+            let message = format!("`{text}` is not closed by `>>` and is taken as text");
+            let hint = format!("write `\\{text}`: the hosted service refuses it otherwise");
+            let severity = crate::Severity::Warning;
+            self.sink.add(severity, code::BAD_INTERPOLATION, at, message, Some(hint));
         }
     }
 

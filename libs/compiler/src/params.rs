@@ -220,7 +220,8 @@ impl Ctx<'_> {
                     default.kind(),
                     expected(&decl)
                 );
-                self.sink.error(code::ARGUMENT_TYPE, default.span, message);
+                let hint = retype(&decl, default);
+                self.sink.add(crate::Severity::Error, code::ARGUMENT_TYPE, default.span, message, hint);
             }
         }
         Some(decl)
@@ -312,12 +313,24 @@ impl Ctx<'_> {
             value.shown(),
             value.kind()
         );
-        let scalar = matches!(value.value, Value::Bool(_) | Value::Int(_) | Value::Float(_));
-        let hint =
-            (scalar && decl.ty == Type::String).then(|| "quote the value to make it a text".to_owned());
-        self.sink.add(crate::Severity::Error, code::ARGUMENT_TYPE, value.span, message, hint);
+        self.sink.add(crate::Severity::Error, code::ARGUMENT_TYPE, value.span, message, retype(decl, value));
         self.sink.related("declared here", decl.span);
     }
+}
+
+/// How a value becomes one of the declared type, where its quotes make the difference.
+fn retype(decl: &Decl, value: &Node) -> Option<String> {
+    let scalar = matches!(value.value, Value::Bool(_) | Value::Int(_) | Value::Float(_));
+    if scalar && decl.ty == Type::String {
+        return Some("quote the value to make it a text".to_owned());
+    }
+    let bare = value.as_str().map(|text| crate::scalars::plain(text));
+    let word = match (decl.ty, bare?) {
+        (Type::Boolean, Value::Bool(_)) => "boolean",
+        (Type::Integer, Value::Int(_)) => "number",
+        _ => return None,
+    };
+    Some(format!("write the {word} without quotes"))
 }
 
 fn expected(decl: &Decl) -> String {

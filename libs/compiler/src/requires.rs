@@ -38,7 +38,8 @@ impl Ctx<'_> {
     pub fn requires(&mut self, node: &Node) -> Vec<Required> {
         let Some(items) = node.as_seq() else {
             if !node.is_null() {
-                self.wrong_type(node, "`requires`", "a list of jobs");
+                let hint = node.as_str().map(|job| format!("write a list: `requires: [{job}]`"));
+                self.wrong_type_hint(node, "`requires`", "a list of jobs", hint);
             }
             return Vec::new();
         };

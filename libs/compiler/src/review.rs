@@ -79,9 +79,39 @@ fn verdict(found: &[(Span, Diagnostic)], index: usize) -> Verdict {
         code::UNEXPECTED_ARGUMENT | code::UNDECLARED_PARAMETER => {
             let name = finding.message.rsplit(": ").next().unwrap_or_default().split([':', ',']).next();
             others().find(|(_, (at, other))| {
-                other.code == code::PARAMETER_DECLARATION
-                    && name.is_some_and(|name| declares(at, other, name))
+                let wrong = other.code == code::PARAMETER_DECLARATION;
+                let ignored = other.code == code::UNKNOWN_KEY && meant(other) == Some("parameters");
+                name.is_some_and(|name| {
+                    wrong && declares(at, other, name) || ignored && declares_below(at, other, name)
+                })
             })
+        }
+        // Its default is there, misspelt.
+        code::MISSING_ARGUMENT => {
+            let names = finding.message.rsplit(": ").next().unwrap_or_default();
+            others().find(|(_, (at, other))| {
+                other.code == code::UNKNOWN_KEY
+                    && meant(other) == Some("default")
+                    && names.split(", ").any(|name| declares(at, other, name))
+            })
+        }
+        // It stands in the place of a key that is missing, and that is told there.
+        code::UNKNOWN_KEY => others().find(|(_, (at, other))| at == span && other.code == code::MISSING_KEY),
+        // The whole section is there, under a name that is wrong: the first finding is told at it.
+        code::UNKNOWN_JOB
+        | code::UNKNOWN_COMMAND
+        | code::UNKNOWN_EXECUTOR
+        | code::UNKNOWN_ORB
+        | code::UNKNOWN_PIPELINE_VALUE
+            if section_of(finding).is_some_and(|section| misspelt_section(found, section).is_some()) =>
+        {
+            let section = section_of(finding);
+            let same = |(_, other): &(Span, Diagnostic)| section_of(other) == section;
+            let misspelt = section.and_then(|section| misspelt_section(found, section));
+            if found[..index].iter().any(same) {
+                return Verdict::Goes;
+            }
+            return misspelt.map_or(Verdict::Stays, Verdict::MovesTo);
         }
         // The job that is required is in the workflow, under a name that is wrong.
         code::UNKNOWN_REQUIRES => meant(finding).and_then(|word| {
@@ -101,6 +131,39 @@ fn verdict(found: &[(Span, Diagnostic)], index: usize) -> Verdict {
 /// The word of a `did you mean`.
 fn meant(finding: &Diagnostic) -> Option<&str> {
     finding.hint.as_deref()?.strip_prefix("did you mean `")?.strip_suffix("`?")
+}
+
+/// The section of the file in which that should be which was not found.
+fn section_of(finding: &Diagnostic) -> Option<&'static str> {
+    match finding.code {
+        code::UNKNOWN_JOB if finding.message.contains("a definition for") => Some("jobs"),
+        code::UNKNOWN_JOB => Some("workflows"),
+        code::UNKNOWN_COMMAND => Some("commands"),
+        code::UNKNOWN_EXECUTOR => Some("executors"),
+        code::UNKNOWN_ORB => Some("orbs"),
+        code::UNKNOWN_PIPELINE_VALUE if finding.message.contains("pipeline.parameters.") => {
+            Some("parameters")
+        }
+        _ => None,
+    }
+}
+
+/// The finding that tells of a key of the top level which was meant to be this one.
+fn misspelt_section(found: &[(Span, Diagnostic)], section: &str) -> Option<usize> {
+    found.iter().position(|(_, other)| {
+        other.code == code::UNKNOWN_KEY
+            && other.message.ends_with("is not a key of the configuration and is ignored")
+            && meant(other) == Some(section)
+    })
+}
+
+/// Whether a name is declared below the key of a finding.
+fn declares_below(at: &Span, finding: &Diagnostic, name: &str) -> bool {
+    let (text, start) = (&finding.text.0, at.start as usize);
+    let below = text.get(start..element_end(text, start)).unwrap_or_default();
+    below.split(['\n', '{', ',']).any(|part| {
+        part.trim_start().strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with(':'))
+    })
 }
 
 /// Whether a finding stands in the declaration of a parameter.
@@ -158,6 +221,13 @@ fn hint(span: Span, finding: &Diagnostic) -> Option<String> {
         code::UNEXPECTED_ARGUMENT => {
             let in_job = finding.related.first().is_some_and(|r| r.message.starts_with("Error calling job"));
             let name = finding.message.rsplit(": ").next()?;
+            match name {
+                "branches" | "tags" => return Some(format!("write `{name}:` below `filters:`")),
+                "only" | "ignore" => {
+                    return Some(format!("write `{name}:` below `filters:` and `branches:` or `tags:`"));
+                }
+                _ => {}
+            }
             in_job.then(|| suggest(name, INVOCATION_KEYS.iter().copied())).flatten()
         }
         _ => None,

@@ -4,7 +4,6 @@
 //! arguments in what does not run: definitions that nobody uses, workflows that a condition excludes, branches
 //! of conditional steps.
 
-use crate::builtin::keys_of;
 use crate::context::Ctx;
 use crate::diagnostics::{Span, code, suggest};
 use crate::executors::{AWS_KEYS, BASIC_KEYS, CONTAINER_KEYS, GCP_KEYS, MACHINE_KEYS, MACOS_KEYS};
@@ -130,7 +129,7 @@ impl Ctx<'_> {
                     }
                     (name, Some(body)) if name == "run" || is_built_in(name, scope) => {
                         let name = name.replace('-', "_");
-                        self.only_keys(body, keys_of(&name), format_args!("the step `{name}`"));
+                        self.only_step_keys(body, &name);
                     }
                     (name, Some(body)) => self.argument_shapes(Kind::Command, name, body, &[], scope),
                     _ => {}

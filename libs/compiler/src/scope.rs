@@ -296,12 +296,9 @@ impl Ctx<'_> {
         for (kind, keys, place) in kinds {
             for (name, entry) in scope.map(kind) {
                 let what = format!("the {} `{name}`", kind.word());
-                let well_named = name.starts_with(|c: char| c.is_ascii_alphabetic())
-                    && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ' '));
-                if !well_named && self.interpolation {
-                    let message = format!("`{name}` is not a name for a {}", kind.word());
-                    let hint = "start with a letter, then letters, digits, `_`, `-`";
-                    self.sink.error_hint(code::INVALID_NAME, entry.key, message, hint);
+                // The reference service takes any text as a name: `python-3.12`, `test/unit`, `2to3`.
+                if let Some(problem) = crate::names::problem(name) {
+                    self.sink.error(code::INVALID_NAME, entry.key, problem);
                 }
                 match &entry.value.value {
                     Value::Map(body) => {

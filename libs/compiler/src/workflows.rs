@@ -211,7 +211,10 @@ impl Ctx<'_> {
             return None;
         };
         let Some(items) = jobs.value.as_seq().filter(|items| !items.is_empty()) else {
-            self.wrong_type(&jobs.value, "`jobs` of a workflow", "a list with at least one job");
+            let first = jobs.value.as_map().and_then(|map| map.keys().next());
+            let hint = first.map(|job| format!("start each job with a dash and a blank: `- {job}:`"));
+            let expected = "a list with at least one job";
+            self.wrong_type_hint(&jobs.value, "`jobs` of a workflow", expected, hint);
             return None;
         };
         if !runs {
