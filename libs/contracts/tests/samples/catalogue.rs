@@ -106,6 +106,7 @@ list! {
     contexts::RemoveSshKey,
     contexts::GetJwks,
     delivery::GetDecision,
+    dispatcher::ReportPlacements,
     dispatcher::RevokeJobs,
     dispatcher::ExplainJob,
     dispatcher::CloseEpoch,

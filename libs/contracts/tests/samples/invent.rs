@@ -36,6 +36,7 @@ fn tagged(name: &str) -> Option<Value> {
         "Decision" => json!({ "decision": "pipeline", "id": ID, "number": 7 }),
         "JobKind" => json!({ "type": "build", "definition": json_of::<JobDefinition>() }),
         "Executor" => json!({ "kind": "docker", "containers": [json_of::<Container>()] }),
+        "PlacementNews" => json!({ "kind": "waits", "why": "text" }),
         "RegistryAuth" => json!({ "kind": "basic", "username": "text", "password": "text" }),
         "CheckoutMethod" => json!({ "kind": "shallow", "depth": 7 }),
         "Step" => with("step", "run", json_of::<RunStep>()),

@@ -3,6 +3,7 @@
 mod claims;
 mod outcomes;
 mod permits;
+mod placements;
 mod revocations;
 mod runners;
 mod slots;

@@ -1,10 +1,15 @@
 //! The scheduler against a real database, with a dispatcher that says what the test wants.
 
-use bus::Bus;
-use compute::{Compute, Error, Local, LocalConfig, Placement, Running};
+use axum::{
+    body::Body,
+    http::{Request as Call, StatusCode},
+};
+use bus::{Bus, Responder};
+use compute::{Compute, Error, Identity, Local, LocalConfig, Phase, Placement, Running};
 use contracts::{
-    Actor, Event, NewEvent,
-    dispatcher::{TaskFinished, TaskQueued},
+    Actor, Event, NewEvent, Request, RequestError,
+    dispatcher::{PlacementNews, PlacementReport, ReportPlacements, TaskFinished, TaskQueued},
+    request::Ask,
 };
 use eventstore::{Key, NO_MIGRATIONS, Store};
 use gantry_scheduler::{Config, Deps, Service};
@@ -19,16 +24,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Compute with a memory: agents by name, how often each was really started, and whether starting works.
 #[derive(Default)]
-struct Fake(Mutex<Inner>);
+struct Fake(Mutex<Inner>, tokio::sync::Notify);
 
 #[derive(Default)]
 struct Inner {
-    agents: BTreeMap<String, bool>,
+    /// Agents are on other machines, and show who they are as `NAME/START`.
+    remote: bool,
+    agents: BTreeMap<String, Phase>,
     tokens: BTreeMap<String, String>,
     starts: usize,
     stopped: Vec<String>,
@@ -42,7 +50,7 @@ impl Compute for Fake {
         if inner.broken {
             return Err(Error::Stuck(placement.name.clone()));
         }
-        if inner.agents.insert(placement.name.clone(), true) != Some(true) {
+        if inner.agents.insert(placement.name.clone(), Phase::Runs) != Some(Phase::Runs) {
             inner.starts += 1;
         }
         inner.tokens.insert(placement.name.clone(), placement.token.clone());
@@ -52,18 +60,35 @@ impl Compute for Fake {
     async fn stop(&self, name: &str) -> Result<(), Error> {
         let mut inner = self.0.lock().unwrap();
         inner.stopped.push(name.to_owned());
-        inner.agents.entry(name.to_owned()).and_modify(|alive| *alive = false);
+        inner.agents.entry(name.to_owned()).and_modify(|phase| *phase = Phase::Ended);
         Ok(())
     }
 
     async fn list(&self) -> Result<Vec<Running>, Error> {
         let inner = self.0.lock().unwrap();
+        if inner.broken {
+            return Err(Error::Scheduler("the cluster is away".to_owned()));
+        }
         let since = SystemTime::now();
         Ok(inner
             .agents
             .iter()
-            .map(|(name, alive)| Running { name: name.clone(), alive: *alive, since, unsent: false })
+            .map(|(name, phase)| Running { name: name.clone(), phase: phase.clone(), since, unsent: false })
             .collect())
+    }
+
+    fn resumes(&self) -> bool {
+        !self.0.lock().unwrap().remote
+    }
+
+    async fn changed(&self) {
+        self.1.notified().await
+    }
+
+    async fn identify(&self, proof: &str) -> Result<Identity, Error> {
+        let (placement, instance) =
+            proof.split_once('/').ok_or_else(|| Error::Identity("it is no proof".to_owned()))?;
+        Ok(Identity { placement: placement.to_owned(), instance: instance.to_owned() })
     }
 
     async fn remove(&self, name: &str) -> Result<(), Error> {
@@ -72,7 +97,22 @@ impl Compute for Fake {
     }
 }
 
+/// What the dispatcher was told of placements.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<PlacementReport>>>);
+
+#[async_trait::async_trait]
+impl Responder for Told {
+    async fn respond(&self, req: Request) -> Result<serde_json::Value, RequestError> {
+        assert_eq!(req.name, ReportPlacements::NAME);
+        let asked: ReportPlacements = serde_json::from_value(req.body).unwrap();
+        self.0.lock().unwrap().extend(asked.placements);
+        Ok(serde_json::Value::Null)
+    }
+}
+
 struct World {
+    told: Told,
     pool: sqlx::PgPool,
     bus: Bus,
     dispatcher: Store,
@@ -87,8 +127,10 @@ impl World {
         let bus = Bus::local(pool.clone());
         let dispatcher = Store::open(pool.clone(), "dispatcher", &NO_MIGRATIONS).await.unwrap();
         bus.register_source(&dispatcher);
+        let told = Told::default();
+        bus.respond("dispatcher", Arc::new(told.clone()));
         let mut world =
-            Self { pool, bus, dispatcher, keys: Keys::from_bytes([9; 32]), compute, running: None };
+            Self { told, pool, bus, dispatcher, keys: Keys::from_bytes([9; 32]), compute, running: None };
         world.boot().await;
         world
     }
@@ -142,6 +184,21 @@ impl World {
         self.say(task_id, &TaskFinished { task_id, job_id, index: 0, epoch, status, reason: None, at }).await;
     }
 
+    /// What the scheduler answers an agent that shows this.
+    async fn identify(&self, proof: &str) -> (StatusCode, serde_json::Value) {
+        let (service, _) = self.running.as_ref().unwrap();
+        let body = serde_json::to_vec(&agent_api::Identify { proof: proof.to_owned() }).unwrap();
+        let call = Call::post("/v1/placement").header("content-type", "application/json");
+        let answer = service.agent_router().oneshot(call.body(Body::from(body)).unwrap()).await.unwrap();
+        let status = answer.status();
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    async fn hears(&self, what: &str, wanted: impl Fn(&PlacementReport) -> bool) {
+        testkit::until(what, LIMIT, || async { self.told.0.lock().unwrap().iter().any(&wanted) }).await;
+    }
+
     async fn states(&self) -> Vec<(i64, String)> {
         sqlx::query_as("SELECT epoch, state FROM scheduler.placements ORDER BY epoch")
             .fetch_all(&self.pool)
@@ -156,7 +213,7 @@ impl World {
             .unwrap()
             .into_iter()
             .find(|agent| agent.name == name)
-            .map(|agent| agent.alive)
+            .map(|agent| agent.alive())
     }
 
     async fn reaches(&self, expected: &[(i64, &str)]) {
@@ -244,7 +301,7 @@ async fn an_agent_that_died_is_cleaned_up_and_started_again_to_report() {
     world.queue(task, 1).await;
     world.reaches(&[(1, "started")]).await;
     let dies = || {
-        fake.0.lock().unwrap().agents.insert(name.clone(), false);
+        fake.0.lock().unwrap().agents.insert(name.clone(), Phase::Ended);
     };
     for starts in [2, 3] {
         dies();
@@ -255,6 +312,83 @@ async fn an_agent_that_died_is_cleaned_up_and_started_again_to_report() {
     testkit::until("its remains are ended", LIMIT, || async { fake.0.lock().unwrap().stopped.len() == 3 })
         .await;
     assert_eq!(fake.0.lock().unwrap().starts, 3, "not for ever");
+    world.halt().await;
+}
+
+/// A cluster with one task that was placed.
+async fn remote() -> (Arc<Fake>, World, TaskId, String) {
+    let fake = Arc::new(Fake::default());
+    fake.0.lock().unwrap().remote = true;
+    let world = World::new(fake.clone()).await;
+    let task = TaskId::new();
+    world.queue(task, 1).await;
+    world.reaches(&[(1, "started")]).await;
+    (fake, world, task, Placement::name_of(task, 1))
+}
+
+#[tokio::test]
+async fn the_first_start_that_shows_itself_has_the_token() {
+    let (_, mut world, task, name) = remote().await;
+    let (status, answer) = world.identify(&format!("{name}/first")).await;
+    assert_eq!(status, StatusCode::OK);
+    let token = answer["token"].as_str().unwrap();
+    let claims: PlacementClaims = world.keys.open_claims("placement", token).unwrap();
+    assert_eq!(claims, PlacementClaims { task_id: task, epoch: 1 });
+    let (again, repeated) = world.identify(&format!("{name}/first")).await;
+    assert_eq!((again, repeated["token"].as_str()), (StatusCode::OK, Some(token)), "an answer may be lost");
+
+    let (status, answer) = world.identify(&format!("{name}/second")).await;
+    assert_eq!((status, answer["code"].as_str()), (StatusCode::CONFLICT, Some("stale_placement")));
+    let never = Placement::name_of(TaskId::new(), 1);
+    assert_eq!(
+        world.identify(&format!("{never}/first")).await.0,
+        StatusCode::CONFLICT,
+        "it was never wanted"
+    );
+    assert_eq!(world.identify("task-x-1/first").await.0, StatusCode::FORBIDDEN);
+    assert_eq!(world.identify("nonsense").await.0, StatusCode::FORBIDDEN);
+    world.finish(task, 1).await;
+    world.reaches(&[(1, "gone")]).await;
+    assert_eq!(world.identify(&format!("{name}/first")).await.0, StatusCode::CONFLICT, "it is over");
+    world.halt().await;
+}
+
+#[tokio::test]
+async fn what_becomes_of_placements_on_other_machines_is_told() {
+    let (fake, mut world, task, name) = remote().await;
+    let set = |phase: Phase| {
+        fake.0.lock().unwrap().agents.insert(name.clone(), phase);
+        fake.1.notify_one();
+    };
+    set(Phase::Waits { why: Some("no machine".to_owned()) });
+    world
+        .hears("it waits", |report| {
+            let waits = PlacementNews::Waits { why: "no machine".to_owned() };
+            *report == PlacementReport { task_id: task, epoch: 1, news: waits }
+        })
+        .await;
+    set(Phase::Ended);
+    world.hears("it ended", |report| report.task_id == task && report.news == PlacementNews::Ended).await;
+    assert_eq!(fake.0.lock().unwrap().starts, 1, "nobody starts it again where it was");
+    world.halt().await;
+}
+
+#[tokio::test]
+async fn while_the_cluster_is_away_tasks_wait_and_say_so() {
+    let (fake, mut world, placed, _) = remote().await;
+    fake.0.lock().unwrap().broken = true;
+    let new = TaskId::new();
+    world.queue(new, 1).await;
+    let waits = |task: TaskId, what: &'static str| {
+        move |report: &PlacementReport| {
+            report.task_id == task
+                && matches!(&report.news, PlacementNews::Waits { why } if why.contains(what))
+        }
+    };
+    world.hears("the placed one waits", waits(placed, "compute does not answer: the cluster is away")).await;
+    world.hears("the new one waits", waits(new, "cannot be started")).await;
+    fake.0.lock().unwrap().broken = false;
+    world.reaches(&[(1, "started"), (1, "started")]).await;
     world.halt().await;
 }
 
