@@ -2,7 +2,11 @@
 
 use aws_lc_rs::digest;
 use fastcdc::v2020::FastCDC;
-use std::io;
+use std::{
+    cell::RefCell,
+    io::{self, Read},
+};
+use zstd::bulk::{Compressor, Decompressor};
 
 const MIN_CHUNK: usize = 512 << 10;
 const AVERAGE_CHUNK: usize = 2 << 20;
@@ -26,13 +30,17 @@ impl Default for Cutter {
 }
 
 impl Cutter {
-    /// Takes in more of the stream.
-    pub fn push(&mut self, bytes: &[u8]) {
-        if self.start > 0 && self.buffer.len() + bytes.len() > self.buffer.capacity() {
+    /// Takes in more of a stream: what is there of the next `most` bytes. None at its end.
+    ///
+    /// # Errors
+    /// The stream breaks off.
+    pub fn take_in(&mut self, from: &mut impl Read, most: usize) -> io::Result<usize> {
+        if self.start > 0 && self.buffer.len() + most > self.buffer.capacity() {
             self.buffer.drain(..self.start);
             self.start = 0;
         }
-        self.buffer.extend_from_slice(bytes);
+        // Straight into its place: an archive is copied often enough on its way.
+        from.take(most as u64).read_to_end(&mut self.buffer)
     }
 
     /// The next chunk, once enough has come to know where it ends; after the `end` of the stream what is left.
@@ -56,12 +64,21 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     sum
 }
 
+thread_local! {
+    // Their tables are larger than many a chunk: each thread makes them once.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// A chunk as it is stored.
 ///
 /// # Errors
 /// Memory ran out in the compressor.
 pub fn compress(chunk: &[u8]) -> io::Result<Vec<u8>> {
-    zstd::bulk::compress(chunk, LEVEL)
+    COMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some(compressor) => compressor.compress(chunk),
+        None => kept.insert(Compressor::new(LEVEL)?).compress(chunk),
+    })
 }
 
 /// A stored chunk, which must have exactly `size` bytes.
@@ -72,7 +89,10 @@ pub fn decompress(stored: &[u8], size: usize) -> io::Result<Vec<u8>> {
     if size > MAX_CHUNK {
         return Err(io::Error::other(format!("a chunk of {size} bytes: {MAX_CHUNK} is the limit")));
     }
-    let chunk = zstd::bulk::decompress(stored, size)?;
+    let chunk = DECOMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some(decompressor) => decompressor.decompress(stored, size),
+        None => kept.insert(Decompressor::new()?).decompress(stored, size),
+    })?;
     if chunk.len() == size {
         Ok(chunk)
     } else {

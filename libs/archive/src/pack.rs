@@ -14,7 +14,7 @@ use std::{
     io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::MetadataExt},
+        unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
 };
@@ -22,6 +22,8 @@ use tar::{Builder, EntryType, Header};
 
 /// Deepest nesting of folders: each level holds a file descriptor.
 const MAX_DEPTH: usize = 500;
+/// Bytes that are read at once.
+const BUFFER: usize = 256 << 10;
 /// So many of the files that were left out are named.
 const NAMED: usize = 100;
 
@@ -51,7 +53,12 @@ pub struct Packed {
 /// # Errors
 /// A source cannot be read, or the stream does not take more.
 pub fn pack<W: Write>(out: W, sources: &[Source]) -> Result<Packed> {
-    let mut packer = Packer { out: Builder::new(out), links: HashMap::new(), packed: Packed::default() };
+    let mut packer = Packer {
+        out: Builder::new(out),
+        links: HashMap::new(),
+        packed: Packed::default(),
+        buffer: vec![0; BUFFER],
+    };
     let mut names: HashSet<&Path> = HashSet::new();
     for source in sources {
         if source.name.ancestors().any(|above| names.contains(above)) {
@@ -96,6 +103,7 @@ struct Packer<W: Write> {
     /// Files with several names: device and number, and the first name.
     links: HashMap<(u64, u64), PathBuf>,
     packed: Packed,
+    buffer: Vec<u8>,
 }
 
 impl<W: Write> Packer<W> {
@@ -175,22 +183,30 @@ impl<W: Write> Packer<W> {
     }
 
     fn file(&mut self, mut file: File, name: &Path) -> Result<()> {
-        let meta = file.metadata()?;
-        if !meta.is_file() {
+        let stat = nix::sys::stat::fstat(file.as_fd()).map_err(io::Error::from)?;
+        if kind(&stat) != SFlag::S_IFREG {
             return self.skip(name, "it changed while it was packed");
         }
-        let stat = nix::sys::stat::fstat(file.as_fd()).map_err(io::Error::from)?;
-        let holes = meta.blocks().saturating_mul(512) < meta.size();
-        if holes {
+        let size = u64::try_from(stat.st_size).unwrap_or_default();
+        let stored = u64::try_from(stat.st_blocks).unwrap_or_default().saturating_mul(512);
+        if stored < size {
             self.time(&stat)?;
             self.out.append_file(name, &mut file)?;
         } else {
             let mut header = self.header(EntryType::Regular, &stat)?;
-            header.set_size(meta.len());
-            self.out.append_data(&mut header, name, Exactly { from: file, left: meta.len() })?;
+            header.set_size(size);
+            let mut content = Exactly { from: file, left: size };
+            if size <= self.buffer.len() as u64 {
+                // At once: most files are small, and each system call counts.
+                let content_of = &mut self.buffer[..size as usize];
+                content.read_exact(content_of)?;
+                self.out.append_data(&mut header, name, &*content_of)?;
+            } else {
+                self.out.append_data(&mut header, name, io::BufReader::with_capacity(BUFFER, content))?;
+            }
         }
         self.packed.entries += 1;
-        self.packed.bytes += meta.size().min(meta.blocks().saturating_mul(512));
+        self.packed.bytes += size.min(stored);
         Ok(())
     }
 

@@ -8,14 +8,14 @@ use nix::{
 use std::{
     os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
-    rc::Rc,
+    sync::Arc,
 };
 
 /// A folder that is the world for what is unpacked into it.
 pub(crate) struct Tree {
-    root: Rc<OwnedFd>,
+    root: Arc<OwnedFd>,
     /// The folder that was opened last: neighbours come one after another.
-    last: Option<(PathBuf, Rc<OwnedFd>)>,
+    last: Option<(PathBuf, Arc<OwnedFd>)>,
 }
 
 impl Tree {
@@ -25,22 +25,22 @@ impl Tree {
         std::fs::create_dir_all(path)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(path, flags, Mode::empty())?;
-        Ok((Self { root: Rc::new(root), last: None }, made))
+        Ok((Self { root: Arc::new(root), last: None }, made))
     }
 
-    pub(crate) fn root(&self) -> Rc<OwnedFd> {
-        Rc::clone(&self.root)
+    pub(crate) fn root(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.root)
     }
 
     /// Opens a folder below the root, and makes what is missing on the way; `made` hears of each.
-    pub(crate) fn folder(&mut self, path: &Path, made: &mut dyn FnMut(&Path)) -> Result<Rc<OwnedFd>, Errno> {
+    pub(crate) fn folder(&mut self, path: &Path, made: &mut dyn FnMut(&Path)) -> Result<Arc<OwnedFd>, Errno> {
         if path.as_os_str().is_empty() {
             return Ok(self.root());
         }
         if let Some((last, folder)) = &self.last
             && last == path
         {
-            return Ok(Rc::clone(folder));
+            return Ok(Arc::clone(folder));
         }
         let folder = match beneath(&self.root, path) {
             Err(Errno::ENOENT) => {
@@ -55,8 +55,8 @@ impl Tree {
             }
             opened => opened?,
         };
-        let folder = Rc::new(folder);
-        self.last = Some((path.to_owned(), Rc::clone(&folder)));
+        let folder = Arc::new(folder);
+        self.last = Some((path.to_owned(), Arc::clone(&folder)));
         Ok(folder)
     }
 }

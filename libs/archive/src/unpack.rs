@@ -1,5 +1,7 @@
 //! An archive into files, whoever made it.
 
+mod writers;
+
 use crate::{Error, Result, tree::Tree};
 use nix::{
     dir::Dir,
@@ -19,15 +21,16 @@ use std::{
     ffi::OsStr,
     fs::File,
     hash::{DefaultHasher, Hash, Hasher},
-    io::{self, Read, Seek, SeekFrom, Write},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    io::{self, BufReader, Read, Seek, SeekFrom, Write},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Component, Path, PathBuf},
-    rc::Rc,
+    sync::Arc,
 };
 use tar::{Archive, Entry, EntryType};
+use writers::{Attributes, SMALL, Whole, Writers};
+
+/// Bytes that are read at once.
+const PIECE: usize = 256 << 10;
 
 /// What an archive may hold (security §5.2).
 #[derive(Clone, Copy, Debug)]
@@ -95,10 +98,16 @@ pub fn unpack_with<R: Read>(
         fresh: Vec::new(),
         fresh_set: HashSet::new(),
         done: Unpacked::default(),
-        buffer: vec![0; 128 << 10],
+        buffer: vec![0; PIECE],
+        writers: Writers::default(),
+        umask: writers::umask(),
     };
     let result = unpacker.run(from);
     if result.is_err() {
+        // What failed is known.
+        let _ = unpacker.writers.settle();
+        let made = unpacker.writers.take_fresh();
+        unpacker.fresh.extend(made);
         unpacker.remove_fresh();
     }
     result.map(|()| unpacker.done)
@@ -112,7 +121,7 @@ enum Kind {
 }
 
 /// A place: which root, and the path below it; empty: the root itself.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Spot {
     root: usize,
     path: PathBuf,
@@ -139,6 +148,8 @@ struct Unpacker<'a> {
     fresh_set: HashSet<Spot>,
     done: Unpacked,
     buffer: Vec<u8>,
+    writers: Writers,
+    umask: u32,
 }
 
 fn unsafe_entry(name: &[u8], why: impl Into<String>) -> Error {
@@ -148,16 +159,22 @@ fn unsafe_entry(name: &[u8], why: impl Into<String>) -> Error {
 
 impl Unpacker<'_> {
     fn run<R: Read>(&mut self, from: R) -> Result<()> {
-        let mut archive = Archive::new(from);
+        let mut archive = Archive::new(BufReader::with_capacity(PIECE, from));
         for entry in archive.entries()? {
             self.entry(&mut entry?)?;
         }
+        self.settle()?;
         for Folder { spot, mode, time } in std::mem::take(&mut self.folders).iter().rev() {
             let folder = self.folder(spot).map_err(|e| self.failed(spot, e))?;
             fchmod(&*folder, Mode::from_bits_truncate(*mode)).map_err(|e| self.failed(spot, e))?;
             futimens(&*folder, &TimeSpec::UTIME_OMIT, time).map_err(|e| self.failed(spot, e))?;
         }
         Ok(())
+    }
+
+    /// Waits for files that are under way.
+    fn settle(&mut self) -> Result<()> {
+        self.writers.settle().map_err(|(spot, e)| self.failed(&spot, e))
     }
 
     fn failed(&self, spot: &Spot, e: Errno) -> Error {
@@ -199,19 +216,20 @@ impl Unpacker<'_> {
         }
     }
 
+    fn is_below_fresh(&self, spot: &Spot) -> bool {
+        let mut above = spot.path.ancestors();
+        above.any(|above| self.fresh_set.contains(&Spot { root: spot.root, path: above.to_owned() }))
+    }
+
     fn note_fresh(&mut self, spot: Spot) {
-        let below_fresh = spot
-            .path
-            .ancestors()
-            .any(|above| self.fresh_set.contains(&Spot { root: spot.root, path: above.to_owned() }));
-        if !below_fresh {
+        if !self.is_below_fresh(&spot) {
             self.fresh_set.insert(spot.clone());
             self.fresh.push(spot);
         }
     }
 
     /// The folder at a spot, made when it is missing.
-    fn folder(&mut self, spot: &Spot) -> Result<Rc<OwnedFd>, Errno> {
+    fn folder(&mut self, spot: &Spot) -> Result<Arc<OwnedFd>, Errno> {
         if !self.trees.contains_key(&spot.root) {
             let opened = Tree::open(self.root_path(spot.root));
             let (tree, made) = opened.map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
@@ -230,7 +248,7 @@ impl Unpacker<'_> {
     }
 
     /// The folder in which an entry lies, and its name there.
-    fn place(&mut self, spot: &Spot) -> Result<(Rc<OwnedFd>, PathBuf), Errno> {
+    fn place(&mut self, spot: &Spot) -> Result<(Arc<OwnedFd>, PathBuf), Errno> {
         match spot.path.file_name() {
             Some(name) => {
                 let above = spot.path.parent().unwrap_or(Path::new("")).to_owned();
@@ -269,8 +287,13 @@ impl Unpacker<'_> {
                 }
             }
         }
-        if self.seen.insert(hash(&spot), kind).is_some_and(|before| before != kind) {
-            return Err(unsafe_entry(&name, "it is there twice, as different things"));
+        match self.seen.insert(hash(&spot), kind) {
+            Some(before) if before != kind => {
+                return Err(unsafe_entry(&name, "it is there twice, as different things"));
+            }
+            // The later one is to win.
+            Some(Kind::File) => self.settle()?,
+            _ => {}
         }
         if kind != Kind::Folder {
             (self.claim)(&spot.path).map_err(Error::Refused)?;
@@ -316,20 +339,13 @@ impl Unpacker<'_> {
         &mut self,
         spot: &Spot,
         make: impl Fn(&OwnedFd, &Path) -> Result<T, Errno>,
-    ) -> Result<(T, Rc<OwnedFd>, PathBuf)> {
+    ) -> Result<(T, Arc<OwnedFd>, PathBuf)> {
         let (parent, name) = self.place(spot).map_err(|e| self.failed(spot, e))?;
-        let made = match make(&parent, &name) {
-            Err(Errno::EEXIST) => {
-                let removed = unlinkat(&*parent, &name, UnlinkatFlags::NoRemoveDir);
-                removed.and_then(|()| make(&parent, &name))
-            }
-            Ok(made) => {
-                self.note_fresh(spot.clone());
-                Ok(made)
-            }
-            refused => refused,
-        };
-        Ok((made.map_err(|e| self.failed(spot, e))?, parent, name))
+        let (made, new) = writers::replace(&parent, &name, make).map_err(|e| self.failed(spot, e))?;
+        if new {
+            self.note_fresh(spot.clone());
+        }
+        Ok((made, parent, name))
     }
 
     fn make_file<R: Read>(
@@ -344,17 +360,29 @@ impl Unpacker<'_> {
         if self.done.bytes > self.limits.bytes {
             return Err(unsafe_entry(name, format!("more than {} bytes", self.limits.bytes)));
         }
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let (file, ..) =
-            self.replace(&spot, |parent, name| openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR))?;
-        let mut file = File::from(file);
+        let attributes = Attributes { mode, time, umask: self.umask };
         let holes = entry.header().entry_type().is_gnu_sparse();
+        let (parent, file) = self.place(&spot).map_err(|e| self.failed(&spot, e))?;
+        if !holes && entry.size() <= SMALL {
+            let mut content = Vec::with_capacity(entry.size() as usize);
+            entry.read_to_end(&mut content)?;
+            if content.len() as u64 != entry.size() {
+                return Err(Error::Stream(io::ErrorKind::UnexpectedEof.into()));
+            }
+            let below_fresh = self.is_below_fresh(&spot);
+            let whole = Whole { parent, name: file, spot, attributes, content, below_fresh };
+            return self.writers.make(whole).map_err(|(spot, e)| self.failed(&spot, e));
+        }
+        let (mut made, new) =
+            writers::create(&parent, &file, attributes).map_err(|e| self.failed(&spot, e))?;
+        if new {
+            self.note_fresh(spot.clone());
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
-        let copied = copy(entry, &mut file, &mut buffer, holes);
+        let copied = copy(entry, &mut made, &mut buffer, holes);
         self.buffer = buffer;
         copied?;
-        fchmod(file.as_fd(), Mode::from_bits_truncate(mode)).map_err(|e| self.failed(&spot, e))?;
-        futimens(file.as_fd(), &TimeSpec::UTIME_OMIT, &time).map_err(|e| self.failed(&spot, e))
+        writers::finish(&made, attributes).map_err(|e| self.failed(&spot, e))
     }
 
     fn make_symlink<R: Read>(
@@ -380,6 +408,7 @@ impl Unpacker<'_> {
         if self.seen.get(&hash(&target)) != Some(&Kind::File) {
             return Err(unsafe_entry(name, "a hard link to what the archive has not unpacked"));
         }
+        self.settle()?;
         let (folder, file) = self.place(&target).map_err(|e| self.failed(&target, e))?;
         self.replace(&spot, |parent, link| linkat(&*folder, &file, parent, link, AtFlags::empty()))?;
         Ok(())

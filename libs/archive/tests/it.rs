@@ -163,7 +163,7 @@ fn hostile(entries: &[(EntryType, &str, &str, &str)]) -> Vec<u8> {
 }
 
 /// Kind, name, target and content of a member.
-type Entry = (EntryType, &'static str, &'static str, &'static str);
+type Entry<'a> = (EntryType, &'a str, &'a str, &'a str);
 
 #[test]
 fn a_hostile_archive_changes_nothing_and_leaves_nothing() {
@@ -187,6 +187,13 @@ fn a_hostile_archive_changes_nothing_and_leaves_nothing() {
         ("file below a file", vec![good, (Regular, "a", "", "x"), (Regular, "a/b", "", "x")]),
         ("name too long", vec![good, (Directory, "a", "", ""), (Symlink, "a/l", "", "")]),
     ];
+    // Behind so many files that several threads make them.
+    let many: Vec<String> = (0..300).map(|n| format!("many-{}-{n}", n % 7)).collect();
+    let crowd = || many.iter().map(|name| (Regular, name.as_str(), "", "content"));
+    let cases = cases.iter().flat_map(|(what, entries)| {
+        let crowded = crowd().chain(entries.iter().copied()).collect();
+        [(what, entries.clone()), (what, crowded)]
+    });
     for (what, entries) in cases {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
@@ -205,6 +212,54 @@ fn a_hostile_archive_changes_nothing_and_leaves_nothing() {
         assert_eq!(names(&facts(folder.path())), names(&before.0), "{what}");
         assert_eq!(fs::read_to_string(folder.path().join("secret")).unwrap(), "secret", "{what}");
     }
+}
+
+/// Several threads make files: whatever was there, and in whatever order things come.
+#[test]
+fn many_files_come_back_as_few_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+    for n in 0..1000 {
+        let inner = from.join(format!("{}/{}", n % 9, n % 4));
+        fs::create_dir_all(&inner).unwrap();
+        // Small and large ones side by side, of every mode.
+        let size = if n % 50 == 0 { 200_000 } else { n * 7 };
+        fs::write(inner.join(n.to_string()), noise(size, n as u64 + 1)).unwrap();
+        chmod(&inner.join(n.to_string()), [0o644, 0o755, 0o600, 0o444, 0o666, 0o777][n % 6]);
+        if n % 10 == 0 {
+            fs::hard_link(inner.join(n.to_string()), from.join(format!("also-{n}"))).unwrap();
+        }
+    }
+    let (bytes, report) = packed(&[("0", &from)]);
+    assert_eq!(report.skipped, []);
+    let roots = Roots::Listed(vec![to.clone()]);
+    for _ in 0..2 {
+        unpack(&bytes[..], &roots, Limits::default()).unwrap();
+        assert_eq!(facts(&from), facts(&to), "new, and over what is there");
+    }
+
+    // What cannot be made ends it, and what was there stays.
+    let (kept, other) = (folder.path().join("kept"), folder.path().join("other"));
+    fs::create_dir_all(kept.join("many-3-150/in the way")).unwrap();
+    fs::write(kept.join("many-1-1"), "before").unwrap();
+    let names: Vec<String> = (0..300).map(|n| format!("many-{}-{n}", n % 7)).collect();
+    let entries: Vec<Entry<'_>> =
+        names.iter().map(|name| (EntryType::Regular, name.as_str(), "", "content")).collect();
+    let bytes = hostile(&entries);
+    let error = unpack(&bytes[..], &Roots::Below(kept.clone()), Limits::default()).unwrap_err().to_string();
+    assert!(error.contains("many-3-150"), "{error}");
+    let mut left: Vec<_> = fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["many-1-1", "many-3-150"]);
+    assert!(kept.join("many-3-150/in the way").is_dir());
+
+    // Of two with one name the later one wins.
+    let twice = entries
+        .iter()
+        .flat_map(|(kind, name, link, _)| [(*kind, *name, *link, "earlier"), (*kind, *name, *link, "later")]);
+    unpack(&hostile(&twice.collect::<Vec<_>>())[..], &Roots::Below(other.clone()), Limits::default())
+        .unwrap();
+    assert!(names.iter().all(|name| fs::read_to_string(other.join(name)).unwrap() == "later"));
 }
 
 #[test]
@@ -230,17 +285,15 @@ fn limits_hold_and_a_stream_that_breaks_off_leaves_nothing() {
     assert_eq!(facts(&from), facts(&to));
 }
 
-fn chunks(bytes: &[u8], piece: usize) -> Vec<Vec<u8>> {
+fn chunks(mut bytes: &[u8], piece: usize) -> Vec<Vec<u8>> {
     let mut cutter = Cutter::default();
     let mut all = Vec::new();
-    for piece in bytes.chunks(piece) {
-        cutter.push(piece);
-        while let Some(chunk) = cutter.cut(false) {
+    let mut ended = false;
+    while !ended {
+        ended = cutter.take_in(&mut bytes, piece).unwrap() == 0;
+        while let Some(chunk) = cutter.cut(ended) {
             all.push(chunk);
         }
-    }
-    while let Some(chunk) = cutter.cut(true) {
-        all.push(chunk);
     }
     all
 }

@@ -8,29 +8,32 @@ use crate::{Blobs, Body, Digest, Error, Get, Key, Meta, Method, Put, Result, Sig
 use async_trait::async_trait;
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::StreamExt;
+use futures::{StreamExt, TryFutureExt};
 use sha2::Digest as _;
 use std::{
-    io::{self, SeekFrom},
+    collections::HashSet,
+    fs::File,
+    io,
     ops::Range,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
-};
+use tokio::io::AsyncWriteExt;
 
 pub(crate) const MAGIC: &[u8; 8] = b"GANTRYB1";
 /// Size of body, SHA-256, length of key, magic.
 pub(crate) const TRAILER: usize = 8 + 32 + 4 + 8;
 /// Numbers temporary files: their folder is swept at each start, so that the process's own numbers are enough.
 static DRAFTS: AtomicU64 = AtomicU64::new(0);
-const PIECE: usize = 256 * 1024;
+const PIECE: usize = 512 << 10;
+/// Pieces that are read at the same time.
+const AHEAD: usize = 2;
 
 /// Blobs as files in a folder that one process owns. Cheap to clone.
 #[derive(Clone)]
@@ -40,6 +43,8 @@ struct Inner {
     objects: PathBuf,
     temporary: PathBuf,
     key: hmac::Key,
+    /// Folders of objects that are known to be on disk.
+    folders: Mutex<HashSet<PathBuf>>,
 }
 
 impl std::fmt::Debug for FsBlobs {
@@ -63,13 +68,18 @@ impl FsBlobs {
             tokio::fs::remove_file(leftover.path()).await?;
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, signing_key);
-        Ok(Self(Arc::new(Inner { objects, temporary, key })))
+        Ok(Self(Arc::new(Inner { objects, temporary, key, folders: Mutex::default() })))
     }
 
     /// The folder of a running instance, to be read only: nothing is swept, and no URL can be signed.
     pub fn open_for_audit(folder: &Path) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &[]);
-        Self(Arc::new(Inner { objects: folder.join("objects"), temporary: folder.join("tmp"), key }))
+        Self(Arc::new(Inner {
+            objects: folder.join("objects"),
+            temporary: folder.join("tmp"),
+            key,
+            folders: Mutex::default(),
+        }))
     }
 
     pub(crate) fn objects(&self) -> &Path {
@@ -106,33 +116,15 @@ impl FsBlobs {
         hmac::verify(&self.0.key, input.as_bytes(), &mac).is_ok() && Utc::now().timestamp() < expires
     }
 
-    async fn open_blob(&self, key: &Key) -> Result<Option<(File, Meta)>> {
-        let mut file = match File::open(self.place(key)).await {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let length = file.metadata().await?.len();
-        let damaged = || Error::Damaged(key.clone());
-        let trailer_at = length.checked_sub(TRAILER as u64).ok_or_else(damaged)?;
-        file.seek(SeekFrom::Start(trailer_at)).await?;
-        let mut trailer = [0u8; TRAILER];
-        file.read_exact(&mut trailer).await?;
-        let (size, rest) = trailer.split_at(8);
-        let (sha256, rest) = rest.split_at(32);
-        let (key_length, magic) = rest.split_at(4);
-        let size = u64::from_le_bytes(size.try_into().map_err(|_| damaged())?);
-        let key_length = u32::from_le_bytes(key_length.try_into().map_err(|_| damaged())?);
-        let sha256: Digest = sha256.try_into().map_err(|_| damaged())?;
-        if magic != MAGIC || size.checked_add(u64::from(key_length)) != Some(trailer_at) {
-            return Err(damaged());
-        }
-        Ok(Some((file, Meta { size, sha256 })))
+    pub(crate) async fn open_blob(&self, key: &Key) -> Result<Option<(File, Meta)>> {
+        let (place, key) = (self.place(key), key.clone());
+        // One way to the threads that may block, instead of one for each system call.
+        blocking(move || open_place(&place, &key)).await
     }
 
     /// Writes body, key and trailer to a temporary file, on disk when it returns.
     async fn write(&self, path: &Path, key: &Key, mut body: Body, announced: Announced) -> Result<Meta> {
-        let mut file = File::create_new(path).await?;
+        let mut file = tokio::fs::File::create_new(path).await?;
         let (mut hasher, mut size) = (sha2::Sha256::new(), 0u64);
         let mismatch = |what, announced: String, actual: String| {
             Err(Error::Mismatch { key: key.clone(), what, announced, actual })
@@ -188,7 +180,7 @@ impl FsBlobs {
     async fn publish(&self, draft: &Path, key: &Key, meta: Meta) -> Result<Put> {
         let place = self.place(key);
         let folder = place.parent().unwrap_or(&self.0.objects).to_owned();
-        tokio::fs::create_dir_all(&folder).await?;
+        self.make_folder(&folder).await?;
         failpoints::failpoint("blobs.publish.before").await.map_err(io::Error::from)?;
         match tokio::fs::hard_link(draft, &place).await {
             Ok(()) => {}
@@ -204,10 +196,74 @@ impl FsBlobs {
             Err(error) => return Err(error.into()),
         }
         failpoints::failpoint("blobs.publish.after").await.map_err(io::Error::from)?;
-        File::open(&folder).await?.sync_all().await?;
-        File::open(&self.0.objects).await?.sync_all().await?;
+        blocking(move || Ok(File::open(&folder)?.sync_all()?)).await?;
         Ok(Put::Stored(meta))
     }
+
+    /// Makes a folder of objects, on disk when it returns. There are few: this process does so once for each.
+    async fn make_folder(&self, folder: &Path) -> Result<()> {
+        let folders = || self.0.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if folders().contains(folder) {
+            return Ok(());
+        }
+        let (made, above) = (folder.to_owned(), self.0.objects.clone());
+        blocking(move || {
+            std::fs::create_dir_all(&made)?;
+            Ok(File::open(above)?.sync_all()?)
+        })
+        .await?;
+        folders().insert(folder.to_owned());
+        Ok(())
+    }
+
+    /// The bytes of an opened blob, read ahead of who takes them.
+    pub(crate) fn read(key: &Key, (file, meta): (File, Meta), range: Option<Range<u64>>) -> Result<Get> {
+        let range = match range {
+            None => 0..meta.size,
+            Some(range) if range.start <= meta.size && range.start <= range.end => {
+                range.start..range.end.min(meta.size)
+            }
+            Some(_) => return Err(Error::Range { key: key.clone(), size: meta.size }),
+        };
+        let (file, end) = (Arc::new(file), range.end);
+        let pieces = range.clone().step_by(PIECE).map(move |at| {
+            let file = Arc::clone(&file);
+            blocking(move || {
+                let mut piece = vec![0; PIECE.min(usize::try_from(end - at).unwrap_or(PIECE))];
+                file.read_exact_at(&mut piece, at)?;
+                Ok(Bytes::from(piece))
+            })
+            .map_err(io::Error::other)
+        });
+        Ok(Get { meta, range, body: futures::stream::iter(pieces).buffered(AHEAD).boxed() })
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// A blob's file and what its trailer says.
+fn open_place(place: &Path, key: &Key) -> Result<Option<(File, Meta)>> {
+    let file = match File::open(place) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let damaged = || Error::Damaged(key.clone());
+    let trailer_at = file.metadata()?.len().checked_sub(TRAILER as u64).ok_or_else(damaged)?;
+    let mut trailer = [0u8; TRAILER];
+    file.read_exact_at(&mut trailer, trailer_at)?;
+    let (size, rest) = trailer.split_at(8);
+    let (sha256, rest) = rest.split_at(32);
+    let (key_length, magic) = rest.split_at(4);
+    let size = u64::from_le_bytes(size.try_into().map_err(|_| damaged())?);
+    let key_length = u32::from_le_bytes(key_length.try_into().map_err(|_| damaged())?);
+    let sha256: Digest = sha256.try_into().map_err(|_| damaged())?;
+    if magic != MAGIC || size.checked_add(u64::from(key_length)) != Some(trailer_at) {
+        return Err(damaged());
+    }
+    Ok(Some((file, Meta { size, sha256 })))
 }
 
 /// What the writer said before it wrote.
@@ -223,18 +279,8 @@ impl Blobs for FsBlobs {
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Get> {
-        let (mut file, meta) = self.open_blob(key).await?.ok_or_else(|| Error::Missing(key.clone()))?;
-        let range = match range {
-            None => 0..meta.size,
-            Some(range) if range.start <= meta.size && range.start <= range.end => {
-                range.start..range.end.min(meta.size)
-            }
-            Some(_) => return Err(Error::Range { key: key.clone(), size: meta.size }),
-        };
-        file.seek(SeekFrom::Start(range.start)).await?;
-        let limited = file.take(range.end - range.start);
-        let body = tokio_util::io::ReaderStream::with_capacity(limited, PIECE).boxed();
-        Ok(Get { meta, range, body })
+        let opened = self.open_blob(key).await?.ok_or_else(|| Error::Missing(key.clone()))?;
+        Self::read(key, opened, range)
     }
 
     async fn head(&self, key: &Key) -> Result<Option<Meta>> {

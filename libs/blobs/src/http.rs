@@ -106,7 +106,6 @@ async fn get(
     Query(signed): Query<Signed>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    use crate::Blobs;
     let key = Key::new(key)?;
     let allowed = match &signed.name {
         Some(name) => blobs.allows_download(&key, name, signed.expires, &signed.signature),
@@ -116,10 +115,11 @@ async fn get(
         return Ok(refused());
     }
     let name = signed.name.and_then(|name| String::from_utf8(URL_SAFE_NO_PAD.decode(name).ok()?).ok());
-    let meta = blobs.head(&key).await?.ok_or_else(|| Error::Missing(key.clone()))?;
+    let opened = blobs.open_blob(&key).await?.ok_or_else(|| Error::Missing(key.clone()))?;
+    let meta = opened.1;
     let wanted = range(&headers, meta.size);
     let partial = wanted.is_some();
-    let blob = blobs.get(&key, wanted).await?;
+    let blob = FsBlobs::read(&key, opened, wanted)?;
     let response = Response::builder()
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .header(header::CONTENT_DISPOSITION, disposition(name.as_deref()))
