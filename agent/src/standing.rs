@@ -223,6 +223,11 @@ async fn serve(file: &Path, config: Config) -> anyhow::Result<()> {
                 }
             }
             Ok(None) => pauses = backoff(&client),
+            Err(failure) if failure.code() == "version_skew" => {
+                tracing::error!(error = %failure, running = tasks.len(), "no further task is taken");
+                while tasks.join_next().await.is_some() {}
+                anyhow::bail!("{failure}");
+            }
             Err(failure) if matches!(failure.status(), Some(401 | 403)) => {
                 anyhow::bail!("{} does not know the token in api.auth_token ({failure})", config.api.url);
             }

@@ -8,4 +8,5 @@ pub mod plan;
 pub mod queue;
 pub mod serial;
 pub mod status;
+pub mod version;
 pub mod workflow;

@@ -29,6 +29,8 @@ pub enum Refused {
     Canceled,
     /// The request cannot be read.
     Invalid(String),
+    /// The runner's version and ours are too far apart.
+    Version(String),
     /// Try again.
     Unavailable(anyhow::Error),
 }
@@ -61,6 +63,7 @@ impl IntoResponse for Refused {
             Self::Stale(why) => (StatusCode::CONFLICT, "stale_lease", why.to_owned()),
             Self::Canceled => (StatusCode::CONFLICT, "canceled", "the task was canceled".to_owned()),
             Self::Invalid(why) => (StatusCode::BAD_REQUEST, "invalid", why),
+            Self::Version(why) => (StatusCode::UPGRADE_REQUIRED, "version_skew", why),
             Self::Unavailable(error) => {
                 tracing::error!(error = format!("{error:#}"), "an agent's request failed");
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "try again".to_owned())

@@ -144,6 +144,28 @@ async fn a_task_that_a_runner_took_and_lost_waits_for_the_next() {
 }
 
 #[tokio::test]
+async fn a_runner_of_a_far_version_gets_nothing_and_is_told_why() {
+    let world = World::new(patient()).await;
+    let class = world.class(world.project.org_id, CLASS).await.unwrap();
+    world.runner_token(&class, "ours").await;
+    let claim = |version: &str| RunnerClaim {
+        name: "one".into(),
+        hostname: String::new(),
+        version: version.into(),
+        free: 1,
+        wait_ms: 0,
+    };
+    let path = "/api/v3/runner/claim";
+    let (status, problem) = world.post::<()>(path, Some("ours"), &claim("0.9.0")).await.unwrap_err();
+    assert_eq!((status, problem.code.as_str()), (StatusCode::UPGRADE_REQUIRED, "version_skew"));
+    assert!(problem.message.contains("update the server"), "{}", problem.message);
+    let stranger = world.post::<()>(path, Some("nobody's"), &claim("0.9.0")).await.unwrap_err();
+    assert_eq!(stranger.0, StatusCode::UNAUTHORIZED, "versions are told to who has a token");
+    assert!(world.post::<Option<RunnerTask>>(path, Some("ours"), &claim("0.2.0")).await.unwrap().is_none());
+    world.halt().await;
+}
+
+#[tokio::test]
 async fn a_poll_hears_of_a_task_at_once() {
     let world = World::new(patient()).await;
     let class = world.class(world.project.org_id, CLASS).await.unwrap();
@@ -152,7 +174,7 @@ async fn a_poll_hears_of_a_task_at_once() {
     let claim = RunnerClaim {
         name: "one".into(),
         hostname: String::new(),
-        version: String::new(),
+        version: "0.1.0".into(),
         free: 1,
         wait_ms: 20_000,
     };
