@@ -153,14 +153,8 @@ async fn join<T>(task: JoinHandle<T>) -> io::Result<T> {
     task.await.map_err(io::Error::other)
 }
 
-/// A chunk of an archive, named by its content.
-pub(crate) struct Chunk {
-    pub(crate) sha256: [u8; 32],
-    pub(crate) bytes: Vec<u8>,
-}
-
 /// Cuts what a helper sends into chunks, beside the runtime. The end of the task is the helper's last word.
-pub(crate) fn cut<T>(ends: Ends) -> (mpsc::Receiver<Chunk>, JoinHandle<io::Result<T>>)
+pub(crate) fn cut<T>(ends: Ends) -> (mpsc::Receiver<Vec<u8>>, JoinHandle<io::Result<T>>)
 where
     T: DeserializeOwned + Send + 'static,
 {
@@ -170,14 +164,10 @@ where
     let work = move || {
         let mut reader = frames::Reader::new(io::BufReader::with_capacity(PIECE, output));
         let mut cutter = Cutter::default();
-        let mut piece = vec![0; PIECE];
         let mut ended = false;
         while !ended {
-            let read = reader.read(&mut piece)?;
-            ended = read == 0;
-            cutter.push(&piece[..read]);
-            while let Some(bytes) = cutter.cut(ended) {
-                let chunk = Chunk { sha256: archive::sha256(&bytes), bytes };
+            ended = cutter.take_in(&mut reader, 4 * PIECE)? == 0;
+            while let Some(chunk) = cutter.cut(ended) {
                 if found.blocking_send(chunk).is_err() {
                     return Err(io::Error::other("nobody takes the chunks"));
                 }

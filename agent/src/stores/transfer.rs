@@ -3,7 +3,7 @@
 use crate::{
     client::{Body, Failure},
     control::{Control, backoff, decode},
-    helper::{Chunk, Ends, Failed, cut},
+    helper::{Ends, Failed, cut},
 };
 use agent_api::stores::{
     ArchiveMade, ArchiveRef, ChunkDownloads, ChunkUpload, ChunkUploads, ChunksMissing, ChunksWanted,
@@ -17,7 +17,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// Bytes that wait for one answer about what is stored.
-const WINDOW: usize = 16 << 20;
+const WINDOW: usize = 8 << 20;
+/// Windows at the same time: while one is asked about, another is compressed and a third is sent.
+const WINDOWS: usize = 3;
 /// Transfers at the same time.
 pub(super) const AT_A_TIME: usize = 4;
 /// Tries of one transfer (reliability §8.4).
@@ -67,6 +69,18 @@ pub(super) async fn put(control: &Control, place: &Upload, bytes: Bytes) -> Resu
         control.client.put(place, size, body, patience(size))
     })
     .await
+}
+
+/// A chunk of an archive, named by its content.
+struct Chunk {
+    sha256: [u8; 32],
+    bytes: Vec<u8>,
+}
+
+/// Names a chunk beside the runtime, and beside the thread that cuts.
+async fn named(bytes: Vec<u8>) -> Result<Chunk, Failed> {
+    let work = move || Chunk { sha256: archive::sha256(&bytes), bytes };
+    Ok(tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?)
 }
 
 /// Compresses a chunk beside the runtime.
@@ -123,48 +137,34 @@ pub(super) async fn upload<T>(control: &Control, ends: Ends) -> Result<Uploaded<
 where
     T: DeserializeOwned + Send + 'static,
 {
-    let (mut chunks, cutting) = cut::<T>(ends);
+    let (chunks, cutting) = cut::<T>(ends);
+    let chunks = stream::unfold(chunks, async |mut chunks| Some((chunks.recv().await?, chunks)));
+    let mut chunks = std::pin::pin!(chunks.map(named).buffered(WINDOWS));
     let mut archive = ArchiveMade { chunks: Vec::new(), bytes: 0 };
     let mut sent = 0;
     let mut window: Vec<Chunk> = Vec::new();
     let mut gathered = 0;
-    // One window is sent while the next is gathered.
-    let mut sending = None;
-    loop {
-        let chunk = match &mut sending {
-            Some(upload) => tokio::select! {
-                done = upload => {
-                    sent += done?;
-                    sending = None;
-                    continue;
+    let mut sending = stream::FuturesUnordered::new();
+    let mut ended = false;
+    while !ended || !sending.is_empty() {
+        tokio::select! {
+            Some(done) = sending.next(), if !sending.is_empty() => sent += done?,
+            chunk = chunks.next(), if !ended && sending.len() < WINDOWS => {
+                match chunk.transpose()? {
+                    Some(chunk) => {
+                        archive.bytes += chunk.bytes.len() as u64;
+                        archive.chunks.push(hex::encode(chunk.sha256));
+                        gathered += chunk.bytes.len();
+                        window.push(chunk);
+                    }
+                    None => ended = true,
                 }
-                chunk = chunks.recv(), if gathered < WINDOW => chunk,
-            },
-            None => chunks.recv().await,
-        };
-        let ended = chunk.is_none();
-        if let Some(chunk) = chunk {
-            archive.bytes += chunk.bytes.len() as u64;
-            archive.chunks.push(hex::encode(chunk.sha256));
-            gathered += chunk.bytes.len();
-            window.push(chunk);
-        }
-        if gathered >= WINDOW || window.len() == MAX_BATCH || ended {
-            if let Some(upload) = sending.take() {
-                sent += upload.await?;
-            }
-            let full = std::mem::take(&mut window);
-            gathered = 0;
-            if !full.is_empty() {
-                sending = Some(Box::pin(upload_window(control, full)));
+                if gathered >= WINDOW || window.len() == MAX_BATCH || (ended && !window.is_empty()) {
+                    gathered = 0;
+                    sending.push(upload_window(control, std::mem::take(&mut window)));
+                }
             }
         }
-        if ended {
-            break;
-        }
-    }
-    if let Some(upload) = sending {
-        sent += upload.await?;
     }
     let word = cutting.await.map_err(std::io::Error::other)??;
     Ok(Uploaded { archive, sent, word })
