@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_gantry-runner");
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 fn options(scratch: &Path, isolation: Isolation) -> Options {
@@ -17,7 +18,7 @@ fn options(scratch: &Path, isolation: Isolation) -> Options {
     let work = scratch.join(format!("work-{number}"));
     std::fs::create_dir_all(&work).unwrap();
     Options {
-        program: PathBuf::from(env!("CARGO_BIN_EXE_gantry-runner")),
+        program: PathBuf::from(PROGRAM),
         isolation,
         work,
         place: short.clone(),
@@ -48,6 +49,23 @@ async fn holds(isolation: Isolation) {
 #[tokio::test]
 async fn a_sandbox_of_the_machine_holds_the_contract() {
     holds(Isolation::None).await;
+}
+
+/// A server that was started under `nohup`, or by what ignores signals for another reason.
+#[tokio::test]
+async fn a_sandbox_below_what_ignores_signals_holds_the_contract() {
+    let scratch = tempfile::tempdir().unwrap();
+    let program = scratch.path().join("deaf");
+    let script = format!("#!/bin/sh\ntrap '' HUP INT QUIT TERM USR1\nexec {} \"$@\"\n", PROGRAM);
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let options = Options { program, ..options(scratch.path(), Isolation::None) };
+    let place = options.place.clone();
+    let sandbox: Arc<dyn Environment> = Arc::new(Sandbox::start(options).await.expect("a sandbox"));
+    executors::contract::signals_do_as_they_should(&*sandbox).await;
+    sandbox.end().await;
+    sandbox.remove().await;
+    let _ = std::fs::remove_dir(place);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ pub async fn suite(make: Make<'_>) {
     a_terminal_changes_no_byte(&*environment).await;
     pipes_carry_everything(&*environment).await;
     exit_codes_tell_what_happened(&*environment).await;
-    signals_reach_the_session(&*environment).await;
+    signals_do_as_they_should(&*environment).await;
     what_nobody_reads_holds_up_nobody(&*environment).await;
     files_are_written_and_found(&*environment).await;
     an_interactive_shell_waits(&*environment).await;
@@ -122,8 +122,6 @@ async fn pipes_carry_everything(environment: &dyn Environment) {
 }
 
 async fn exit_codes_tell_what_happened(environment: &dyn Environment) {
-    let (text, _) = run(environment, "grep SigBlk /proc/self/status").await;
-    assert_eq!(text, "SigBlk:\t0000000000000000\n", "no signal is blocked");
     assert_eq!(run(environment, "exit 3").await.1, 3);
     assert_eq!(run(environment, "kill -9 $$").await.1, 137);
     let mut missing = sh(environment, "", Io::Terminal);
@@ -136,6 +134,17 @@ async fn exit_codes_tell_what_happened(environment: &dyn Environment) {
     let (text, code) = finish(environment.spawn(nowhere).await.expect("spawn")).await;
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("/no/such/folder"), "{text}");
+}
+
+/// No signal is blocked or ignored, whoever started the agent, and each reaches the whole session.
+///
+/// # Panics
+/// The adapter breaks the contract.
+pub async fn signals_do_as_they_should(environment: &dyn Environment) {
+    let (text, _) = run(environment, "grep -E '^Sig(Blk|Ign)' /proc/self/status").await;
+    let none = "0000000000000000";
+    assert_eq!(text, format!("SigBlk:\t{none}\nSigIgn:\t{none}\n"), "of a command");
+    signals_reach_the_session(environment).await;
 }
 
 async fn signals_reach_the_session(environment: &dyn Environment) {

@@ -27,6 +27,7 @@ use std::{
     },
     path::Path,
     process::{Command, Stdio},
+    sync::{Arc, atomic::AtomicBool},
 };
 
 pub(crate) const INIT: &str = "__init";
@@ -323,6 +324,7 @@ fn exec(json: &str, argv: Vec<String>) -> io::Result<i32> {
     setsid()?;
     // What the first helper blocks to be woken by it would never wake a shell that waits.
     SigSet::empty().thread_set_mask()?;
+    heed_signals()?;
     umask(FileMode::from_bits_truncate(0o022));
     if let Some(ids) = &exec.identity {
         let groups: Vec<Gid> = ids.groups.iter().map(|g| Gid::from_raw(*g)).collect();
@@ -345,6 +347,22 @@ fn exec(json: &str, argv: Vec<String>) -> io::Result<i32> {
     let e = Command::new(program).args(args).env("PWD", &exec.dir).exec();
     eprintln!("Cannot run {program}: {e}");
     Ok(if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+}
+
+/// Ignored signals stay ignored over an exec, and a shell cannot even trap them: whoever started the server under
+/// `nohup` would have jobs that no hang-up ends. A handler does not last over an exec, it leaves the default behind:
+/// so every ignored signal gets one.
+fn heed_signals() -> io::Result<()> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    let heard = Arc::new(AtomicBool::new(false));
+    for signal in (1..=31).filter(|signal| ignored & (1 << (signal - 1)) != 0) {
+        if !signal_hook::consts::FORBIDDEN.contains(&signal) {
+            signal_hook::flag::register(signal, Arc::clone(&heard))?;
+        }
+    }
+    Ok(())
 }
 
 fn enter(dir: &Path, make: bool) -> io::Result<()> {
