@@ -8,6 +8,7 @@ mod checkout;
 mod client;
 mod containers;
 mod control;
+mod detach;
 mod environment;
 mod execute;
 pub mod files;
@@ -35,7 +36,10 @@ use tracing_subscriber::{
 
 /// Runs the task of a folder to its end. Returns the exit code of the process.
 pub fn run(dir: PathBuf) -> i32 {
-    to_the_end(async move { task::run(&dir).await })
+    to_the_end(async move {
+        let _ours = detach::detach(&dir)?;
+        task::run(&dir).await
+    })
 }
 
 /// Runs an agent's work on a runtime of its own. Returns the exit code of the process.

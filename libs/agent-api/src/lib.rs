@@ -198,6 +198,10 @@ pub struct Commands {
 /// Name of the [`LaunchFile`] in a task's folder.
 pub const LAUNCH_FILE: &str = "claim.json";
 
+/// Name of the file in a task's folder that says which process its agent is, by the line of its `/proc/<pid>/stat`. The
+/// agent holds a lock on it as long as it lives.
+pub const PID_FILE: &str = "pid";
+
 /// `POST /v1/placement`: an agent that was started with an identity and no token asks for its token. 403 `unauthorized`: the
 /// identity is not accepted; 409 `stale_placement`: it has nothing to do.
 #[derive(Clone, Serialize, Deserialize)]

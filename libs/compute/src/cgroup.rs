@@ -56,13 +56,13 @@ fn writable(path: &Path) -> bool {
     fs::OpenOptions::new().write(true).open(path).is_ok()
 }
 
-/// Makes the group and opens its list of processes, to which a child writes itself before it becomes the agent.
-pub(crate) fn create(group: &Path) -> io::Result<fs::File> {
+/// Makes the group. The agent will write itself to its list of processes, which must be possible.
+pub(crate) fn create(group: &Path) -> io::Result<()> {
     match fs::create_dir(group) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    fs::OpenOptions::new().write(true).open(group.join("cgroup.procs"))
+    fs::OpenOptions::new().write(true).open(group.join("cgroup.procs")).map(drop)
 }
 
 /// Kills everything in the group and below; returns whether it is empty before the limit.

@@ -1,11 +1,11 @@
 //! Agents as detached processes of this machine.
 
 use crate::{Compute, Error, Phase, Placement, Running, cgroup, check_name, process};
-use agent_api::{CONTAINERS_FILE, Engine, JobUser, LAUNCH_FILE, LaunchFile};
+use agent_api::{CONTAINERS_FILE, Engine, JobUser, LAUNCH_FILE, LaunchFile, PID_FILE};
 use process::Identity;
 use std::{
     fs,
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Stdio,
@@ -15,7 +15,6 @@ use std::{
 use tokio::{process::Command, sync::Mutex};
 
 const PROGRAM: &str = "gantry-runner";
-const PID: &str = "pid";
 const LOG: &str = "agent.log";
 const SPOOL: &str = "spool";
 /// How long what an agent could not deliver is kept.
@@ -119,38 +118,22 @@ impl Local {
         let log = folder.join(LOG);
         let output = private_options().append(true).open(&log).map_err(io_error("open", &log))?;
         let errors = output.try_clone().map_err(io_error("open", &log))?;
-        let pid_file = folder.join(PID);
-        let mut pid = private_options()
-            .write(true)
-            .truncate(true)
-            .open(&pid_file)
-            .map_err(io_error("open", &pid_file))?;
-        let mut processes = match group {
-            Some(group) => Some(cgroup::create(group).map_err(io_error("make the cgroup", group))?),
-            None => None,
-        };
+        if let Some(group) = group {
+            cgroup::create(group).map_err(io_error("make the cgroup", group))?;
+        }
         let mut command = Command::new(&self.program);
         command.arg("--task-dir").arg(folder).current_dir(folder).env_clear().env(process::MARK, name);
         command.envs(PASSED_ON.iter().filter_map(|key| Some((key, std::env::var_os(key)?))));
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
-        let detach = move || {
-            // A session of its own: signals to the server's terminal or process group do not reach the agent.
-            nix::unistd::setsid()?;
-            if let Some(processes) = &mut processes {
-                processes.write_all(b"0")?;
-            }
-            // The agent writes down who it is before it is the agent: the server may die right after the fork.
-            let mut line = [0u8; 1024];
-            let length = fs::File::open("/proc/self/stat")?.read(&mut line)?;
-            pid.write_all(&line[..length])
-        };
-        #[expect(unsafe_code, reason = "detaching must happen between fork and exec")]
-        // SAFETY: between fork and exec the closure makes system calls on files that are open already and on a
-        // short constant path, which the standard library keeps on the stack; it neither allocates nor locks.
-        unsafe {
-            command.pre_exec(detach);
-        }
+        // Nothing to be done between fork and exec: that would copy this server's page tables for every agent. The
+        // agent itself leaves our session, enters its cgroup and says who it is, before anything else.
         let mut child = command.spawn().map_err(io_error("start", &self.program))?;
+        // Until it has said so, this says it.
+        let pid_file = folder.join(PID_FILE);
+        if let Some(stat) = child.id().and_then(|id| fs::read(format!("/proc/{id}/stat")).ok()) {
+            let write = private_options().write(true).open(&pid_file).and_then(|mut file| file.write_all(&stat));
+            write.map_err(io_error("write", &pid_file))?;
+        }
         let name = name.to_owned();
         // Nobody waits for an agent, but a child that ended must be reaped.
         tokio::spawn(async move {
@@ -162,9 +145,19 @@ impl Local {
         Ok(())
     }
 
+    /// Whether all of a placement was in its cgroup: its agent entered it before it started anything, and the user of
+    /// its steps may not move a process out.
+    fn is_contained(&self, name: &str, group: &Path) -> bool {
+        let launch = fs::read(self.folder(name).join(LAUNCH_FILE)).ok();
+        let launch: Option<LaunchFile> = launch.and_then(|body| serde_json::from_slice(&body).ok());
+        self.config.isolation == "user"
+            && launch.and_then(|launch| launch.cgroup).is_some_and(|path| Path::new(&path) == group)
+    }
+
     /// Ends what runs for a placement. Not under the lock: a placement that is being ended is not started.
     async fn end(&self, name: &str) -> Result<(), Error> {
-        let agent = Identity::read(&self.folder(name).join(PID));
+        let agent = Identity::read(&self.folder(name).join(PID_FILE));
+        let mut contained = false;
         if let Some(root) = &self.cgroups {
             let group = root.of(name);
             if group.exists() {
@@ -173,10 +166,12 @@ impl Local {
                     return Err(Error::Stuck(name.to_owned()));
                 }
                 cgroup::remove(&group);
+                contained = self.is_contained(name, &group) && !agent.is_some_and(Identity::alive);
             }
         }
-        // Also with a cgroup: an earlier server may have had none.
-        if !process::kill_all(agent, name, KILL_LIMIT).await {
+        // Looks at every process of the machine: only where something of it may be elsewhere, of an earlier server
+        // that had no cgroups say.
+        if !contained && !process::kill_all(agent, name, KILL_LIMIT).await {
             return Err(Error::Stuck(name.to_owned()));
         }
         self.end_containers(name).await
@@ -206,7 +201,7 @@ impl Compute for Local {
         check_name(&placement.name)?;
         let folder = self.folder(&placement.name);
         let _one_at_a_time = self.starting.lock().await;
-        if Identity::read(&folder.join(PID)).is_some_and(Identity::alive) {
+        if Identity::read(&folder.join(PID_FILE)).is_some_and(Identity::alive) {
             return Ok(());
         }
         let group = self.cgroups.as_ref().map(|root| root.of(&placement.name));
@@ -233,8 +228,8 @@ impl Compute for Local {
             .filter_map(|entry| {
                 let name = entry.file_name().into_string().ok().filter(|name| check_name(name).is_ok())?;
                 let folder = entry.path();
-                let since = modified(&folder.join(PID)).or_else(|| modified(&folder))?;
-                let alive = Identity::read(&folder.join(PID)).is_some_and(Identity::alive);
+                let since = modified(&folder.join(PID_FILE)).or_else(|| modified(&folder))?;
+                let alive = Identity::read(&folder.join(PID_FILE)).is_some_and(Identity::alive);
                 let phase = if alive { Phase::Runs } else { Phase::Ended };
                 Some(Running { name, phase, since, unsent: unsent(&folder) })
             })
@@ -246,7 +241,7 @@ impl Compute for Local {
         self.end(name).await?;
         let folder = self.folder(name);
         let old =
-            modified(&folder.join(PID)).is_none_or(|at| at.elapsed().is_ok_and(|age| age > KEEP_UNSENT));
+            modified(&folder.join(PID_FILE)).is_none_or(|at| at.elapsed().is_ok_and(|age| age > KEEP_UNSENT));
         if unsent(&folder) && !old {
             tracing::warn!(%name, "the agent's folder is kept: it holds output that was not delivered");
             return Ok(());

@@ -85,6 +85,8 @@ struct Spent {
     written: BTreeMap<String, u64>,
     /// Bytes that reached the device, other programs' included.
     device: Option<u64>,
+    /// Processor time, by program.
+    processor: BTreeMap<String, Duration>,
 }
 
 impl Spent {
@@ -96,7 +98,8 @@ impl Spent {
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum();
         let (written, device) = (machine::written(suite.pid)?, machine::device_written(data));
-        Ok(Self { database: database.work()?, durable, written, device })
+        let processor = machine::processor_times(suite.pid)?;
+        Ok(Self { database: database.work()?, durable, written, device, processor })
     }
 }
 
@@ -111,7 +114,17 @@ fn per_job(before: &Spent, after: &Spent, jobs: usize) -> Value {
             (name.as_str(), now.saturating_sub(before.written.get(name).copied().unwrap_or(0)))
         })
         .collect();
+    let processor: BTreeMap<&str, Duration> = after
+        .processor
+        .iter()
+        .map(|(name, now)| {
+            (name.as_str(), now.saturating_sub(before.processor.get(name).copied().unwrap_or_default()))
+        })
+        .collect();
+    let busy = |time: Duration| round(time.as_secs_f64() * 1000.0 / jobs as f64);
     json!({
+        "processor_ms": busy(processor.values().sum()),
+        "processor_ms_by": processor.iter().map(|(name, time)| (*name, busy(*time))).collect::<BTreeMap<_, _>>(),
         "messages": each(|work| work.messages), "rows": each(|work| work.rows),
         "durable_commits": round((after.durable - before.durable) / jobs as f64), "durable_commits_bar": 12,
         "writing_transactions": each(|work| work.transactions), "all_transactions": each(|work| work.commits),

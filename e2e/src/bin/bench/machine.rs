@@ -145,17 +145,29 @@ pub fn resident(pid: i32) -> anyhow::Result<Value> {
     Ok(json!({ "proportional_kib": sums }))
 }
 
-/// Processor time of the server and its living descendants.
-pub fn processor_time(pid: i32) -> anyhow::Result<Duration> {
-    let mut ticks = 0;
-    for (_, pid) in tree(pid)? {
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+/// Processor time of the server and its living descendants, by program. What ended below the server and was waited
+/// for is `ended`: agents with their steps, and runs of git.
+pub fn processor_times(pid: i32) -> anyhow::Result<BTreeMap<String, Duration>> {
+    let mut sums: BTreeMap<String, Duration> = BTreeMap::new();
+    for (name, one) in tree(pid)? {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{one}/stat")) else { continue };
         let Some((_, tail)) = stat.rsplit_once(") ") else { continue };
         let fields: Vec<&str> = tail.split(' ').collect();
-        ticks += [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum::<u64>();
+        // The kernel counts in hundredths of a second for user space.
+        let time = |at: [usize; 2]| {
+            let ticks: u64 = at.iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
+            Duration::from_millis(ticks * 10)
+        };
+        let below = if one == pid { "ended".to_owned() } else { name.clone() };
+        *sums.entry(name).or_default() += time([11, 12]);
+        *sums.entry(below).or_default() += time([13, 14]);
     }
-    // The kernel counts in hundredths of a second for user space.
-    Ok(Duration::from_millis(ticks * 10))
+    Ok(sums)
+}
+
+/// The sum of [`processor_times`].
+pub fn processor_time(pid: i32) -> anyhow::Result<Duration> {
+    Ok(processor_times(pid)?.into_values().sum())
 }
 
 /// Bytes that the server and its living descendants gave to be written, by program; children that ended count for
