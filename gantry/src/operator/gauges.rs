@@ -32,6 +32,7 @@ pub async fn count(pool: &PgPool) -> anyhow::Result<()> {
     process();
     metrics::gauge!("gantry.database.connections").set(f64::from(pool.size()));
     metrics::gauge!("gantry.database.connections_idle").set(pool.num_idle() as f64);
+    let mut runnable = 0;
     for state in ["waiting", "queued", "leased"] {
         let (count, age): (i64, f64) = sqlx::query_as(
             "SELECT count(*), coalesce(extract(epoch FROM max(clock_timestamp() - created_at)), 0)::float8
@@ -41,8 +42,10 @@ pub async fn count(pool: &PgPool) -> anyhow::Result<()> {
         .fetch_one(pool)
         .await?;
         metrics::gauge!("gantry.dispatcher.tasks", "state" => state).set(count as f64);
+        runnable += if state == "leased" { 0 } else { count };
         metrics::gauge!("gantry.dispatcher.oldest_task_seconds", "state" => state).set(age);
     }
+    metrics::gauge!("gantry.dispatcher.runnable").set(runnable as f64);
     for status in ["running", "failing", "on_hold", "queued"] {
         let (count, age): (i64, f64) = sqlx::query_as(
             "SELECT count(*), coalesce(extract(epoch FROM max(clock_timestamp() - created_at)), 0)::float8

@@ -2,10 +2,11 @@
 //!
 //! Call sites use `tracing` and the `metrics` facade, and know no backend. Metrics are kept for a scrape in the
 //! Prometheus text format, and also sent as statsd where an address is configured; names are
-//! `gantry.<service>.<thing>` in both (services §8).
+//! `gantry.<service>.<thing>` in both (services §8), some with another name beside it ([`crate::aliases`]).
 
+use crate::aliases::Aliased;
 use metrics_exporter_dogstatsd::DogStatsDBuilder;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_util::layers::FanoutBuilder;
 use std::{sync::OnceLock, time::Duration};
 use tracing_subscriber::EnvFilter;
@@ -66,7 +67,12 @@ pub fn metrics(statsd: &str) -> Result<(), Error> {
         return Ok(());
     }
     let builder = PrometheusBuilder::new();
-    let builder = builder.set_buckets(&BUCKETS).unwrap_or_else(|_| PrometheusBuilder::new());
+    let millis = BUCKETS.map(|bound| bound * 1000.0);
+    let latency = Matcher::Full("circle_run_queue_latency".to_owned());
+    let builder = builder
+        .set_buckets(&BUCKETS)
+        .and_then(|builder| builder.set_buckets_for_metric(latency, &millis))
+        .unwrap_or_else(|_| PrometheusBuilder::new());
     let prometheus = builder.build_recorder();
     let handle = prometheus.handle();
     let mut all = FanoutBuilder::default().add_recorder(prometheus);
@@ -82,7 +88,7 @@ pub fn metrics(statsd: &str) -> Result<(), Error> {
             .map_err(|error| refused(error.to_string()))?;
         all = all.add_recorder(sender);
     }
-    if metrics::set_global_recorder(all.build()).is_ok() && SCRAPE.set(handle.clone()).is_ok() {
+    if metrics::set_global_recorder(Aliased(all.build())).is_ok() && SCRAPE.set(handle.clone()).is_ok() {
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(UPKEEP).await;
@@ -109,9 +115,33 @@ mod tests {
         metrics(&statsd.local_addr().unwrap().to_string()).unwrap();
         metrics::counter!("gantry.kit.tested", "outcome" => "ok").increment(3);
         assert!(scrape().contains("gantry_kit_tested{outcome=\"ok\"} 3"), "{}", scrape());
-        let mut buffer = [0u8; 2048];
-        let received = tokio::time::timeout(Duration::from_secs(30), statsd.recv(&mut buffer)).await;
-        let text = String::from_utf8_lossy(&buffer[..received.unwrap().unwrap()]).into_owned();
-        assert!(text.contains("gantry.kit.tested:3|c|#outcome:ok"), "{text}");
+        metrics::histogram!("gantry.dispatcher.claim_seconds").record(0.25);
+        metrics::gauge!("gantry.scheduler.placements", "phase" => "runs").set(2.0);
+        metrics::gauge!("gantry.scheduler.placements", "phase" => "other").set(5.0);
+        metrics::counter!("gantry.scheduler.unplaced").increment(1);
+        let said = scrape();
+        for line in [
+            "gantry_dispatcher_claim_seconds_sum 0.25",
+            "circle_run_queue_latency_sum 250",
+            "circle_run_queue_latency_bucket{le=\"250\"} 1",
+            "gantry_scheduler_placements{phase=\"runs\"} 2",
+            "circle_nomad_server_agent_jobs_running 2",
+            "circle_dispatcher_find_containers_failed 1",
+        ] {
+            assert!(said.contains(line), "{line} is not in\n{said}");
+        }
+        let wanted = [
+            "gantry.kit.tested:3|c|#outcome:ok",
+            "gantry.dispatcher.claim_seconds:0.25|h",
+            "circle.run-queue.latency:250",
+            "circle.nomad.server_agent.jobs.running:2",
+        ];
+        let mut text = String::new();
+        while !wanted.iter().all(|line| text.contains(line)) {
+            let mut buffer = [0u8; 8192];
+            let received = tokio::time::timeout(Duration::from_secs(30), statsd.recv(&mut buffer)).await;
+            let length = received.unwrap_or_else(|_| panic!("not all of {wanted:?} is in {text}")).unwrap();
+            text.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
     }
 }

@@ -64,10 +64,11 @@ async fn take(
         (model::lease::Claim::Repeat, None) => return Err(Refused::Stale("the lease has no end")),
         (model::lease::Claim::Stale(why), _) => return Err(Refused::Stale(why)),
     }
-    let (at, deadline): (Timestamp, Timestamp) = sqlx::query_as(
+    let (at, deadline, waited): (Timestamp, Timestamp, f64) = sqlx::query_as(
         "UPDATE dispatcher.tasks t SET state = 'leased', claim_id = $2, instance_id = $3, public_key = $4, agent_version = $5, \
              granted_at = n.at, permit_at = CASE WHEN $7 THEN n.at END, renewed_at = n.at, deadline = n.at + $6, next_action_at = n.at + $6 \
-         FROM (SELECT clock_timestamp() AS at) n WHERE t.task_id = $1 RETURNING t.granted_at, t.deadline",
+         FROM (SELECT clock_timestamp() AS at) n WHERE t.task_id = $1 RETURNING t.granted_at, t.deadline, \
+             extract(epoch FROM n.at - t.created_at)::float8",
     )
     .bind(task.task_id)
     .bind(claim.claim_id.uuid())
@@ -94,6 +95,7 @@ async fn take(
     }
     tx.append(&events).await?;
     tx.commit().await?;
+    metrics::histogram!("gantry.dispatcher.claim_seconds").record(waited);
     Ok((task, deadline))
 }
 

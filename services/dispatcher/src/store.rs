@@ -182,6 +182,9 @@ pub async fn finish(
         reason: outcome.reason,
         at,
     };
+    if ended.status == JobStatus::InfrastructureFail {
+        metrics::counter!("gantry.dispatcher.infrastructure_failures").increment(1);
+    }
     let mut events = vec![run.event("task", task.task_id, &ended)];
     let tasks: Vec<(String, Option<String>, Option<String>)> =
         sqlx::query_as("SELECT state, status, reason FROM dispatcher.tasks WHERE job_id = $1 ORDER BY index")

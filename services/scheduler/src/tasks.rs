@@ -22,6 +22,13 @@ const STRANGER: Duration = Duration::from_secs(3600);
 /// How often an agent that died is started again to report.
 const REVIVALS: u32 = 2;
 
+/// Phases of placements, as metrics name them.
+const PHASES: [(&str, fn(&Phase) -> bool); 3] = [
+    ("waits", |phase| matches!(phase, Phase::Waits { .. })),
+    ("runs", |phase| matches!(phase, Phase::Runs)),
+    ("ended", |phase| matches!(phase, Phase::Ended)),
+];
+
 /// Starts what is wanted.
 pub async fn starter(state: Arc<State>, stop: CancellationToken) {
     while !stop.is_cancelled() {
@@ -106,6 +113,9 @@ async fn tell(state: &State, placements: Vec<PlacementReport>) {
     if placements.is_empty() {
         return;
     }
+    let unplaced =
+        placements.iter().filter(|report| matches!(report.news, PlacementNews::Waits { .. })).count();
+    metrics::counter!("gantry.scheduler.unplaced").increment(unplaced as u64);
     let ask = ReportPlacements { placements };
     if let Err(error) = state.bus.ask(&Actor::service(SERVICE), &ask).await {
         tracing::warn!(%error, "the dispatcher was not told how placements stand");
@@ -130,7 +140,9 @@ pub async fn watcher(state: Arc<State>, stop: CancellationToken) {
 
 /// `revived`: how often each agent was found dead.
 async fn watch(state: &State, revived: &mut HashMap<String, u32>) -> anyhow::Result<()> {
-    let running = match state.compute.list().await {
+    let listed = state.compute.list().await;
+    metrics::gauge!("gantry.scheduler.poll_failed").set(if listed.is_err() { 1.0 } else { 0.0 });
+    let running = match listed {
         Ok(running) => running,
         Err(error) => {
             // What cannot be seen may wait: that compute is away is not the tasks' fault.
@@ -142,6 +154,10 @@ async fn watch(state: &State, revived: &mut HashMap<String, u32>) -> anyhow::Res
             return Err(error.into());
         }
     };
+    for (name, phase) in PHASES {
+        let count = running.iter().filter(|placement| phase(&placement.phase)).count();
+        metrics::gauge!("gantry.scheduler.placements", "phase" => name).set(count as f64);
+    }
     if running.is_empty() {
         revived.clear();
         return Ok(());
