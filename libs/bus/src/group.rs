@@ -74,9 +74,9 @@ pub trait Group: Send + Sync {
         1
     }
 
-    /// Least time from the begin of one batch to that of the next: what comes meanwhile is handled together. The
-    /// first after a quiet time does not wait.
-    fn pause(&self) -> Duration {
+    /// Least time from the begin of one batch of a source to that of the next: what comes meanwhile is handled
+    /// together. The first after a quiet time does not wait.
+    fn pause(&self, _source: &str) -> Duration {
         Duration::ZERO
     }
 

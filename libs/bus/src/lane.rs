@@ -147,7 +147,7 @@ impl Lane {
         mut queue: mpsc::Receiver<Item>,
         stop: CancellationToken,
     ) -> Result<(), LaneError> {
-        let (batch, pause) = (self.group.batch().max(1), self.group.pause());
+        let (batch, pause) = (self.group.batch().max(1), self.group.pause(self.source));
         let (mut items, mut next) = (Vec::new(), Instant::now());
         loop {
             if stop.is_cancelled() {

@@ -167,7 +167,7 @@ impl Group for Gatherer {
     fn batch(&self) -> usize {
         256
     }
-    fn pause(&self) -> Duration {
+    fn pause(&self, _: &str) -> Duration {
         PAUSE
     }
     fn locks(&self, _: &Envelope) -> Vec<Key> {

@@ -24,6 +24,7 @@ pub async fn measure(bench: &mut Bench, lengths: &[u32], limits: &Limits) -> any
     let database = Database::of(&bench.work.join("history"))?;
     let template = template(&suite, bench).await?;
     let places = api::prepare(&suite, &bench.work, "past").await?;
+    let files = files(&bench.work, "rate-files", &many(JOBS))?;
     let (mut made, mut first_rate) = (0, None);
     for length in lengths {
         let begun = Instant::now();
@@ -36,12 +37,10 @@ pub async fn measure(bench: &mut Bench, lengths: &[u32], limits: &Limits) -> any
         let took = begun.elapsed();
         let recent = api::recent(&suite, "past").await?;
         let mix = api::mix(&suite, &places).await?;
-        // Not the same files again: a push of what is known starts nothing.
-        let config = format!("# With {length} pipelines before it.\n{}", many(JOBS));
-        let files = files(&bench.work, "rate-files", &config)?;
         let begun = Instant::now();
-        suite.push(&bench.work, "rate", &files, "refs/heads/main").await?;
-        jobs::settle(&suite, "rate", 1).await?;
+        let project = format!("rate-{length}");
+        suite.push(&bench.work, &project, &files, "refs/heads/main").await?;
+        jobs::settle(&suite, &project, 1).await?;
         let rate = JOBS as f64 / begun.elapsed().as_secs_f64();
         let first = *first_rate.get_or_insert(rate);
         let [bytes] = database.numbers("SELECT pg_database_size(current_database())")?;

@@ -49,17 +49,16 @@ pub async fn trigger(suite: &Suite, work: &Path, limits: &Limits) -> anyhow::Res
     }))
 }
 
-/// Many jobs of one command in one workflow.
+/// Many jobs of one command in one workflow of a new project.
 pub async fn throughput(
     suite: &Suite,
     work: &Path,
-    data: &str,
+    (data, project): (&str, &str),
     jobs: usize,
     limits: &Limits,
 ) -> anyhow::Result<Value> {
     let data = work.join(data);
     let database = Database::of(&data)?;
-    let project = "many";
     let files = files(work, "many-files", &many(jobs))?;
     let before = Spent::of(&database, suite, &data).await?;
     let begun = Instant::now();
@@ -159,9 +158,9 @@ pub async fn fan(suite: &Suite, work: &Path) -> anyhow::Result<Value> {
     config.push_str(&format!("      - echo: {{ name: last, requires: [{}] }}\n", names.join(", ")));
     let files = files(work, "fan-files", &config)?;
     let mut times = Vec::new();
-    for _ in 0..3 {
-        suite.push(work, "fan", &files, "refs/heads/main").await?;
-        let workflow = settle(suite, "fan", 1).await?.remove(0);
+    for project in ["fan-1", "fan-2", "fan-3"] {
+        suite.push(work, project, &files, "refs/heads/main").await?;
+        let workflow = settle(suite, project, 1).await?.remove(0);
         let at = |name: &str| -> anyhow::Result<_> {
             Ok(DateTime::parse_from_rfc3339(workflow[name].as_str().context("no time")?)?)
         };

@@ -104,7 +104,8 @@ async fn main() -> anyhow::Result<()> {
     if arguments.wants("throughput") {
         for slots in [2, 8] {
             let suite = bench.suite("data", slots).await?;
-            let figure = jobs::throughput(&suite, &bench.work, "data", arguments.jobs, &limits).await?;
+            let names = ("data", &*format!("many-{slots}"));
+            let figure = jobs::throughput(&suite, &bench.work, names, arguments.jobs, &limits).await?;
             bench.note(&format!("throughput_{slots}_slots"), figure);
             bench.note(&format!("resident_{slots}_slots"), machine::resident(suite.pid)?);
             suite.down().await?;
