@@ -1,14 +1,17 @@
 //! Running the steps of a task, one after another (execution §13).
 
+mod process;
+mod reports;
+
 use crate::{
     checkout,
-    control::{Control, Gone, Stop},
+    control::{Control, Stop},
     environment::{Environment, Places, expand},
     output::{Output, Stream},
     stores::Done,
 };
 use agent_api::{Secrets, Siblings, SshKey, StepReport, TaskSpec};
-use executors::{Command, Io, Signal};
+use executors::{Command, Io};
 use ids::StepId;
 use model::{
     plan::{CheckoutMethod, RunStep, Step, When},
@@ -23,62 +26,20 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{
-    io::AsyncReadExt,
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::task::JoinSet;
+
+pub(crate) use reports::Reports;
 
 const DEFAULT_SHELL: &str = "/bin/bash -eo pipefail";
 /// Longest script that goes as an argument: the kernel takes 128 KiB.
 const MAX_ARGUMENT: usize = 96 * 1024;
-/// What a program left in the terminal when it ended comes within this time, when others keep it open.
-const DRAIN: Duration = Duration::from_millis(50);
-/// Longest wait for a program that was killed.
-const KILLED: Duration = Duration::from_secs(10);
 const FIRST_NUMBER: u32 = 101;
+/// A dedicated engine needs privileges that no container of a job has (security §8).
+const NO_REMOTE_DOCKER: &str = "This server has no remote Docker engine: containers of a job are never privileged. Give the \
+    job `machine: true` and a machine on which its user may use Docker, such as a runner of your own \
+    (`resource_class: NAMESPACE/NAME`), and leave out `setup_remote_docker`.";
 /// Between two looks at the other nodes.
 const SIBLINGS: Duration = Duration::from_secs(1);
-
-/// Step reports, sent one after another in the order in which they were made.
-pub(crate) struct Reports {
-    queue: mpsc::UnboundedSender<(Option<StepReport>, oneshot::Sender<()>)>,
-}
-
-impl Reports {
-    pub(crate) fn new(control: Arc<Control>) -> Self {
-        let (queue, mut waiting) = mpsc::unbounded_channel::<(Option<StepReport>, oneshot::Sender<()>)>();
-        tokio::spawn(async move {
-            while let Some((report, done)) = waiting.recv().await {
-                if let Some(report) = report
-                    && let Err(Gone::Refused(failure)) = control.post("steps", &report).await
-                {
-                    tracing::error!(step = report.number, error = %failure, "a step report was refused");
-                }
-                let _ = done.send(());
-            }
-        });
-        Self { queue }
-    }
-
-    /// Queues a report; the answer comes when it has arrived.
-    pub(crate) fn send(&self, report: StepReport) -> oneshot::Receiver<()> {
-        self.put(Some(report))
-    }
-
-    fn put(&self, report: Option<StepReport>) -> oneshot::Receiver<()> {
-        let (done, arrived) = oneshot::channel();
-        // Without a receiver the task is over, and `arrived` says so.
-        let _ = self.queue.send((report, done));
-        arrived
-    }
-
-    /// Waits until all reports have arrived.
-    pub(crate) async fn settle(&self) {
-        let _ = self.put(None).await;
-    }
-}
 
 pub(crate) enum Ended {
     Exit(i32),
@@ -150,6 +111,11 @@ impl Runner {
     pub(crate) async fn run(self: &Arc<Self>) -> Result {
         tokio::spawn(Arc::clone(self).serve_socket());
         self.fetch_timings().await;
+        if let Err(why) = self.fetch_failed_tests().await
+            && self.control.stopped().is_none()
+        {
+            return Result { status: JobStatus::InfrastructureFail, reason: Some(why) };
+        }
         let mut failed = false;
         let mut reason = None;
         for (number, step) in (FIRST_NUMBER..).zip(&self.spec.definition.steps) {
@@ -372,7 +338,10 @@ impl Runner {
             Some(Done::Stopped) => Ended::Stopped,
             Some(Done::Lost) => Ended::Lost,
             None => {
-                stream.note(&format!("This agent does not know the step `{}`.", step.name()))?;
+                stream.note(&match step {
+                    Step::SetupRemoteDocker { .. } => NO_REMOTE_DOCKER.to_owned(),
+                    other => format!("This agent does not know the step `{}`.", other.name()),
+                })?;
                 return Ok(Outcome { status: "failed", exit_code: None });
             }
         };
@@ -474,108 +443,6 @@ impl Runner {
             }
         }
         unreachable!("the loop ends by returning")
-    }
-
-    /// Runs one program to its end.
-    pub(crate) async fn process(
-        &self,
-        command: Command,
-        limit: Option<Duration>,
-        stream: &mut Stream,
-    ) -> io::Result<Ended> {
-        let started = match self.sandbox.spawn(command).await {
-            Ok(started) => started,
-            Err(executors::Error::Io(e)) => return Err(e),
-            Err(executors::Error::Lost) => return Ok(Ended::Lost),
-            Err(e) => return Ok(Ended::NotStarted(e.to_string())),
-        };
-        let executors::Process { id, mut output, mut exit, .. } = started;
-        tracing::debug!(id, "a program runs");
-        let budget = Arc::clone(&self.output.budget);
-        let mut buffer = vec![0u8; 64 * 1024];
-        let mut open = true;
-        let mut last = Instant::now();
-        // Why the program is being ended, and when that gets harder.
-        let mut ending: Option<Ended> = None;
-        let mut killed = false;
-        let mut deadline = limit.map(|limit| last + limit);
-        let ended = loop {
-            let timer = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                read = async { budget.room().await; output.read(&mut buffer).await }, if open => match read {
-                    Ok(0) | Err(_) => open = false,
-                    Ok(n) => {
-                        stream.write(&buffer[..n])?;
-                        last = Instant::now();
-                        if ending.is_none() {
-                            deadline = limit.map(|limit| last + limit);
-                        }
-                    }
-                },
-                code = &mut exit => break match (ending, code) {
-                    (Some(why), _) => why,
-                    (None, Ok(code)) => Ended::Exit(code),
-                    (None, Err(_)) => Ended::Lost,
-                },
-                () = timer => match ending {
-                    // It is not the program that is slow.
-                    None if budget.is_full() => deadline = limit.map(|limit| Instant::now() + limit),
-                    None => {
-                        self.sandbox.signal(id, Signal::SIGKILL).await;
-                        (ending, killed) = (Some(Ended::NoOutput), true);
-                        deadline = Some(Instant::now() + KILLED);
-                    }
-                    Some(_) if !killed => {
-                        self.sandbox.signal(id, Signal::SIGKILL).await;
-                        killed = true;
-                        deadline = Some(Instant::now() + KILLED);
-                    }
-                    Some(why) => break why,
-                },
-                why = self.control.until_stopped(), if !matches!(ending, Some(Ended::Stopped)) => {
-                    ending = Some(Ended::Stopped);
-                    let signal = if why.is_fenced() { Signal::SIGKILL } else { Signal::SIGTERM };
-                    self.sandbox.signal(id, signal).await;
-                    let grace = Duration::from_millis(self.control.timing.grace_ms);
-                    deadline = Some(Instant::now() + if why.is_fenced() { KILLED } else { grace });
-                    killed |= why.is_fenced();
-                },
-            }
-        };
-        while open {
-            let read = async {
-                budget.room().await;
-                output.read(&mut buffer).await
-            };
-            tokio::select! {
-                read = read => match read {
-                    Ok(0) | Err(_) => open = false,
-                    Ok(n) => stream.write(&buffer[..n])?,
-                },
-                () = tokio::time::sleep(DRAIN), if !budget.is_full() => break,
-                () = self.control.until_fenced() => break,
-            }
-        }
-        if open {
-            // What it left running may go on writing, to nobody.
-            lock(&self.leftovers)
-                .spawn(async move { while output.read(&mut buffer).await.is_ok_and(|n| n > 0) {} });
-        }
-        if let Ended::Exit(code) = ended
-            && let Some(text) = self.sandbox.explain(code).await
-        {
-            stream.note(&text)?;
-        }
-        if matches!(ended, Ended::NoOutput) {
-            let limit = go_duration(limit.unwrap_or_default());
-            stream.note(&format!("Too long with no output (exceeded {limit}): context deadline exceeded"))?;
-        }
-        Ok(ended)
     }
 }
 

@@ -78,6 +78,21 @@ impl Runner {
         }
     }
 
+    /// Puts the failed tests of the job before where `circleci tests run` finds them, if only those are to be run.
+    ///
+    /// # Errors
+    /// They are not known: then the job does not run, instead of running too little or too much.
+    pub(crate) async fn fetch_failed_tests(&self) -> Result<(), String> {
+        if !self.spec.failed_tests {
+            return Ok(());
+        }
+        let failed = self.control.get::<agent_api::stores::FailedTests>("failed-tests").await;
+        let failed = failed.map_err(|e| format!("the failed tests of the job before are not known: {e}"))?;
+        let path = self.places.data.join(crate::injob::tests::FAILED);
+        let text = serde_json::to_string(&failed).map_err(|e| e.to_string())?;
+        self.sandbox.write(&path, &text, 0o644).await.map_err(|e| e.to_string())
+    }
+
     /// A path of a step: absolute, below the home folder, or below the working directory.
     fn located(&self, path: &str) -> PathBuf {
         crate::environment::expand(path, &self.places.home, &self.places.work)

@@ -120,6 +120,9 @@ pub enum Command {
         /// Keep what succeeded
         #[arg(long)]
         failed: bool,
+        /// Keep what succeeded, and run only the failed tests where `circleci tests run` runs them
+        #[arg(long)]
+        failed_tests: bool,
     },
     /// Check a configuration without a server
     #[command(subcommand)]
@@ -160,7 +163,9 @@ impl Command {
             Self::Token(command) => command.run(global).await,
             Self::Cancel { id, job } => verbs::cancel(global, &id, job).await,
             Self::Approve { workflow, job } => verbs::approve(global, &workflow, job.as_deref()).await,
-            Self::Rerun { workflow, failed } => verbs::rerun(global, &workflow, failed).await,
+            Self::Rerun { workflow, failed, failed_tests } => {
+                verbs::rerun(global, &workflow, failed || failed_tests, failed_tests).await
+            }
             Self::Config(command) => command.run(global),
             Self::Orb(command) => command.run(global).await,
             Self::Policy(command) => command.run(global).await,

@@ -3,7 +3,7 @@
 mod split;
 
 use crate::files::glob::{self, Syntax};
-use agent_api::stores::Timings;
+use agent_api::stores::{FailedTests, Timings};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use split::{By, Weights};
 use std::{
@@ -14,6 +14,8 @@ use std::{
 
 /// Name of the file with timings in the folder of the task's data.
 pub(crate) const TIMINGS: &str = "timings.json";
+/// Name of the file with the failed tests in the same folder, where only those are to be run.
+pub(crate) const FAILED: &str = "failed-tests.json";
 
 #[derive(Debug, Parser)]
 #[command(name = "circleci tests", disable_version_flag = true)]
@@ -103,10 +105,13 @@ pub(super) fn run(words: &[&str]) -> i32 {
     };
     let done = match line.verb {
         Verb::Glob { patterns } => globbed(&patterns).map(|names| print(&names)),
-        Verb::Split { options, file } => share(&options, file.as_deref()).map(|names| print(&names)),
-        Verb::Run { options, command, verbose, file } => {
-            share(&options, file.as_deref()).and_then(|names| feed(&names, &command, verbose))
+        Verb::Split { options, file } => {
+            given(file.as_deref()).and_then(|names| share(&options, names)).map(|names| print(&names))
         }
+        Verb::Run { options, command, verbose, file } => given(file.as_deref())
+            .and_then(only_failed)
+            .and_then(|names| share(&options, names))
+            .and_then(|names| feed(&names, &command, verbose)),
     };
     done.unwrap_or_else(|message| super::fail(&message))
 }
@@ -128,8 +133,8 @@ fn globbed(patterns: &[String]) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// The names of this node.
-fn share(options: &Options, file: Option<&Path>) -> Result<Vec<String>, String> {
+/// Names from a file or standard input.
+fn given(file: Option<&Path>) -> Result<Vec<String>, String> {
     let text = match file {
         Some(file) => std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?,
         None => {
@@ -142,6 +147,35 @@ fn share(options: &Options, file: Option<&Path>) -> Result<Vec<String>, String> 
     if names.is_empty() {
         eprintln!("No test names found in input source");
     }
+    Ok(names)
+}
+
+/// A file that the agent left for this command.
+fn left(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("CIRCLE_INTERNAL_TASK_DATA")?;
+    Some(Path::new(&folder).join(name)).filter(|path| path.exists())
+}
+
+/// The names that failed in the job before, when only those are to be run (execution §19).
+fn only_failed(names: Vec<String>) -> Result<Vec<String>, String> {
+    let Some(file) = left(FAILED) else { return Ok(names) };
+    let failed: FailedTests = read(&file)?;
+    let is_known = |name: &str| {
+        failed.files.contains(name) || failed.classes.contains(name) || failed.tests.contains(name)
+    };
+    let again: Vec<String> =
+        names.iter().filter(|name| is_known(name.strip_prefix("./").unwrap_or(name))).cloned().collect();
+    if again.is_empty() {
+        // Neither is the job green without a test, nor did what failed go away by itself.
+        eprintln!("No failed test of the job before is among the names: all of them are run");
+        return Ok(names);
+    }
+    eprintln!("Running {} of {} tests: those that failed before", again.len(), names.len());
+    Ok(again)
+}
+
+/// The names of this node.
+fn share(options: &Options, names: Vec<String>) -> Result<Vec<String>, String> {
     if options.total == 0 || options.index >= options.total {
         return Err(format!("index {} is not below total {}", options.index, options.total));
     }
@@ -166,11 +200,10 @@ fn timed(options: &Options, names: &[String]) -> Result<By, String> {
     let default = humantime::parse_duration(&options.time_default)
         .map_err(|e| format!("--time-default {}: {e}", options.time_default))?;
     let timings = match &options.timings_file {
-        Some(file) => Some(read(file)?),
-        None => std::env::var_os("CIRCLE_INTERNAL_TASK_DATA")
-            .and_then(|folder| read(&Path::new(&folder).join(TIMINGS)).ok()),
+        Some(file) => Some(read::<Timings>(file)?),
+        None => left(TIMINGS).and_then(|file| read(&file).ok()),
     };
-    let timings = timings.unwrap_or_default();
+    let timings: Timings = timings.unwrap_or_default();
     let known = |map: &std::collections::BTreeMap<String, u64>| {
         names.iter().map(|name| map.get(name.strip_prefix("./").unwrap_or(name)).copied()).collect::<Vec<_>>()
     };
@@ -204,7 +237,7 @@ fn timed(options: &Options, names: &[String]) -> Result<By, String> {
     Ok(By::Weight(Weights { of, default: u64::try_from(default.as_millis()).unwrap_or(u64::MAX) }))
 }
 
-fn read(file: &Path) -> Result<Timings, String> {
+fn read<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, String> {
     let text = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
     serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", file.display()))
 }

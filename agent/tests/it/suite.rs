@@ -113,6 +113,7 @@ pub fn lease(steps: Vec<Step>) -> Lease {
             index: 0,
             total: 1,
             has_secrets: false,
+            failed_tests: false,
             definition: JobDefinition {
                 executor: Executor::Machine { image: None },
                 resource_class: String::new(),

@@ -47,9 +47,14 @@ pub(super) async fn approve(global: &Global, workflow: &str, job: Option<&str>) 
 }
 
 /// Reruns a workflow.
-pub(super) async fn rerun(global: &Global, workflow: &str, from_failed: bool) -> Result<Exit, Failure> {
+pub(super) async fn rerun(
+    global: &Global,
+    workflow: &str,
+    from_failed: bool,
+    failed_tests: bool,
+) -> Result<Exit, Failure> {
     let client = Client::connect(global)?;
-    let body = json!({ "from_failed": from_failed });
+    let body = json!({ "from_failed": from_failed, "failed_tests": failed_tests });
     let answer = client.post(&format!("/api/v2/workflow/{workflow}/rerun"), &body).await?;
     done(global, &answer, &format!("Started workflow {}.", text(&answer, "workflow_id")));
     Ok(Exit::Success)

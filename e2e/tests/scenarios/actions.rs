@@ -43,7 +43,7 @@ pub async fn perform(suite: &Suite, slug: &str, pipeline: &str, act: &str) -> an
             let (name, status) = rest.split_once(" is ").context("workflow NAME is STATUS")?;
             return Ok(named(name).is_some_and(|workflow| workflow["status"] == status));
         }
-        "cancel" | "rerun" | "rerun-failed" => {
+        "cancel" | "rerun" | "rerun-failed" | "rerun-failed-tests" => {
             let Some(workflow) = named(rest) else { return Ok(false) };
             let id = workflow["id"].as_str().unwrap_or_default();
             if verb == "cancel" {
@@ -52,7 +52,10 @@ pub async fn perform(suite: &Suite, slug: &str, pipeline: &str, act: &str) -> an
             if workflow["stopped_at"].is_null() {
                 return Ok(false);
             }
-            let body = json!({ "from_failed": verb == "rerun-failed" });
+            let body = match verb {
+                "rerun-failed-tests" => json!({ "failed_tests": true }),
+                _ => json!({ "from_failed": verb == "rerun-failed" }),
+            };
             return send(suite, act, &format!("/api/v2/workflow/{id}/rerun"), &body).await;
         }
         "rerun-jobs" | "rerun-tree" => {
@@ -92,6 +95,16 @@ pub async fn perform(suite: &Suite, slug: &str, pipeline: &str, act: &str) -> an
                     && so_far(suite, slug, job, step).await?.contains(text)
                 {
                     return Ok(true);
+                }
+            }
+            "tests" => {
+                let (name, wanted) = rest.split_once(": ").context("tests JOB: COUNT")?;
+                let number = job(name).and_then(|job| job["job_number"].as_i64());
+                if let Some(number) = number {
+                    let tests = suite.items(&format!("/api/v2/project/{slug}/{number}/tests")).await?;
+                    if tests.len() == wanted.parse::<usize>()? {
+                        return Ok(true);
+                    }
                 }
             }
             "approve" => {

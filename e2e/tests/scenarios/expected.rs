@@ -20,6 +20,9 @@ pub struct Expected {
     /// Pushed ref.
     #[serde(default = "main_branch")]
     pub push: String,
+    /// Options of the push (`git push -o`).
+    #[serde(default)]
+    pub push_options: Vec<String>,
     /// Message of the pushed commit.
     #[serde(default = "message")]
     pub message: String,
@@ -55,9 +58,10 @@ pub struct Expected {
     #[serde(default)]
     pub skipped: bool,
     /// Commands once the pipeline stands, one after another: `approve JOB`, `cancel-job JOB`, `release-serial JOB`,
-    /// `cancel WORKFLOW`, `rerun WORKFLOW`, `rerun-failed WORKFLOW`, `rerun-jobs WORKFLOW: JOB, JOB`, `rerun-tree` (with
-    /// what waits for them), `push REF` with an empty commit, `delete REF`; and the waits `job JOB is STATUS`,
-    /// `workflow NAME is STATUS`, `pipeline NUMBER is STATUS` (all its workflows) and `output JOB STEP: TEXT`.
+    /// `cancel WORKFLOW`, `rerun WORKFLOW`, `rerun-failed WORKFLOW`, `rerun-failed-tests WORKFLOW`,
+    /// `rerun-jobs WORKFLOW: JOB, JOB`, `rerun-tree` (with what waits for them), `push REF` with an empty commit,
+    /// `delete REF`; and the waits `job JOB is STATUS`, `workflow NAME is STATUS`, `pipeline NUMBER is STATUS` (all its
+    /// workflows), `output JOB STEP: TEXT` and `tests JOB: COUNT` (as many are listed).
     #[serde(default)]
     pub actions: Vec<String>,
     /// Workflows by name; the second one of a name is `NAME#2`.

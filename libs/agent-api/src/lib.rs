@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `POST /v1/claim` [`Claim`] → [`Lease`] | dispatcher |
 //! | `POST /api/v3/runner/claim` [`RunnerClaim`] → [`RunnerTask`], or 204 when there is none | dispatcher; of a standing runner, with the token of its class |
+//! | `POST /api/v3/runner/unclaim` [`RunnerUnclaim`] | dispatcher; of a standing runner, with the token of the task |
 //! | `POST /v1/tasks/{task}/start` → `{}` | dispatcher; the start permit of a claim that carried none (reliability §7). 409 `canceled`: report that at once |
 //! | `POST /v1/tasks/{task}/renew` [`Renew`] → [`Renewed`] | dispatcher |
 //! | `POST /v1/tasks/{task}/finish` [`FinalReport`] → `{}` | dispatcher |
@@ -17,7 +18,7 @@
 //! | `GET /v1/tasks/{task}/siblings?step=N` → [`Siblings`] | output-processor |
 //! | `PUT /v1/tasks/{task}/streams/{step}/chunks?offset=N` → [`ChunkAck`] | output-processor |
 //! | `POST /v1/tasks/{task}/streams/{step}/seal` [`Seal`] → `{}` | output-processor |
-//! | `…/stores/…` and `GET /v1/tasks/{task}/timings`: [`stores`] | output-processor, test-results |
+//! | `…/stores/…` and `GET /v1/tasks/{task}/{timings,failed-tests}`: [`stores`] | output-processor, test-results |
 //!
 //! Errors are `{"code", "message"}` ([`Problem`]): 409 `stale_lease` (stop at once), `offset_gap`, `log_conflict`,
 //! `stream_sealed`, `seal_mismatch`; 422 `checksum_mismatch`; 429 and 503 are retried.
@@ -72,6 +73,23 @@ pub struct RunnerTask {
     pub epoch: i64,
     /// The agent's one-time token.
     pub token: String,
+}
+
+/// `POST /api/v3/runner/unclaim`: gives back a task whose agent could not be started. 400 `invalid`: the token is not of
+/// this task; 409 `stale_lease`: it is not the runner's any more; 409 `exhausted`: it was given back too often and ends.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RunnerUnclaim {
+    /// Which.
+    pub task_id: TaskId,
+    /// The [`RunnerTask`]'s token.
+    pub task_token: String,
+}
+
+/// The token stays out of logs.
+impl std::fmt::Debug for RunnerUnclaim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunnerUnclaim").field("task_id", &self.task_id).finish_non_exhaustive()
+    }
 }
 
 /// A lease on a task.
@@ -161,6 +179,9 @@ pub struct TaskSpec {
     /// What its resource class means.
     #[serde(default)]
     pub resources: Resources,
+    /// Whether only the failed tests of the job before are to be run: asked for at `failed-tests` ([`stores`]).
+    #[serde(default)]
+    pub failed_tests: bool,
 }
 
 /// What a resource class means (config-language §11.5).
@@ -195,13 +216,6 @@ pub struct Commands {
     pub cancel: bool,
 }
 
-/// Name of the [`LaunchFile`] in a task's folder.
-pub const LAUNCH_FILE: &str = "claim.json";
-
-/// Name of the file in a task's folder that says which process its agent is, by the line of its `/proc/<pid>/stat`. The
-/// agent holds a lock on it as long as it lives.
-pub const PID_FILE: &str = "pid";
-
 /// `POST /v1/placement`: an agent that was started with an identity and no token asks for its token. 403 `unauthorized`: the
 /// identity is not accepted; 409 `stale_placement`: it has nothing to do.
 #[derive(Clone, Serialize, Deserialize)]
@@ -227,6 +241,13 @@ pub struct Identified {
 /// Environment variable with the [`LaunchFile`] of an agent that was started with an identity: without its token, and so
 /// without anything secret.
 pub const LAUNCH_VARIABLE: &str = "GANTRY_LAUNCH";
+
+/// Name of the [`LaunchFile`] in a task's folder.
+pub const LAUNCH_FILE: &str = "claim.json";
+
+/// Name of the file in a task's folder that says which process its agent is, by the line of its `/proc/<pid>/stat`. The
+/// agent holds a lock on it as long as it lives.
+pub const PID_FILE: &str = "pid";
 
 /// What compute leaves for an agent in its task folder (mode 0600) before it starts it as
 /// `gantry-runner --task-dir <folder>`. Secrets travel here and never in arguments or environment, which

@@ -16,7 +16,7 @@
 //! | `POST stores/tests/upload` [`TestsUpload`] → [`Uploads`] | where to put an archive of reports |
 //! | `POST stores/tests/commit` [`ObjectsCommit`] → [`Committed`] | hands it on to be read |
 //!
-//! `GET /v1/tasks/{task}/timings` → [`Timings`] is answered by `test-results`.
+//! `GET /v1/tasks/{task}/timings` → [`Timings`] and `…/failed-tests` → [`FailedTests`] are answered by `test-results`.
 //!
 //! The scope of caches and chunks is never sent: the suite computes it from the task (security §9.3). An upload URL
 //! takes exactly the bytes whose size and digest it was made for. A relative URL belongs to the endpoint that the
@@ -285,4 +285,16 @@ pub struct Timings {
     pub classes: std::collections::BTreeMap<String, u64>,
     /// Single tests.
     pub tests: std::collections::BTreeMap<String, u64>,
+}
+
+/// Where tests failed in the job of which only the failed tests are run again (execution §9, §19). Nothing at all:
+/// none is known, and all tests are run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedTests {
+    /// Files with a failed test, without a leading `./`.
+    pub files: std::collections::BTreeSet<String>,
+    /// Classes with a failed test.
+    pub classes: std::collections::BTreeSet<String>,
+    /// Names of failed tests.
+    pub tests: std::collections::BTreeSet<String>,
 }

@@ -125,6 +125,9 @@ pub struct JobReady {
     pub contexts: Vec<String>,
     /// On whose behalf contexts are used: the approver downstream of an approval, else who triggered.
     pub acting_user: Option<UserId>,
+    /// The job of an earlier instance whose failed tests are all that it is to run (execution §9).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_tests_of: Option<JobId>,
     /// What is run.
     pub definition: JobDefinition,
 }
@@ -284,6 +287,10 @@ pub struct RerunWorkflow {
     /// With `jobs`: also what directly or indirectly waits for them.
     #[serde(default)]
     pub sparse_tree: bool,
+    /// Keep what succeeded, and run only the failed tests of jobs that failed, where they are run by
+    /// `circleci tests run`. Not with `jobs`.
+    #[serde(default)]
+    pub failed_tests: bool,
 }
 ask!(RerunWorkflow, "conductor", "workflow.rerun", WorkflowState);
 

@@ -354,6 +354,7 @@ async fn retry(app: &App, caller: &Caller, job: &JobRow) -> Answer {
         from_failed: job.status != "success",
         jobs: None,
         sparse_tree: false,
+        failed_tests: false,
     };
     let state = app.command(caller, &ask).await?;
     app.workflow_seen(state.id, state.version).await;

@@ -260,6 +260,9 @@ struct Rerun {
     enable_ssh: bool,
     #[serde(default)]
     sparse_tree: bool,
+    /// Only the failed tests of jobs that failed: an addition of ours to `from_failed`.
+    #[serde(default)]
+    failed_tests: bool,
     jobs: Option<Vec<JobId>>,
 }
 
@@ -281,6 +284,7 @@ async fn rerun_workflow(
         // Some clients send an empty list where they mean none.
         jobs: rerun.jobs.filter(|jobs| !jobs.is_empty()),
         sparse_tree: rerun.sparse_tree,
+        failed_tests: rerun.failed_tests,
     };
     let state = app.command(&caller, &ask).await?;
     app.workflow_seen(state.id, state.version).await;

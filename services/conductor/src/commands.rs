@@ -133,15 +133,15 @@ impl State {
             return Err(Refusal::not_found("workflow").into());
         };
         let which = match ask.jobs {
-            Some(_) if ask.from_failed => {
-                let message = "`jobs` and `from_failed` exclude each other: send one of them";
+            Some(_) if ask.from_failed || ask.failed_tests => {
+                let message = "`jobs` excludes `from_failed` and `failed_tests`: send only one of them";
                 return Err(Refusal::new("invalid", message).into());
             }
             Some(jobs) => Which::Selected { jobs, downstream: ask.sparse_tree },
             None if ask.sparse_tree => {
                 return Err(Refusal::new("invalid", "`sparse_tree` needs `jobs`").into());
             }
-            None if ask.from_failed => Which::Failed,
+            None if ask.from_failed || ask.failed_tests => Which::Failed { tests: ask.failed_tests },
             None => Which::All,
         };
         let why = Why::Asked { by: request.actor.user(), which };

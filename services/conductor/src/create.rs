@@ -29,7 +29,10 @@ pub(crate) enum Which {
     /// Every one.
     All,
     /// Those that did not succeed; the others are carried over.
-    Failed,
+    Failed {
+        /// Whether jobs that failed run their failed tests only.
+        tests: bool,
+    },
     /// These; what succeeded elsewhere is carried over, and the rest is left out.
     Selected {
         /// Which.
@@ -81,7 +84,7 @@ pub(crate) async fn of_pipeline(
             plan_digest: if pipeline.plan.is_none() { pipeline.plan_digest.clone() } else { None },
             created_at: now,
         };
-        make(tx, row, workflow, &HashMap::new(), cause, now).await?;
+        make(tx, row, workflow, &Past::default(), cause, now).await?;
     }
     Ok(())
 }
@@ -95,7 +98,7 @@ pub(crate) async fn rerun(
     now: Timestamp,
 ) -> Result<Workflow> {
     let which = match &why {
-        Why::Automatic => &Which::Failed,
+        Why::Automatic => &Which::Failed { tests: false },
         Why::Asked { which, .. } => which,
     };
     if !matches!(which, Which::All) && !old.root.status.is_terminal() {
@@ -103,7 +106,7 @@ pub(crate) async fn rerun(
             format!("the workflow is still {}: rerun parts of it when it has ended", old.root.status);
         return Err(Refusal::new("not_ended", message).into());
     }
-    if matches!(which, Which::Failed) && old.root.status == WorkflowStatus::Success {
+    if matches!(which, Which::Failed { .. }) && old.root.status == WorkflowStatus::Success {
         return Err(Refusal::new("nothing_failed", "every job of the workflow succeeded").into());
     }
     if now - old.created_at > chrono::TimeDelta::days(store::DAYS.into()) {
@@ -115,7 +118,7 @@ pub(crate) async fn rerun(
         return Err(Refusal::new("too_many_reruns", message).into());
     }
     let former = store::former_jobs(tx.conn(), old.id).await?;
-    let (jobs, kept) = choose(former, which)?;
+    let (jobs, past) = choose(former, which)?;
     let plan = WorkflowPlan {
         name: old.name.clone(),
         jobs,
@@ -137,16 +140,22 @@ pub(crate) async fn rerun(
         created_at: now,
         ..old.clone()
     };
-    make(tx, row, &plan, &kept, cause, now).await
+    make(tx, row, &plan, &past, cause, now).await
 }
 
-/// Names of jobs whose success is kept, with the job that really ran and its number.
-type Kept = HashMap<String, (JobId, Option<i64>)>;
+/// What a rerun takes over from the instance before, by names of jobs.
+#[derive(Default)]
+struct Past {
+    /// Jobs whose success is kept: the job that really ran, and its number.
+    kept: HashMap<String, (JobId, Option<i64>)>,
+    /// Jobs that run their failed tests only: the job in which they failed.
+    failed_tests: HashMap<String, JobId>,
+}
 
-/// The jobs of the next instance, in file order, and those of them that are only carried over.
-fn choose(former: Vec<Former>, which: &Which) -> Result<(Vec<JobPlan>, Kept)> {
+/// The jobs of the next instance, in file order, and what they take over.
+fn choose(former: Vec<Former>, which: &Which) -> Result<(Vec<JobPlan>, Past)> {
     let selected: Option<HashSet<String>> = match which {
-        Which::All | Which::Failed => None,
+        Which::All | Which::Failed { .. } => None,
         Which::Selected { jobs, downstream } => Some(select(&former, jobs, *downstream)?),
     };
     let mut again: HashSet<String> = match &selected {
@@ -160,11 +169,16 @@ fn choose(former: Vec<Former>, which: &Which) -> Result<(Vec<JobPlan>, Kept)> {
     locks::with_locks(&plans, &mut again);
     let selected = selected.map(|_| again.clone());
     let runs = |job: &Former| again.contains(&job.plan.name);
-    let kept: Kept = former
+    let kept: HashMap<String, (JobId, Option<i64>)> = former
         .iter()
         .filter(|job| !runs(job) && job.status == JobStatus::Success)
         .map(|job| (job.plan.name.clone(), (job.carried_from.unwrap_or(job.id), job.number)))
         .collect();
+    let mut failed_tests = HashMap::new();
+    if matches!(which, Which::Failed { tests: true }) {
+        let failed = former.iter().filter(|job| job.status == JobStatus::Failed);
+        failed_tests.extend(failed.map(|job| (job.plan.name.clone(), job.id)));
+    }
     let mut jobs: Vec<JobPlan> = former
         .into_iter()
         .filter(|job| runs(job) || kept.contains_key(&job.plan.name))
@@ -183,7 +197,7 @@ fn choose(former: Vec<Former>, which: &Which) -> Result<(Vec<JobPlan>, Kept)> {
             job.requires.retain(|edge| kept.contains_key(&edge.job));
         });
     }
-    Ok((jobs, kept))
+    Ok((jobs, Past { kept, failed_tests }))
 }
 
 /// Names of the jobs that were asked for, with what waits for them if that was asked for too.
@@ -225,11 +239,11 @@ async fn make(
     tx: &mut Tx,
     mut workflow: Workflow,
     plan: &WorkflowPlan,
-    kept: &Kept,
+    past: &Past,
     cause: &Cause,
     now: Timestamp,
 ) -> Result<Workflow> {
-    let graph = Graph::of_plan(plan, |_| JobId::new(), |name| kept.contains_key(name))?;
+    let graph = Graph::of_plan(plan, |_| JobId::new(), |name| past.kept.contains_key(name))?;
     let edges =
         |index: usize| graph.nodes[index].requires.iter().map(|(up, set)| (graph.nodes[*up].job.id, *set));
     let jobs: Vec<NewJob<'_>> = graph
@@ -241,7 +255,8 @@ async fn make(
             job: &node.job,
             plan,
             requires: edges(index).collect(),
-            carried: kept.get(&plan.name).copied(),
+            carried: past.kept.get(&plan.name).copied(),
+            failed_tests_of: past.failed_tests.get(&plan.name).copied(),
         })
         .collect();
     for job in &jobs {

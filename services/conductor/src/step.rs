@@ -208,6 +208,7 @@ fn announce(
                 upstream: beginning.upstream,
                 contexts: beginning.plan.contexts,
                 acting_user: approver.or(workflow.started_by),
+                failed_tests_of: beginning.failed_tests_of,
                 definition: *definition,
             };
             event(workflow, cause, &body)

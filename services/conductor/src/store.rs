@@ -55,6 +55,8 @@ pub(crate) struct Beginning {
     pub plan: JobPlan,
     /// Upstream jobs, those that were carried over as the jobs that really ran.
     pub upstream: Vec<JobId>,
+    /// The job whose failed tests are all that it runs.
+    pub failed_tests_of: Option<JobId>,
 }
 
 /// A job that is stored for the first time.
@@ -65,6 +67,8 @@ pub(crate) struct NewJob<'a> {
     pub requires: Vec<(JobId, StatusSet)>,
     /// Of a job whose success is kept: the job it was, and its number.
     pub carried: Option<(JobId, Option<i64>)>,
+    /// The job whose failed tests are all that it runs.
+    pub failed_tests_of: Option<JobId>,
 }
 
 /// A job of a workflow that is to be run again.
@@ -217,7 +221,7 @@ pub(crate) async fn open_jobs(conn: &mut PgConnection, workflow: WorkflowId) -> 
 pub(crate) async fn beginnings(conn: &mut PgConnection, jobs: &[JobId]) -> Result<HashMap<JobId, Beginning>> {
     let ids: Vec<Uuid> = jobs.iter().map(|id| id.uuid()).collect();
     let rows = sqlx::query(
-        "SELECT j.id, j.name, j.plan, \
+        "SELECT j.id, j.name, j.plan, j.failed_tests_of, \
                 ARRAY(SELECT coalesce(u.carried_from, u.id) FROM conductor.edges e JOIN conductor.jobs u ON u.id = e.upstream \
                       WHERE e.job = j.id ORDER BY u.position) AS upstream \
          FROM conductor.jobs j WHERE j.id = ANY($1)",
@@ -233,6 +237,7 @@ pub(crate) async fn beginnings(conn: &mut PgConnection, jobs: &[JobId]) -> Resul
                 name: row.try_get("name")?,
                 plan,
                 upstream: upstream.into_iter().map(Into::into).collect(),
+                failed_tests_of: row.try_get::<Option<Uuid>, _>("failed_tests_of")?.map(Into::into),
             };
             Ok((row.try_get::<Uuid, _>("id")?.into(), beginning))
         })
@@ -309,8 +314,10 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
         Vec::<Option<i64>>::with_capacity(n),
         Vec::<Option<Timestamp>>::with_capacity(n),
     );
+    let mut tests = Vec::<Option<Uuid>>::with_capacity(n);
     let (mut upstreams, mut downstreams, mut accepts) = (Vec::new(), Vec::new(), Vec::<String>::new());
-    for NewJob { job, plan, requires, carried } in jobs {
+    for NewJob { job, plan, requires, carried, failed_tests_of } in jobs {
+        tests.push(failed_tests_of.map(|of| of.uuid()));
         ids.push(job.id.uuid());
         names.push(plan.name.as_str());
         kinds.push(job.kind.as_str());
@@ -329,12 +336,14 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
         }
     }
     sqlx::query(
-        "INSERT INTO conductor.jobs (id, workflow_id, position, name, kind, status, unmet, plan, carried_from, number, ended_at, turn) \
+        "INSERT INTO conductor.jobs (id, workflow_id, position, name, kind, status, unmet, plan, carried_from, number, ended_at, turn, \
+             failed_tests_of) \
          SELECT j.id, $1, (j.position - 1)::int, j.name, j.kind, j.status, j.unmet, j.plan::jsonb, j.carried_from, j.number, \
-             j.ended_at, j.turn \
+             j.ended_at, j.turn, j.failed_tests_of \
          FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::int4[], $7::text[], $8::uuid[], $9::int8[], \
-                     $10::timestamptz[], $11::text[]) \
-             WITH ORDINALITY AS j(id, name, kind, status, unmet, plan, carried_from, number, ended_at, turn, position)",
+                     $10::timestamptz[], $11::text[], $12::uuid[]) \
+             WITH ORDINALITY AS j(id, name, kind, status, unmet, plan, carried_from, number, ended_at, turn, \
+                                  failed_tests_of, position)",
     )
     .bind(workflow.id.uuid())
     .bind(&ids)
@@ -347,6 +356,7 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
     .bind(&numbers)
     .bind(&ended)
     .bind(&turns)
+    .bind(&tests)
     .execute(&mut *conn)
     .await?;
     if !upstreams.is_empty() {

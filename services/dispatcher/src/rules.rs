@@ -83,6 +83,7 @@ pub fn spec(ready: JobReady, index: u32, total: u32, public_url: &str, config: &
         index,
         total,
         has_secrets: true,
+        failed_tests: ready.failed_tests_of.is_some(),
         containers: is_prepared(&ready.definition, config.docker),
         // Checked before the task was queued.
         resources: config.classes.resolve(&ready.definition).unwrap_or_default(),

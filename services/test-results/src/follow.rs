@@ -7,7 +7,7 @@ use contracts::{Envelope, Event, conductor::JobReady, stores::ReportsStored};
 use eventstore::{Key, Tx};
 use std::sync::Arc;
 
-/// Remembers ready jobs of several tasks.
+/// Remembers ready jobs of several tasks, and those that run failed tests again.
 pub(crate) struct Jobs;
 
 #[async_trait]
@@ -35,17 +35,18 @@ impl Group for Jobs {
     async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
         for message in batch {
             let job: JobReady = message.body_as()?;
-            if job.definition.parallelism < 2 {
+            if job.definition.parallelism < 2 && job.failed_tests_of.is_none() {
                 continue;
             }
             sqlx::query(
-                "INSERT INTO test_results.jobs (job_id, project_id, name, branch) VALUES ($1, $2, $3, $4) \
-                 ON CONFLICT DO NOTHING",
+                "INSERT INTO test_results.jobs (job_id, project_id, name, branch, failed_tests_of) \
+                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
             )
             .bind(job.job_id.uuid())
             .bind(job.project.id.uuid())
             .bind(&job.name)
             .bind(&job.vcs.branch)
+            .bind(job.failed_tests_of.map(|of| of.uuid()))
             .execute(tx.conn())
             .await?;
         }

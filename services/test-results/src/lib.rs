@@ -1,10 +1,11 @@
 //! Test results: reads the reports that tasks uploaded, lists them, and knows how long tests take (execution §18, §19).
 //!
 //! Consumes `reports.stored` (a report is to be read) and `workflow.job_ready` (whose tasks will split their tests).
-//! Answers the requests of [`contracts::test_results`], and agents at `GET /v1/tasks/{task}/timings`.
+//! Answers the requests of [`contracts::test_results`], and agents at `GET /v1/tasks/{task}/timings` and `…/failed-tests`.
 
 mod answers;
 mod config;
+mod failed;
 mod follow;
 mod read;
 mod sweep;
@@ -89,6 +90,7 @@ impl Service {
     pub fn agent_router(&self) -> Router {
         Router::new()
             .route("/v1/tasks/{task}/timings", get(timings::timings))
+            .route("/v1/tasks/{task}/failed-tests", get(failed::failed_tests))
             .with_state(Arc::clone(&self.state))
     }
 

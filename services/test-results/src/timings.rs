@@ -18,7 +18,7 @@ use uuid::Uuid;
 /// Most names of a kind that a job is told.
 const NAMES: i64 = 50_000;
 
-pub(crate) struct Refused(StatusCode, &'static str, String);
+pub(crate) struct Refused(pub(crate) StatusCode, pub(crate) &'static str, pub(crate) String);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
@@ -49,11 +49,7 @@ pub(crate) async fn timings(
             .bind(job)
             .fetch_optional(state.store.pool())
             .await?;
-    // The conductor's news may be a moment behind the agent's start.
-    let Some((project, name, branch)) = named else {
-        let message = "nothing is known of this job yet".to_owned();
-        return Err(Refused(StatusCode::SERVICE_UNAVAILABLE, "job_unknown", message));
-    };
+    let (project, name, branch) = named.ok_or_else(unknown)?;
     let runs = latest_runs(&state, job, project, &name, branch.as_deref()).await?;
     let timings = Timings {
         files: average(&state, &runs, "file").await?,
@@ -72,7 +68,14 @@ pub(crate) async fn timings(
     Ok(Json(first.map_or(timings, |Sql(first)| first)))
 }
 
-fn holder(state: &State, headers: &HeaderMap, task: TaskId) -> Result<Uuid, Refused> {
+/// The conductor's news may be a moment behind the agent's start.
+pub(crate) fn unknown() -> Refused {
+    let message = "nothing is known of this job yet".to_owned();
+    Refused(StatusCode::SERVICE_UNAVAILABLE, "job_unknown", message)
+}
+
+/// The job of a task, if it is the task's agent that asks.
+pub(crate) fn holder(state: &State, headers: &HeaderMap, task: TaskId) -> Result<Uuid, Refused> {
     let refused = |message: &str| Refused(StatusCode::UNAUTHORIZED, "unauthenticated", message.to_owned());
     let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = token.and_then(|value| value.strip_prefix("Bearer "));

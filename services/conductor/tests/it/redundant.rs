@@ -31,7 +31,13 @@ async fn a_newer_pipeline_cancels_older_workflows_of_its_branch() {
     world.branch = "feature".into();
     let older = world.push(plan()).await.remove(0).workflow_id;
     let by_hand = world
-        .ask(&RerunWorkflow { id: older, from_failed: false, jobs: None, sparse_tree: false })
+        .ask(&RerunWorkflow {
+            id: older,
+            from_failed: false,
+            jobs: None,
+            sparse_tree: false,
+            failed_tests: false,
+        })
         .await
         .unwrap()
         .id;

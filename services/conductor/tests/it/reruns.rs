@@ -6,7 +6,7 @@ use ids::{JobId, MessageId, UserId, WorkflowId};
 use model::status::{JobStatus, WorkflowStatus};
 
 fn rerun(id: WorkflowId, from_failed: bool) -> RerunWorkflow {
-    RerunWorkflow { id, from_failed, jobs: None, sparse_tree: false }
+    RerunWorkflow { id, from_failed, jobs: None, sparse_tree: false, failed_tests: false }
 }
 
 fn jobs() -> Vec<model::plan::JobPlan> {
@@ -98,9 +98,14 @@ async fn chosen_jobs_run_alone_or_with_what_waits_for_them() {
         from_failed: false,
         jobs: Some(jobs),
         sparse_tree,
+        failed_tests: false,
     };
     assert_eq!(code(world.ask(&ask(vec![JobId::new()], false)).await), "not_found");
     assert_eq!(code(world.ask(&RerunWorkflow { from_failed: true, ..ask(vec![b], false) }).await), "invalid");
+    assert_eq!(
+        code(world.ask(&RerunWorkflow { failed_tests: true, ..ask(vec![b], false) }).await),
+        "invalid"
+    );
     assert_eq!(code(world.ask(&RerunWorkflow { jobs: None, ..ask(vec![], true) }).await), "invalid");
 
     for (sparse_tree, runs) in [(false, vec!["b"]), (true, vec!["b", "c"])] {
@@ -117,6 +122,31 @@ async fn chosen_jobs_run_alone_or_with_what_waits_for_them() {
             sparse_tree,
             "what did not run and was not asked for is left out"
         );
+    }
+    world.check_rows().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn failed_tests_are_those_of_the_instance_before() {
+    let mut world = World::new().await;
+    let created = world.push(vec![workflow("main", jobs())]).await.remove(0);
+    let (mut old, mut failed) = (created.workflow_id, crate::support::id_of(&created, "b"));
+    world.run_to_end(old, &[("b", JobStatus::Failed)]).await;
+    for ends in [JobStatus::Failed, JobStatus::Success] {
+        let new = world.ask(&RerunWorkflow { failed_tests: true, ..rerun(old, false) }).await.unwrap().id;
+        world.run_to_end(new, &[("b", ends)]).await;
+        let ready: Vec<JobReady> = world.events::<JobReady>().await;
+        let ready: Vec<_> = ready.iter().filter(|ready| ready.workflow_id == new).collect();
+        let tests: Vec<_> = ready.iter().map(|ready| (ready.name.as_str(), ready.failed_tests_of)).collect();
+        let expected = if ends == JobStatus::Failed {
+            vec![("b", Some(failed)), ("on-failure", None)]
+        } else {
+            // `on-failure` had succeeded; what had not run at all runs all of its tests.
+            vec![("b", Some(failed)), ("c", None)]
+        };
+        assert_eq!(tests, expected);
+        (old, failed) = (new, ready[0].job_id);
     }
     world.check_rows().await;
     world.stop().await;

@@ -194,7 +194,13 @@ async fn r22_a_locked_group_of_jobs_keeps_its_turn_until_all_of_them_have_ended(
     // A rerun of what failed takes the lock again, and `b` is kept.
     world.job_finished(second.workflow_id, deploy, JobStatus::Success).await;
     world.until_workflow(second.workflow_id, "success").await;
-    let ask = RerunWorkflow { id: first.workflow_id, from_failed: true, jobs: None, sparse_tree: false };
+    let ask = RerunWorkflow {
+        id: first.workflow_id,
+        from_failed: true,
+        jobs: None,
+        sparse_tree: false,
+        failed_tests: false,
+    };
     let again = world.ask(&ask).await.unwrap();
     world.until_job(again.id, "a", "queued").await;
     let jobs = world.jobs(again.id).await;

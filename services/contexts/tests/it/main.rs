@@ -171,6 +171,7 @@ impl Suite {
             upstream: Vec::new(),
             contexts: contexts.iter().map(|&name| name.to_owned()).collect(),
             acting_user,
+            failed_tests_of: None,
             definition: JobDefinition {
                 executor: Executor::Machine { image: None },
                 resource_class: String::new(),

@@ -182,6 +182,7 @@ impl World {
             upstream: Vec::new(),
             contexts: Vec::new(),
             acting_user: None,
+            failed_tests_of: None,
             definition: JobDefinition {
                 executor,
                 resource_class: resource_class.to_owned(),

@@ -1,6 +1,6 @@
 //! The service with a real database and real files.
 
-use agent_api::stores::Timings;
+use agent_api::stores::{FailedTests, Timings};
 use archive::Source;
 use axum::{body::Body, http::Request};
 use blobs::{Blobs, FsBlobs, Key};
@@ -102,10 +102,19 @@ impl World {
     }
 
     async fn timings(&self, service: &Service, job: JobId) -> (u16, Timings) {
+        self.told(service, job, "timings").await
+    }
+
+    async fn told<T: serde::de::DeserializeOwned + Default>(
+        &self,
+        service: &Service,
+        job: JobId,
+        what: &str,
+    ) -> (u16, T) {
         let task_id = TaskId::new();
         let expires_at = Utc::now().timestamp_millis() + 60_000;
         let claims = FenceClaims { task_id, job_id: job, epoch: 1, expires_at, public_key: None };
-        let request = Request::get(format!("/v1/tasks/{task_id}/timings"))
+        let request = Request::get(format!("/v1/tasks/{task_id}/{what}"))
             .header("authorization", format!("Bearer {}", self.keys.seal_claims("fence", &claims)))
             .body(Body::empty())
             .unwrap();
@@ -192,4 +201,32 @@ async fn all_tasks_of_a_job_are_told_the_same_times_of_the_latest_runs() {
     sqlx::query("UPDATE test_results.tests SET run_time = 1000").execute(&world.database.pool).await.unwrap();
     assert_eq!(world.timings(&service, job).await.1, first);
     assert_eq!(world.timings(&service, JobId::new()).await.0, 503);
+}
+
+#[tokio::test]
+async fn a_job_is_told_where_tests_of_the_job_before_failed() {
+    let world = World::new().await;
+    let (before, job, whole) = (JobId::new(), JobId::new(), JobId::new());
+    let report = "<testsuite><testcase name='a' classname='A' file='./a.rb'><failure>no</failure></testcase>\
+                  <testcase name='b' classname='A' file='b.rb'/><testcase name='s' file='s.rb'><skipped/></testcase>\
+                  <testcase name='e'><error>crashed</error></testcase></testsuite>";
+    world.upload(before, "main", TimeDelta::zero(), pack(&[("0", report)])).await;
+    world.announce(job, "main").await;
+    world.announce(whole, "main").await;
+    sqlx::query("UPDATE test_results.jobs SET failed_tests_of = $2 WHERE job_id = $1")
+        .bind(job.uuid())
+        .bind(before.uuid())
+        .execute(&world.database.pool)
+        .await
+        .unwrap();
+    let (_bus, service) = world.start(Config::default()).await;
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let failed = FailedTests { files: set(&["a.rb"]), classes: set(&["A"]), tests: set(&["a", "e"]) };
+    assert_eq!(world.told(&service, job, "failed-tests").await, (200, failed));
+    assert_eq!(world.told(&service, whole, "failed-tests").await, (200, FailedTests::default()));
+    assert_eq!(world.told::<FailedTests>(&service, JobId::new(), "failed-tests").await.0, 503);
+    // A report that is still to be read may say more.
+    let waiting = "UPDATE test_results.reports SET state = 'waiting', due = 'infinity'";
+    sqlx::query(waiting).execute(&world.database.pool).await.unwrap();
+    assert_eq!(world.told::<FailedTests>(&service, job, "failed-tests").await.0, 503);
 }
