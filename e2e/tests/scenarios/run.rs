@@ -52,6 +52,10 @@ pub async fn run(
     for message in &expected.commits {
         gantry_e2e::commit(&repositories, name, &files, message).await?;
     }
+    for option in &expected.push_options {
+        let repository = gantry_e2e::commit(&repositories, name, &files, "Before it").await?;
+        gantry_e2e::git(&repository, &["config", "--add", "push.pushOption", option]).await?;
+    }
     let said = suite.push_as(&repositories, name, &files, &expected.push, &expected.message).await?;
     for part in &expected.says {
         ensure!(said.contains(part.as_str()), "the push does not say {part:?}: {said}");

@@ -29,6 +29,9 @@ pub struct DeliveryReceived {
     pub revision: String,
     /// Whether the head commit's message says `[skip ci]` or `[ci skip]` (execution §2).
     pub skip: bool,
+    /// Whether the pusher asked for no pipeline: `git push -o ci.skip`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_pipeline: bool,
 }
 event!(DeliveryReceived, "delivery.received", 1);
 

@@ -4,6 +4,8 @@
 //! delivery in one commit with the new state of the refs, so a change is delivered once, whoever pushed it
 //! and even if we died between the push and the commit: the next comparison finds it.
 
+mod push_options;
+
 use crate::{
     auth::{self, Caller},
     error::Fail,
@@ -28,6 +30,7 @@ use futures::StreamExt;
 use ids::DeliveryId;
 use kit::keys::SourceClaims;
 use model::permission::Permission;
+use push_options::PushOptions;
 use std::{collections::BTreeMap, io, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -178,7 +181,7 @@ fn command(place: &Place, service: &str, headers: &HeaderMap) -> tokio::process:
         "-c",
         "uploadpack.allowFilter=true",
         "-c",
-        "receive.advertisePushOptions=false",
+        "receive.advertisePushOptions=true",
     ]);
     command.arg(service).arg("--stateless-rpc");
     if let Some(protocol) = headers.get("git-protocol").and_then(|value| value.to_str().ok())
@@ -258,7 +261,7 @@ async fn upload_pack(
     let (send, receive) = mpsc::channel::<io::Result<Bytes>>(8);
     tokio::spawn(async move {
         let Some(mut stdout) = child.stdout.take() else { return };
-        let feed = feed(&mut child, body);
+        let feed = feed(&mut child, body, |_| {});
         let drain = async {
             loop {
                 let mut block = Vec::with_capacity(64 << 10);
@@ -280,14 +283,16 @@ async fn upload_pack(
     Ok(answer("application/x-git-upload-pack-result", body))
 }
 
-/// Hands the request's body to git. When it breaks off git sees the end of its input and refuses.
-fn feed(child: &mut Child, body: Body) -> impl Future<Output = ()> + use<> {
+/// Hands the request's body to git; `look` sees what passes. When it breaks off git sees the end of its input and
+/// refuses.
+fn feed<F: FnMut(&[u8])>(child: &mut Child, body: Body, mut look: F) -> impl Future<Output = ()> + use<F> {
     let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
     let feed = async move {
         let Some(mut stdin) = stdin else { return };
         let mut body = body.into_data_stream();
         while let Some(block) = body.next().await {
             let Ok(block) = block else { break };
+            look(&block);
             if stdin.write_all(&block).await.is_err() {
                 break;
             }
@@ -335,10 +340,12 @@ async fn receive_pack(
     // A task of its own: a client that goes away must not keep an accepted push from being delivered.
     tokio::spawn(async move {
         let Some(stdout) = child.stdout.take() else { return };
-        let feed = feed(&mut child, body);
+        let mut options = PushOptions::default();
+        let feed = feed(&mut child, body, |block| options.read(block));
         let (sideband, ()) = tokio::join!(forward(stdout, &send), feed);
         finish(&mut child, "receive-pack").await;
-        let delivered = deliver(&app, &project, &place.repository, Some(&caller)).await;
+        let pusher = Pusher { caller: &caller, no_pipeline: options.no_pipeline() };
+        let delivered = deliver(&app, &project, &place.repository, Some(pusher)).await;
         if sideband.flush {
             if sideband.used {
                 match delivered {
@@ -473,10 +480,23 @@ async fn references(repository: &Repository) -> Result<BTreeMap<String, String>,
         .collect())
 }
 
-/// Whether a commit message asks for no pipeline (execution §2).
+/// Whether a commit message asks for no pipeline: within the first 250 characters of its title, or of its body
+/// (execution §2).
 fn skips(message: &str) -> bool {
-    let head: String = message.chars().take(250).collect::<String>().to_lowercase();
-    head.contains("[skip ci]") || head.contains("[ci skip]")
+    let (title, body) = message.trim_start().split_once('\n').unwrap_or((message, ""));
+    [title, body.trim_start()].into_iter().any(|part| {
+        let head: String = part.chars().take(250).collect::<String>().to_lowercase();
+        head.contains("[skip ci]") || head.contains("[ci skip]")
+    })
+}
+
+/// Who pushed, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Pusher<'a> {
+    /// Who.
+    pub caller: &'a Caller,
+    /// Whether no pipeline is wanted: `git push -o ci.skip`.
+    pub no_pipeline: bool,
 }
 
 /// Makes deliveries of all refs that are not what was delivered.
@@ -484,8 +504,9 @@ pub async fn deliver(
     app: &App,
     project: &Project,
     repository: &Repository,
-    caller: Option<&Caller>,
+    pusher: Option<Pusher<'_>>,
 ) -> Result<Vec<(DeliveryId, DeliveryReceived)>, Fail> {
+    let caller = pusher.map(|pusher| pusher.caller);
     let lock = repository_lock(app, project).await;
     let _held = lock.lock().await;
     // Git is asked before the transaction, which calls nothing outside Postgres.
@@ -533,6 +554,7 @@ pub async fn deliver(
             before: known.get(name).cloned(),
             revision: revision.clone(),
             skip: commit.as_ref().is_some_and(|commit| skips(&commit.message)),
+            no_pipeline: pusher.is_some_and(|pusher| pusher.no_pipeline),
         };
         let personal = commit.map(|commit| {
             let message: String = commit.message.chars().take(16_384).collect();

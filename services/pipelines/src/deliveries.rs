@@ -55,8 +55,12 @@ impl Deliveries {
         if decided.is_some() {
             return Ok(());
         }
-        if delivery.skip {
-            let reason = "the head commit's message says [skip ci] or [ci skip]";
+        let skipped = if delivery.no_pipeline {
+            Some("the push asked for none (-o ci.skip)")
+        } else {
+            delivery.skip.then_some("the head commit's message says [skip ci] or [ci skip]")
+        };
+        if let Some(reason) = skipped {
             sqlx::query("INSERT INTO pipelines.decisions (delivery_id, reason) VALUES ($1, $2)")
                 .bind(delivery.delivery_id.uuid())
                 .bind(reason)

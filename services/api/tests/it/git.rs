@@ -51,6 +51,8 @@ async fn a_push_makes_deliveries_and_says_which_pipelines_came_of_it() {
     std::fs::write(dir.join("file"), "two\n").unwrap();
     ok(dir, &["commit", "-q", "-am", "Two\n\n[skip ci]"]).await;
     ok(dir, &["push", &remote, "main", "main:refs/heads/side/branch"]).await;
+    ok(dir, &["commit", "-q", "--allow-empty", "-m", "Three"]).await;
+    ok(dir, &["push", "-o", "other=1", "-o", "ci.skip", &remote, "main"]).await;
     // Nothing new: nothing happens. A deletion is no delivery.
     ok(dir, &["push", &remote, "main"]).await;
     ok(dir, &["push", &remote, ":side/branch"]).await;
@@ -62,9 +64,10 @@ async fn a_push_makes_deliveries_and_says_which_pipelines_came_of_it() {
             .unwrap();
     let found: Vec<DeliveryReceived> =
         events.iter().map(|(body, _)| serde_json::from_value(body.clone()).unwrap()).collect();
-    assert_eq!(found.len(), 4);
+    assert_eq!(found.len(), 5);
+    assert_eq!(found.iter().filter(|delivery| delivery.no_pipeline).count(), 1);
     assert_eq!(found.iter().filter(|delivery| delivery.skip).count(), 2);
-    assert_eq!(found.iter().filter(|delivery| delivery.before.is_some()).count(), 1);
+    assert_eq!(found.iter().filter(|delivery| delivery.before.is_some()).count(), 2);
     assert_eq!(found[0].revision, found[1].revision, "an annotated tag is delivered as its commit");
     assert_eq!(events[0].1.as_ref().unwrap()["subject"], "One");
 

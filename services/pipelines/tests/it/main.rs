@@ -117,6 +117,7 @@ impl Suite {
             before: None,
             revision: revision.to_owned(),
             skip,
+            no_pipeline: false,
         };
         let event = NewEvent::new("delivery", delivery_id.uuid(), user(), &body).with_personal(
             json!({"subject": "Say hello", "message": "Say hello", "author": "Ada", "pusher": "ada"}),
