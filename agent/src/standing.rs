@@ -6,13 +6,16 @@ use crate::{
     control::{backoff, decode, encode},
     state,
 };
-use agent_api::{LAUNCH_FILE, LaunchFile, RunnerClaim, RunnerTask};
+use agent_api::{LAUNCH_FILE, LaunchFile, RunnerClaim, RunnerTask, RunnerUnclaim};
 use anyhow::Context;
 use hyper::Method;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -127,6 +130,8 @@ struct Place {
     program: PathBuf,
     launch: LaunchFile,
     folder: PathBuf,
+    /// Whether a task had to be given back: then the next one is not asked for at once.
+    troubled: AtomicBool,
 }
 
 impl Place {
@@ -147,7 +152,12 @@ impl Place {
             engine: None,
             cgroup: None,
         };
-        Ok(Self { program: std::env::current_exe()?, launch, folder: std::fs::canonicalize(folder)? })
+        Ok(Self {
+            program: std::env::current_exe()?,
+            launch,
+            folder: std::fs::canonicalize(folder)?,
+            troubled: AtomicBool::new(false),
+        })
     }
 
     /// Leaves what an agent claims with.
@@ -165,10 +175,26 @@ impl Place {
         entries.map(|entry| entry.path()).filter(|path| path.join(LAUNCH_FILE).exists()).collect()
     }
 
-    /// Runs the agent of a folder to its end, and removes the folder.
-    async fn agent(self: Arc<Self>, folder: PathBuf) {
+    /// Runs a task to its end, or gives it back when no agent can be started for it.
+    async fn task(self: Arc<Self>, client: Arc<Client>, task: RunnerTask) {
+        let started = match self.prepare(&task) {
+            Ok(folder) => Arc::clone(&self).agent(folder).await,
+            Err(e) => {
+                tracing::error!(task = %task.task_id, error = %e, "the folder of the task cannot be made");
+                false
+            }
+        };
+        if !started {
+            self.troubled.store(true, Ordering::Relaxed);
+            unclaim(&client, &task).await;
+        }
+    }
+
+    /// Runs the agent of a folder to its end, and removes the folder. Whether there was one.
+    async fn agent(self: Arc<Self>, folder: PathBuf) -> bool {
         // A group of its own: what a terminal tells the runner is not for the task.
         let ran = Command::new(&self.program).arg("--task-dir").arg(&folder).process_group(0).status().await;
+        let started = ran.is_ok();
         match ran {
             Ok(status) if status.success() => tracing::info!(folder = %folder.display(), "the task is over"),
             Ok(status) => tracing::warn!(folder = %folder.display(), %status, "the task's agent failed"),
@@ -177,18 +203,22 @@ impl Place {
         if let Err(e) = tokio::fs::remove_dir_all(&folder).await {
             tracing::warn!(folder = %folder.display(), error = %e, "the task's folder is left");
         }
+        started
     }
 }
 
 async fn serve(file: &Path, config: Config) -> anyhow::Result<()> {
     let place = Arc::new(Place::new(file, &config)?);
-    let client = Client::new(&config.api.url)?;
+    let client = Arc::new(Client::new(&config.api.url)?);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tasks = JoinSet::new();
     // An agent that finds its lease runs nothing: it reports that the one before it died.
     for folder in place.left() {
-        tasks.spawn(Arc::clone(&place).agent(folder));
+        let place = Arc::clone(&place);
+        tasks.spawn(async move {
+            place.agent(folder).await;
+        });
     }
     let runner = &config.runner;
     tracing::info!(name = runner.name, url = config.api.url, "the runner asks for tasks");
@@ -205,6 +235,14 @@ async fn serve(file: &Path, config: Config) -> anyhow::Result<()> {
             tracing::info!("there was no task for long: the runner ends");
             return Ok(());
         }
+        // A machine on which nothing starts must not take one task after another to lose it.
+        if place.troubled.swap(false, Ordering::Relaxed) {
+            tokio::select! {
+                () = tokio::time::sleep(pauses.next().unwrap_or(WAIT)) => {}
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
         let asked = tokio::select! {
             asked = claim(&client, &config, free) => asked,
             // Not while a task may come: one that is on its way would be lost until its claim times out.
@@ -214,10 +252,8 @@ async fn serve(file: &Path, config: Config) -> anyhow::Result<()> {
         };
         match asked {
             Ok(Some(task)) => {
-                pauses = backoff(&client);
                 tracing::info!(task = %task.task_id, "a task was taken");
-                let folder = place.prepare(&task).context("the folder of a task cannot be made")?;
-                tasks.spawn(Arc::clone(&place).agent(folder));
+                tasks.spawn(Arc::clone(&place).task(Arc::clone(&client), task));
                 if runner.mode == Mode::SingleTask {
                     break;
                 }
@@ -271,4 +307,20 @@ async fn claim(client: &Client, config: &Config, free: u32) -> Result<Option<Run
         crate::control::Gone::Refused(failure) => failure,
         crate::control::Gone::Fenced => Failure::Transport("the answer cannot be read".into()),
     })
+}
+
+/// Gives a task back; where that fails, the suite notices by itself that no agent comes.
+async fn unclaim(client: &Client, task: &RunnerTask) {
+    let call = Call {
+        method: Method::POST,
+        path: "/api/v3/runner/unclaim",
+        bearer: None,
+        header: None,
+        body: encode(&RunnerUnclaim { task_id: task.task_id, task_token: task.token.clone() }),
+        timeout: Duration::from_secs(10),
+    };
+    match client.call(call).await {
+        Ok(_) => tracing::info!(task = %task.task_id, "the task was given back"),
+        Err(failure) => tracing::warn!(task = %task.task_id, error = %failure, "the task was not given back"),
+    }
 }

@@ -1,7 +1,7 @@
 //! What agents call.
 
-use crate::{lease, permit, runner_claim, state::State};
-use agent_api::{Claim, Commands, FinalReport, Lease, Problem, Renewed, RunnerClaim, Source};
+use crate::{lease, permit, runner_claim, runner_unclaim, state::State};
+use agent_api::{Claim, Commands, FinalReport, Lease, Problem, Renewed, RunnerClaim, RunnerUnclaim, Source};
 use axum::{
     Json, Router,
     extract::{FromRequest, FromRequestParts, Path, Query, State as Shared},
@@ -29,6 +29,8 @@ pub enum Refused {
     Canceled,
     /// The request cannot be read.
     Invalid(String),
+    /// The task was given back too often.
+    Exhausted,
     /// The runner's version and ours are too far apart.
     Version(String),
     /// Try again.
@@ -63,6 +65,9 @@ impl IntoResponse for Refused {
             Self::Stale(why) => (StatusCode::CONFLICT, "stale_lease", why.to_owned()),
             Self::Canceled => (StatusCode::CONFLICT, "canceled", "the task was canceled".to_owned()),
             Self::Invalid(why) => (StatusCode::BAD_REQUEST, "invalid", why),
+            Self::Exhausted => {
+                (StatusCode::CONFLICT, "exhausted", "the task was given back too often, and ends".to_owned())
+            }
             Self::Version(why) => (StatusCode::UPGRADE_REQUIRED, "version_skew", why),
             Self::Unavailable(error) => {
                 tracing::error!(error = format!("{error:#}"), "an agent's request failed");
@@ -109,6 +114,7 @@ pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/v1/claim", post(claim))
         .route("/api/v3/runner/claim", post(runner_claim))
+        .route("/api/v3/runner/unclaim", post(runner_unclaim))
         .route("/v1/tasks/{task}/start", post(start))
         .route("/v1/tasks/{task}/renew", post(renew))
         .route("/v1/tasks/{task}/commands", get(commands))
@@ -143,6 +149,15 @@ async fn runner_claim(
         Some(task) => Json(task).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
     })
+}
+
+/// The token in the body is the task's: it says all that a header would.
+async fn runner_unclaim(
+    Shared(state): App,
+    Body(ask): Body<RunnerUnclaim>,
+) -> Result<Json<serde_json::Value>, Refused> {
+    runner_unclaim::unclaim(&state, &ask).await?;
+    Ok(Json(serde_json::json!({})))
 }
 
 async fn start(Shared(state): App, Fenced(fence): Fenced) -> Result<Json<serde_json::Value>, Refused> {

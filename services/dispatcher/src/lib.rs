@@ -16,6 +16,7 @@ mod ready;
 mod requests;
 pub mod rules;
 mod runner_claim;
+mod runner_unclaim;
 pub mod runners;
 mod state;
 mod store;

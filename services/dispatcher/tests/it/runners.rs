@@ -1,7 +1,7 @@
 //! Self-hosted runners: their registry, and who gets which task.
 
 use crate::support::{LIMIT, World, code, machine, patient};
-use agent_api::{Problem, RunnerClaim, RunnerTask};
+use agent_api::{Problem, RunnerClaim, RunnerTask, RunnerUnclaim};
 use axum::http::StatusCode;
 use contracts::{Actor, RequestError, conductor::Wait, dispatcher::*, domain::Project};
 use gantry_dispatcher::Config;
@@ -140,6 +140,54 @@ async fn a_task_that_a_runner_took_and_lost_waits_for_the_next() {
     assert_eq!(code(world.claim_as(ClaimId::new(), lost.task_id, lost.epoch).await), "stale_lease");
     let again = world.runner_claim("ours", 1).await.unwrap().unwrap();
     assert_eq!((again.task_id, again.epoch), (lost.task_id, lost.epoch + 1));
+    world.halt().await;
+}
+
+#[tokio::test]
+async fn a_task_that_is_given_back_goes_to_the_next_until_that_was_too_often() {
+    let world = World::new(Config { max_requeues: 2, ..patient() }).await;
+    let class = world.class(world.project.org_id, CLASS).await.unwrap();
+    world.runner_token(&class, "ours").await;
+    let job = JobId::new();
+    world.waiting(job, 1, CLASS).await;
+    let give_back = async |task: &RunnerTask, token: &str| {
+        let ask = RunnerUnclaim { task_id: task.task_id, task_token: token.into() };
+        let answer = world.post::<serde_json::Value>("/api/v3/runner/unclaim", None, &ask).await;
+        answer.map(drop).map_err(|(status, problem)| (status.as_u16(), problem.code))
+    };
+    let refusal = |status: u16, code: &str| Err((status, code.to_owned()));
+    for round in 0..=2 {
+        let taken = std::sync::Mutex::new(None);
+        testkit::until("the task is there to be taken", LIMIT, async || {
+            let task = world.runner_claim("ours", 1).await.unwrap();
+            task.is_some_and(|task| taken.lock().unwrap().replace(task).is_none())
+        })
+        .await;
+        let task: RunnerTask = taken.into_inner().unwrap().expect("a task");
+        assert_eq!(give_back(&task, "made up").await, refusal(400, "invalid"));
+        let last = if round < 2 { Ok(()) } else { refusal(409, "exhausted") };
+        assert_eq!(give_back(&task, &task.token).await, last);
+        testkit::until("it is not the runner's any more", LIMIT, async || {
+            give_back(&task, &task.token).await == refusal(409, "stale_lease")
+        })
+        .await;
+    }
+    testkit::until("the job is over", LIMIT, async || world.waits(job).await.is_empty()).await;
+    assert!(world.runner_claim("ours", 1).await.unwrap().is_none());
+    world.halt().await;
+}
+
+#[tokio::test]
+async fn a_task_whose_agent_came_is_not_given_back() {
+    let world = World::new(patient()).await;
+    let class = world.class(world.project.org_id, CLASS).await.unwrap();
+    world.runner_token(&class, "ours").await;
+    world.waiting(JobId::new(), 1, CLASS).await;
+    let task = world.runner_claim("ours", 1).await.unwrap().unwrap();
+    world.claim_as(ClaimId::new(), task.task_id, task.epoch).await.unwrap();
+    let ask = RunnerUnclaim { task_id: task.task_id, task_token: task.token };
+    let answer = world.post::<serde_json::Value>("/api/v3/runner/unclaim", None, &ask).await;
+    assert_eq!(code(answer), "stale_lease");
     world.halt().await;
 }
 
