@@ -296,6 +296,71 @@ async fn what_cannot_be_started_is_said_and_leaves_nothing() {
     assert!(text.contains("/no/such/engine.sock") && text.contains("[executors.engine] socket"), "{text}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_come_from_a_registry_for_who_may_have_them() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    let Some(registry) = testkit::docker::Registry::start(engine) else { return };
+    let name = registry.push(engine, testkit::docker::IMAGE, "team/tool:1");
+    let of = |image: &str, password: Option<&str>| Container {
+        auth: password.map(|password| RegistryAuth::Basic {
+            username: testkit::docker::USER.into(),
+            password: password.into(),
+        }),
+        ..container(image)
+    };
+    let begin = async |pull: Pull, containers: Vec<Container>| {
+        start_on(Config { pull, ..config(engine) }, order(containers)).await
+    };
+    let refused = async |pull: Pull, container: Container| match begin(pull, vec![container]).await {
+        Ok(_) => panic!("it was started"),
+        Err(error) => error.to_string(),
+    };
+    let log = async |pull: Pull, container: Container| {
+        let started = begin(pull, vec![container]).await.expect("containers");
+        assert_eq!(sh(&started.docker, "echo up").await, ("up\n".to_owned(), 0));
+        started.docker.end().await;
+        started.log
+    };
+    let right = Some(testkit::docker::PASSWORD);
+
+    for wrong in [None, Some("guessed")] {
+        let text = refused(Pull::Missing, of(&name, wrong)).await;
+        assert!(text.starts_with("Error response from daemon: ") && text.contains(&registry.host), "{text}");
+        assert!(!text.contains("guessed"), "{text}");
+    }
+    let pulled = log(Pull::Missing, of(&name, right)).await;
+    let untagged = name.strip_suffix(":1").expect("a tag");
+    let digest = pulled.split("using image ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let digest = digest.expect("the image is told").to_owned();
+    assert!(digest.starts_with(&format!("{untagged}@sha256:")), "{pulled}");
+    assert!(pulled.contains("image not found on this machine, downloading"), "{pulled}");
+    assert!(pulled.contains("pull stats: ") && !pulled.contains("Warning: no registry"), "{pulled}");
+
+    // By its digest, and again by its tag: it is there already.
+    assert!(log(Pull::Missing, of(&digest, right)).await.contains(&digest));
+    let again = log(Pull::Always, of(&name, right)).await;
+    assert!(again.contains("image is on this machine already") && again.contains(&digest), "{again}");
+    // That another job pulled it gives nobody a right to it.
+    let text = refused(Pull::Always, of(&name, Some("guessed"))).await;
+    assert!(text.contains("the registry is asked for each job"), "{text}");
+
+    // Each entry has its own credentials, and a tag that moved on is noticed.
+    engine.image("gantry-fixture:moved", &["LABEL moved=on"]);
+    registry.push(engine, "gantry-fixture:moved", "team/tool:1");
+    let service = Container { command: Some(vec!["sleep".into(), "60".into()]), ..of(&name, right) };
+    let both = begin(Pull::Always, vec![of(&name, right), service]).await.expect("containers");
+    assert!(both.log.contains("downloading") && !both.log.contains(&digest), "{}", both.log);
+    both.docker.end().await;
+    let primary = container(testkit::docker::IMAGE);
+    let service = of(&name, Some("guessed"));
+    let text = match begin(Pull::Always, vec![primary, service]).await {
+        Ok(_) => panic!("it was started"),
+        Err(error) => error.to_string(),
+    };
+    assert!(text.contains(&registry.host), "{text}");
+    engine.client(&["rmi", "-f", &name, "gantry-fixture:moved"]);
+}
+
 /// A lease of a job in containers.
 fn docker_lease(containers: Vec<Container>, steps: Vec<model::plan::Step>) -> agent_api::Lease {
     let mut lease = lease(steps);

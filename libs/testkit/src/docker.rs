@@ -1,6 +1,8 @@
 //! A container engine for tests: the distribution's `dockerd`, one per test process, with images made of this
 //! machine's own programs (no registry is needed).
 
+mod registry;
+
 use anyhow::{Context, Result, ensure};
 use std::{
     fs,
@@ -10,6 +12,8 @@ use std::{
     sync::OnceLock,
     time::{Duration, Instant},
 };
+
+pub use registry::{PASSWORD, Registry, USER};
 
 /// The image that tests use: busybox, bash, the C library (for programs that are linked with it), and the user `circleci`
 /// (3434). It has neither entrypoint nor labels.
