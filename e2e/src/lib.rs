@@ -25,7 +25,8 @@ pub struct Suite {
     pub token: String,
     /// Process id.
     pub pid: i32,
-    child: Child,
+    /// `None`: the stack of `scripts/stack`, which outlives the tests.
+    child: Option<Child>,
     http: reqwest::Client,
 }
 
@@ -71,8 +72,25 @@ impl Suite {
         let Some(line) = line else {
             bail!("gantry up ended: {}", fs::read_to_string(data.with_extension("log")).unwrap_or_default());
         };
-        let ready: Value =
-            serde_json::from_str(&line).with_context(|| format!("not a ready line: {line}"))?;
+        Self::ready(&line, Some(child))
+    }
+
+    /// Where `GANTRY_TEST_STACK` is set: the suite as separate processes on real servers, which `scripts/stack up` starts
+    /// unless it runs. It stays; `scripts/stack down` ends it.
+    pub async fn stack() -> anyhow::Result<Option<Self>> {
+        if env::var_os("GANTRY_TEST_STACK").is_none() {
+            return Ok(None);
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/stack");
+        let mut begun = Command::new(&script);
+        begun.args(["up", "--json"]).stdin(Stdio::null()).stderr(Stdio::inherit());
+        let output = begun.output().await.with_context(|| script.display().to_string())?;
+        ensure!(output.status.success(), "scripts/stack up failed");
+        Self::ready(String::from_utf8(output.stdout)?.trim(), None).map(Some)
+    }
+
+    fn ready(line: &str, child: Option<Child>) -> anyhow::Result<Self> {
+        let ready: Value = serde_json::from_str(line).with_context(|| format!("not a ready line: {line}"))?;
         let text = |key: &str| ready.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         Ok(Self {
             url: text("url"),
@@ -179,22 +197,25 @@ impl Suite {
     }
 
     /// Sends SIGKILL to the server alone and waits for its end.
-    pub async fn kill(mut self) -> anyhow::Result<()> {
+    pub async fn kill(self) -> anyhow::Result<()> {
+        let mut child = self.child.context("the stack has no one server")?;
         kill(Pid::from_raw(self.pid), Signal::SIGKILL)?;
-        self.child.wait().await?;
+        child.wait().await?;
         Ok(())
     }
 
     /// Waits for the end of a server that dies by itself.
-    pub async fn ended(mut self, limit: Duration) -> anyhow::Result<()> {
-        tokio::time::timeout(limit, self.child.wait()).await.context("it still runs")??;
+    pub async fn ended(self, limit: Duration) -> anyhow::Result<()> {
+        let mut child = self.child.context("the stack has no one server")?;
+        tokio::time::timeout(limit, child.wait()).await.context("it still runs")??;
         Ok(())
     }
 
-    /// Stops the server and asserts that it ends well within its limit of 10 s.
-    pub async fn down(mut self) -> anyhow::Result<()> {
+    /// Stops the server and asserts that it ends well within its limit of 10 s. A stack stays.
+    pub async fn down(self) -> anyhow::Result<()> {
+        let Some(mut child) = self.child else { return Ok(()) };
         kill(Pid::from_raw(self.pid), Signal::SIGTERM)?;
-        let status = tokio::time::timeout(Duration::from_secs(20), self.child.wait())
+        let status = tokio::time::timeout(Duration::from_secs(20), child.wait())
             .await
             .context("still runs after 20 s")??;
         ensure!(status.success(), "gantry up ended with {status}");

@@ -1,0 +1,118 @@
+//! `docker-compose.yml`: what can be said of it without its images.
+
+use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+fn run(words: &[&str]) -> Option<Output> {
+    Command::new(words[0]).args(&words[1..]).current_dir(root()).output().ok()
+}
+
+/// The file as Compose reads it; `None`: there is no Compose here.
+fn config() -> Option<Value> {
+    let all: [&[&str]; 2] = [&["docker", "compose"], &["docker-compose"]];
+    let known =
+        |words: &&[&str]| run(&[*words, &["version"]].concat()).is_some_and(|output| output.status.success());
+    let Some(words) = all.into_iter().find(known) else {
+        eprintln!("SKIPPED: Docker Compose is not installed here; see scripts/setup");
+        assert!(
+            std::env::var_os("GANTRY_REAL_SERVERS").is_none(),
+            "Docker Compose is not installed, and GANTRY_REAL_SERVERS asks for everything"
+        );
+        return None;
+    };
+    let output = run(&[words, &["config"]].concat()).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(serde_saphyr::from_str(&String::from_utf8(output.stdout).unwrap()).unwrap())
+}
+
+fn names(value: &Value) -> BTreeSet<&str> {
+    value.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect()
+}
+
+#[test]
+fn every_role_is_a_service_with_a_health_check_and_secrets_by_file() {
+    let Some(config) = config() else { return };
+    let services = names(&config["services"]);
+    let listed = Command::new(gantry_e2e::binary()).args(["serve", "--list"]).output().unwrap();
+    let roles = String::from_utf8(listed.stdout).unwrap();
+    assert!(!roles.is_empty(), "`gantry serve --list` says nothing");
+    for role in roles.lines() {
+        assert!(services.contains(role), "{role} is no service");
+        let words = config["services"][role]["command"].as_array().unwrap();
+        assert!(words.iter().any(|word| word == role), "{role} runs {words:?}");
+    }
+    let secrets = names(&config["secrets"]);
+    for (name, service) in config["services"].as_object().unwrap() {
+        let once = name == "migrate" || name.ends_with("-prepared");
+        assert!(once || service["healthcheck"]["test"].is_array(), "{name} has no health check");
+        assert!(service["image"].is_string(), "{name} has no image");
+        for secret in service["secrets"].as_array().into_iter().flatten() {
+            let source = secret["source"].as_str().or(secret.as_str()).unwrap();
+            assert!(secrets.contains(source), "{name} wants the secret {source}, which is not declared");
+        }
+        for (variable, value) in service["environment"].as_object().into_iter().flatten() {
+            let secret = ["PASS", "SECRET", "TOKEN", "_URL"].iter().any(|word| variable.contains(word));
+            let file = variable.ends_with("_FILE")
+                && value.as_str().is_some_and(|text| text.starts_with("/run/secrets/"));
+            assert!(!secret || file, "{name} has {variable} in the file: give it as a secret");
+        }
+    }
+    for (name, secret) in config["secrets"].as_object().unwrap() {
+        let file = secret["file"].as_str().unwrap();
+        assert!(file.contains("deploy/compose/secrets/"), "{name} is {file}");
+        let made = fs::read_to_string(root().join("deploy/compose/secrets.sh")).unwrap();
+        assert!(made.contains(name.as_str()), "deploy/compose/secrets.sh does not make {name}");
+    }
+    // Only who delivers secrets may open them, and only who places tasks may submit jobs.
+    for (variable, role) in
+        [("GANTRY_SECRETS_DELIVER_SECRET_ID_FILE", "contexts"), ("GANTRY_COMPUTE_TOKEN_FILE", "scheduler")]
+    {
+        let holders: Vec<&str> = services
+            .iter()
+            .filter(|name| config["services"][**name]["environment"].get(variable).is_some())
+            .copied()
+            .collect();
+        assert_eq!(holders, [role], "{variable}");
+    }
+}
+
+#[test]
+fn secrets_are_made_once_and_for_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("secrets.sh");
+    fs::copy(root().join("deploy/compose/secrets.sh"), &script).unwrap();
+    let make = || assert!(Command::new(&script).status().unwrap().success());
+    make();
+    let secrets = folder.path().join("secrets");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&secrets).unwrap().permissions());
+    assert_eq!(mode & 0o077, 0, "nobody else enters the folder");
+    let read = |name: &str| fs::read_to_string(secrets.join(name)).unwrap();
+    let password = read("postgres");
+    assert!(password.len() >= 32, "{} characters", password.len());
+    assert!(read("database_url").contains(&password));
+    assert_ne!(password, read("rabbitmq"));
+    fs::write(secrets.join("nomad"), "a token").unwrap();
+    make();
+    assert_eq!((read("postgres"), read("nomad")), (password, "a token".to_owned()));
+}
+
+/// Who calls what is said in two places.
+#[test]
+fn its_balancer_sends_agents_where_the_stack_does() {
+    let rules = |file: &str| -> BTreeSet<String> {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        text.lines().map(str::trim).filter(|line| line.starts_with("acl to_")).map(str::to_owned).collect()
+    };
+    let ours = rules("deploy/compose/haproxy.cfg");
+    assert!(ours.len() >= 6, "{ours:?}");
+    assert_eq!(ours, rules("scripts/stack"));
+}
