@@ -172,13 +172,12 @@ fn version(ctx: &mut Ctx<'_>, map: &Map) -> Option<bool> {
     };
     if interpolates.is_none() {
         let at = entry.map_or(Span::default(), |e| e.value.span);
-        let hint = "write `version: 2.1` at the top of the file";
-        ctx.sink.error_hint(
-            code::UNSUPPORTED_VERSION,
-            at,
-            "Unsupported or missing workflows config version",
-            hint,
-        );
+        let message = "Unsupported or missing workflows config version";
+        let near = map.iter().filter(|_| entry.is_none());
+        let near = near.filter_map(|(key, e)| Some((e.key, diagnostics::suggest(key, ["version"])?))).next();
+        let (at, hint) =
+            near.unwrap_or_else(|| (at, "write `version: 2.1` at the top of the file".to_owned()));
+        ctx.sink.error_hint(code::UNSUPPORTED_VERSION, at, message, hint);
     }
     interpolates
 }

@@ -215,6 +215,10 @@ fn hint(span: Span, finding: &Diagnostic) -> Option<String> {
         code::WRONG_TYPE | code::INVALID_VALUE if is_unclosed(source) => {
             Some("close the reference: write `>>` behind its name".to_owned())
         }
+        code::DUPLICATE_KEY => {
+            let first = finding.related.last()?.line;
+            Some(format!("keep one of the two: the other one is in line {first}"))
+        }
         code::WRONG_TYPE | code::STEP_SHAPE | code::UNKNOWN_COMMAND | code::UNKNOWN_JOB => {
             missing_colon(source)
         }

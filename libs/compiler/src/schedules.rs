@@ -40,15 +40,23 @@ impl Ctx<'_> {
                 continue;
             }
             let filters = schedule.get("filters").filter(|e| !e.value.is_null());
-            let Some(filters) =
-                filters.and_then(|e| e.value.as_map()).filter(|map| map.contains_key("branches"))
-            else {
+            let Some((key, filters)) = filters.and_then(|e| Some((e.key, e.value.as_map()?))) else {
                 let message = "required key [filters] with `branches` not found in `schedule`";
                 let hint = "say for which branches it holds: `filters: {branches: {only: main}}`";
                 self.sink.error_hint(code::MISSING_KEY, item.span, message, hint);
                 continue;
             };
-            self.only_keys(filters, &["branches"], "`filters` of a schedule");
+            self.only_keys(filters, &["branches", "tags"], "`filters` of a schedule");
+            if let Some(tags) = filters.get("tags") {
+                let message = "`tags` of a schedule have no effect: it runs for branches";
+                self.sink.warning(code::IGNORED, tags.key, message);
+            }
+            if !filters.contains_key("branches") {
+                let message = "required key [branches] not found in `filters` of a schedule";
+                let hint = "say for which branches it holds: `branches: {only: main}`";
+                self.sink.error_hint(code::MISSING_KEY, key, message, hint);
+                continue;
+            }
             let branch = self.refs.branch.clone();
             if self.ref_filter(filters, "branches", branch.as_deref()).unwrap_or(true) && branch.is_some() {
                 self.schedules.push(Schedule { workflow: workflow.to_owned(), cron });

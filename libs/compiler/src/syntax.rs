@@ -175,6 +175,11 @@ fn dash(lines: &[Line<'_>]) -> Option<Slip> {
     let own = indent(line.text);
     let is_entry = |line: &Line<'_>| line.text.trim_start().starts_with("- ");
     let parent = lines.iter().position(|line| is_filled(line) && indent(line.text) < own)?;
+    if is_entry(line) && is_entry(&lines[parent]) {
+        let hint =
+            format!("start this entry at column {}, as the one above it", indent(lines[parent].text) + 1);
+        return Some(Slip { at: line.start + own..line.start + line.text.trim_end().len(), hint });
+    }
     let first = lines[..parent].iter().rev().find(|line| is_filled(line))?;
     let slip = match (is_entry(line), is_entry(first)) {
         (true, false) => first,
@@ -344,6 +349,7 @@ mod tests {
             ("- run: \"make\" all: x\n", 1, "goes on behind its quotes"),
             ("steps:\n  run: a\n  - checkout\n", 2, "write `- ` in front of `run`"),
             ("docker:\n    image: a\n  - image: b\n", 2, "write `- ` in front of `image`"),
+            ("- run:\n    name: x\n  - run: y\n", 3, "start this entry at column 1"),
             ("steps:\n  - checkout\n  run: a\n", 3, "write `- ` in front of `run`"),
             (
                 "- run:\n  name: x\n    command: y\n",

@@ -181,19 +181,67 @@ pub(crate) fn read(sink: &mut Sink, file: u32) -> Option<Node> {
         sink.error(code::YAML_LIMIT, Span { file, ..Span::default() }, message);
         return None;
     }
-    let options = granit_parser::options! { emit_comments: false };
-    let mut reader = Reader {
-        events: Parser::new_from_str_with_options(source, options),
-        sink,
-        source,
-        file,
-        anchors: HashMap::new(),
-        keys: HashSet::new(),
-        total: 0,
-        aliases: 0,
-        copied: 0,
-    };
-    reader.document().ok()
+    let mut mended = Mended::default();
+    loop {
+        let options = granit_parser::options! { emit_comments: false };
+        let parsed = if mended.shifts.is_empty() { source } else { mended.text.as_str() };
+        let mut reader = Reader {
+            events: Parser::new_from_str_with_options(parsed, options),
+            sink,
+            source,
+            parsed,
+            mended: &mended,
+            file,
+            anchors: HashMap::new(),
+            keys: HashSet::new(),
+            total: 0,
+            aliases: 0,
+            copied: 0,
+        };
+        match reader.document() {
+            Ok(root) => return Some(root),
+            Err(Failed::Told) => return None,
+            Err(Failed::Indent { at, info }) => mended = mended.indented(source, at, info),
+        }
+    }
+}
+
+/// Lines of quoted texts that may stand further to the left than their keys.
+const MAX_MENDED: usize = 100;
+/// Blanks in front of such a line: more than any key has.
+const BLANKS: &str = match std::str::from_utf8(&[b' '; 1024]) {
+    Ok(blanks) => blanks,
+    Err(_) => "",
+};
+
+/// A source whose quoted texts go on in lines that are indented as little as their keys, or less. The reference
+/// parser takes them, ours does not: it gets them with more blanks, which mean nothing there.
+#[derive(Default)]
+struct Mended {
+    text: String,
+    /// Where blanks were put in, in bytes of `text`, ascending.
+    shifts: Vec<usize>,
+    /// The first place in bytes of the source, and what the parser said of it.
+    first: Option<(usize, String)>,
+}
+
+impl Mended {
+    /// With one more line indented; `at` in bytes of the text as it is now.
+    fn indented(mut self, source: &str, at: usize, info: String) -> Self {
+        if self.shifts.is_empty() {
+            source.clone_into(&mut self.text);
+            self.first = Some((at, info));
+        }
+        self.text.insert_str(at, BLANKS);
+        self.shifts.push(at);
+        self
+    }
+
+    /// The place in the source.
+    fn original(&self, offset: usize) -> usize {
+        let before = self.shifts.iter().filter(|at| **at < offset);
+        before.fold(offset, |left, at| left - BLANKS.len().min(offset - at))
+    }
 }
 
 /// The names of anchors and of their uses: place, number of the anchor, whether it is defined there. As far as the
@@ -221,6 +269,9 @@ struct Reader<'s, 'k> {
     events: Parser<'s, StrInput<'s>>,
     sink: &'k mut Sink,
     source: &'s str,
+    /// What the parser reads: the source, or what was made of it.
+    parsed: &'s str,
+    mended: &'k Mended,
     file: u32,
     anchors: HashMap<usize, Anchored>,
     keys: HashSet<Arc<str>>,
@@ -236,8 +287,12 @@ struct Anchored {
     height: usize,
 }
 
-/// The sink knows why.
-struct Failed;
+enum Failed {
+    /// The sink knows why.
+    Told,
+    /// A quoted text goes on too far to the left: the place in bytes of what was parsed.
+    Indent { at: usize, info: String },
+}
 
 type Tagged<'e> = Option<Cow<'e, Tag>>;
 
@@ -256,29 +311,40 @@ impl<'s> Reader<'s, '_> {
                 Ok((event, self.span(start, end)))
             }
             Some(Err(error)) => {
-                let start = self.offset(error.marker());
+                let (at, info) = (self.parsed_offset(error.marker()), error.info());
+                let indent = matches!(error.kind(), granit_parser::ErrorKind::InvalidQuotedScalarIndent);
+                if indent && self.mended.shifts.len() < MAX_MENDED {
+                    return Err(Failed::Indent { at, info });
+                }
+                // More blanks did not help: a quote was forgotten where there were too few.
+                let (start, info) =
+                    self.mended.first.clone().unwrap_or_else(|| (self.mended.original(at), info));
                 let end = self.source[start..].chars().next().map_or(start, |c| start + c.len_utf8());
-                let message = format!("Unable to parse YAML: {}", error.info());
-                match crate::syntax::slip(self.source, start, &error.info()) {
+                let message = format!("Unable to parse YAML: {info}");
+                match crate::syntax::slip(self.source, start, &info) {
                     Some(slip) => {
                         let at = self.span(slip.at.start, slip.at.end);
                         self.sink.error_hint(code::YAML_SYNTAX, at, message, slip.hint);
                     }
                     None => self.sink.error(code::YAML_SYNTAX, self.span(start, end), message),
                 }
-                Err(Failed)
+                Err(Failed::Told)
             }
             None => Ok((Event::StreamEnd, self.span(self.source.len(), self.source.len()))),
         }
     }
 
-    /// Byte offset of a mark, on a character boundary.
+    /// Byte offset of a mark in the source, on a character boundary.
     fn offset(&self, mark: &granit_parser::Marker) -> usize {
+        self.mended.original(self.parsed_offset(mark))
+    }
+
+    fn parsed_offset(&self, mark: &granit_parser::Marker) -> usize {
         let offset = mark.byte_offset().unwrap_or_else(|| {
-            self.source.char_indices().nth(mark.index()).map_or(self.source.len(), |(i, _)| i)
+            self.parsed.char_indices().nth(mark.index()).map_or(self.parsed.len(), |(i, _)| i)
         });
-        let mut offset = offset.min(self.source.len());
-        while !self.source.is_char_boundary(offset) {
+        let mut offset = offset.min(self.parsed.len());
+        while !self.parsed.is_char_boundary(offset) {
             offset -= 1;
         }
         offset
@@ -293,7 +359,7 @@ impl<'s> Reader<'s, '_> {
                 Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
                 _ if root.is_some() => {
                     self.sink.error(code::YAML_SYNTAX, span, "the file holds more than one YAML document");
-                    return Err(Failed);
+                    return Err(Failed::Told);
                 }
                 event => root = Some(self.node(event, span, 0)?.0),
             }
@@ -309,7 +375,7 @@ impl<'s> Reader<'s, '_> {
                 span,
                 format!("the file holds more than {MAX_NODES} values, aliases included"),
             );
-            return Err(Failed);
+            return Err(Failed::Told);
         }
         if height > MAX_DEPTH {
             self.sink.error(
@@ -317,7 +383,7 @@ impl<'s> Reader<'s, '_> {
                 span,
                 format!("values are nested deeper than {MAX_DEPTH} levels"),
             );
-            return Err(Failed);
+            return Err(Failed::Told);
         }
         Ok(())
     }
@@ -333,7 +399,7 @@ impl<'s> Reader<'s, '_> {
             return Ok(());
         };
         self.sink.error(code::YAML_LIMIT, span, message);
-        Err(Failed)
+        Err(Failed::Told)
     }
 
     /// The value that starts with `event`, and its height.
@@ -348,7 +414,7 @@ impl<'s> Reader<'s, '_> {
                         span,
                         "an alias stands inside the value that it names",
                     );
-                    return Err(Failed);
+                    return Err(Failed::Told);
                 };
                 let (weight, height) = (anchored.weight, anchored.height);
                 let node = anchored.node.clone();
@@ -360,7 +426,7 @@ impl<'s> Reader<'s, '_> {
                 let message =
                     format!("a text is {} bytes long; at most {MAX_SCALAR} are accepted", text.len());
                 self.sink.error(code::YAML_LIMIT, span, message);
-                return Err(Failed);
+                return Err(Failed::Told);
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let value = self.scalar(&text, style, tag, span)?;
@@ -388,7 +454,7 @@ impl<'s> Reader<'s, '_> {
             }
             _ => {
                 self.sink.error(code::YAML_SYNTAX, span, "a value was expected here");
-                return Err(Failed);
+                return Err(Failed::Told);
             }
         };
         if anchor != 0 {
@@ -441,7 +507,7 @@ impl<'s> Reader<'s, '_> {
                     let message =
                         format!("a key is {} bytes long; at most {MAX_KEY} are accepted", text.len());
                     self.sink.error(code::YAML_LIMIT, at, message);
-                    return Err(Failed);
+                    return Err(Failed::Told);
                 }
                 // The same few words are the keys of most maps.
                 let key = match self.keys.get(text.as_ref()) {
@@ -468,7 +534,7 @@ impl<'s> Reader<'s, '_> {
             _ => {}
         }
         self.sink.error(code::YAML_SYNTAX, at, "a key must be a plain word");
-        Err(Failed)
+        Err(Failed::Told)
     }
 
     fn merged(&mut self, value: &Node) -> Result<Vec<Arc<Map>>, Failed> {
@@ -481,7 +547,7 @@ impl<'s> Reader<'s, '_> {
         list.ok_or_else(|| {
             let message = "a merge key (`<<`) takes a map or a list of maps";
             self.sink.error(code::YAML_SYNTAX, value.span, message);
-            Failed
+            Failed::Told
         })
     }
 
@@ -505,7 +571,7 @@ impl<'s> Reader<'s, '_> {
             None if tag.suffix().is_empty() && tag.handle() == "!" => Ok(Value::Str(text.into())),
             _ => {
                 self.sink.not_supported(span, &format!("the YAML tag `{}`", tag.original()));
-                Err(Failed)
+                Err(Failed::Told)
             }
         }
     }
@@ -514,7 +580,7 @@ impl<'s> Reader<'s, '_> {
         match tag {
             Some(tag) if !tag.is_yaml_core_schema_tag(wanted) => {
                 self.sink.not_supported(span, &format!("the YAML tag `{}`", tag.original()));
-                Err(Failed)
+                Err(Failed::Told)
             }
             _ => Ok(()),
         }
