@@ -62,6 +62,7 @@ fn touch(path: &Path) -> anyhow::Result<()> {
     Ok(fs::write(path, "")?)
 }
 
+// Rules: runner.class
 #[tokio::test]
 async fn a_job_waits_for_a_runner_of_its_class_and_runs_there() -> anyhow::Result<()> {
     let world = World::up(&[]).await?;
