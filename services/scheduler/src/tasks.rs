@@ -22,12 +22,14 @@ const STRANGER: Duration = Duration::from_secs(3600);
 /// How often an agent that died is started again to report.
 const REVIVALS: u32 = 2;
 
-/// Phases of placements, as metrics name them.
-const PHASES: [(&str, fn(&Phase) -> bool); 3] = [
-    ("waits", |phase| matches!(phase, Phase::Waits { .. })),
-    ("runs", |phase| matches!(phase, Phase::Runs)),
-    ("ended", |phase| matches!(phase, Phase::Ended)),
-];
+/// A phase as metrics name it.
+fn phase_name(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Waits { .. } => "waits",
+        Phase::Runs => "runs",
+        Phase::Ended => "ended",
+    }
+}
 
 /// Starts what is wanted.
 pub async fn starter(state: Arc<State>, stop: CancellationToken) {
@@ -154,8 +156,8 @@ async fn watch(state: &State, revived: &mut HashMap<String, u32>) -> anyhow::Res
             return Err(error.into());
         }
     };
-    for (name, phase) in PHASES {
-        let count = running.iter().filter(|placement| phase(&placement.phase)).count();
+    for name in ["waits", "runs", "ended"] {
+        let count = running.iter().filter(|placement| phase_name(&placement.phase) == name).count();
         metrics::gauge!("gantry.scheduler.placements", "phase" => name).set(count as f64);
     }
     if running.is_empty() {
