@@ -72,7 +72,16 @@ fn verdict(found: &[(Span, Diagnostic)], index: usize) -> Verdict {
             others().find(|(_, (at, other))| {
                 let inside = at.file == span.file && at.start >= span.start && (at.start as usize) < end;
                 let meant = meant(other);
-                inside && other.code == code::UNKNOWN_KEY && meant.is_some_and(|word| keys.contains(&word))
+                let own = finding.text.0.get(span.start as usize..end).unwrap_or_default();
+                // The executor that a job names has its kind under a wrong name.
+                let of_executor = finding.code == code::NO_EXECUTOR
+                    && other
+                        .message
+                        .split_once("in the executor `")
+                        .is_some_and(|(_, name)| own.contains(name.trim_end_matches('`')));
+                (inside || of_executor)
+                    && other.code == code::UNKNOWN_KEY
+                    && meant.is_some_and(|word| keys.contains(&word))
             })
         }
         // Its declaration is wrong.
@@ -214,6 +223,9 @@ fn hint(span: Span, finding: &Diagnostic) -> Option<String> {
     match finding.code {
         code::WRONG_TYPE | code::INVALID_VALUE if is_unclosed(source) => {
             Some("close the reference: write `>>` behind its name".to_owned())
+        }
+        code::BAD_EXPRESSION if finding.message.contains("the character `'`") => {
+            Some("write texts in double quotes: `\"main\"`".to_owned())
         }
         code::DUPLICATE_KEY => {
             let first = finding.related.last()?.line;

@@ -55,7 +55,12 @@ impl Ctx<'_> {
                         self.expand_step(item, scope, out);
                     }
                 }
-                _ => self.wrong_type(node, "`steps`", "a list"),
+                _ => {
+                    let first = node.as_map().and_then(|map| map.keys().next());
+                    let hint =
+                        first.map(|step| format!("start each step with a dash and a blank: `- {step}:`"));
+                    self.wrong_type_hint(node, "`steps`", "a list", hint);
+                }
             }
         }
         self.depth -= 1;

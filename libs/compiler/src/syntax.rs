@@ -181,6 +181,10 @@ fn dash(lines: &[Line<'_>]) -> Option<Slip> {
         return Some(Slip { at: line.start + own..line.start + line.text.trim_end().len(), hint });
     }
     let first = lines[..parent].iter().rev().find(|line| is_filled(line))?;
+    // A list may stand at the column of the keys around it.
+    if lines[1..parent].iter().any(|above| is_entry(above) && indent(above.text) == own) && !is_entry(first) {
+        return None;
+    }
     let slip = match (is_entry(line), is_entry(first)) {
         (true, false) => first,
         (false, true) if indent(first.text) == own => line,
@@ -302,7 +306,8 @@ fn in_script(lines: &[Line<'_>], index: usize) -> bool {
             return true;
         }
     }
-    false
+    // What stands further up is not known.
+    lines.len() >= LINES && column > 0
 }
 
 /// Nothing better is known: the line is indented unlike those around it.
@@ -349,6 +354,7 @@ mod tests {
             ("- run: \"make\" all: x\n", 1, "goes on behind its quotes"),
             ("steps:\n  run: a\n  - checkout\n", 2, "write `- ` in front of `run`"),
             ("docker:\n    image: a\n  - image: b\n", 2, "write `- ` in front of `image`"),
+            ("a:\n  machine: true\n  steps:\n  - run:\n  key: x\n  - run: y\n", 6, "compare the indentation"),
             ("- run:\n    name: x\n  - run: y\n", 3, "start this entry at column 1"),
             ("steps:\n  - checkout\n  run: a\n", 3, "write `- ` in front of `run`"),
             (
