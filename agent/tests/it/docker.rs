@@ -325,7 +325,8 @@ async fn images_come_from_a_registry_for_who_may_have_them() {
 
     for wrong in [None, Some("guessed")] {
         let text = refused(Pull::Missing, of(&name, wrong)).await;
-        assert!(text.starts_with("Error response from daemon: ") && text.contains(&registry.host), "{text}");
+        assert!(text.starts_with("Error response from daemon: "), "{text}");
+        assert!(text.contains("unauthorized") || text.contains("no basic auth credentials"), "{text}");
         assert!(!text.contains("guessed"), "{text}");
     }
     let pulled = log(Pull::Missing, of(&name, right)).await;
@@ -357,7 +358,7 @@ async fn images_come_from_a_registry_for_who_may_have_them() {
         Ok(_) => panic!("it was started"),
         Err(error) => error.to_string(),
     };
-    assert!(text.contains(&registry.host), "{text}");
+    assert!(text.contains("the registry is asked for each job"), "{text}");
     engine.client(&["rmi", "-f", &name, "gantry-fixture:moved"]);
 }
 
