@@ -105,14 +105,60 @@ fn secrets_are_made_once_and_for_nobody_else() {
     assert_eq!((read("postgres"), read("nomad")), (password, "a token".to_owned()));
 }
 
-/// Who calls what is said in two places.
+/// The balancers' rules, `to_<service>` with what follows.
+fn rules(file: &str) -> BTreeSet<(String, String)> {
+    let text = fs::read_to_string(root().join(file)).unwrap();
+    let rules = text.lines().filter_map(|line| line.trim().strip_prefix("acl to_")?.split_once(' '));
+    rules.map(|(to, rule)| (to.replace('_', "-"), rule.to_owned())).collect()
+}
+
+/// Routes of a service that agents call, as its source has them.
+fn routes(service: &str) -> Vec<String> {
+    let mut folders = vec![root().join("services").join(service).join("src")];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(path).unwrap();
+            let routes = text.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            found.extend(routes.map(|route| route.replace("{task}", "T")));
+        }
+    }
+    found
+}
+
+/// The little of HAProxy's rules that is used: a path, its beginning, or `^/v1/tasks/[^/]+/(a|b)$`.
+fn sends(rule: &str, path: &str) -> bool {
+    match rule.split_once(' ').unwrap() {
+        ("path", whole) => path == whole,
+        ("path_beg", begin) => path.starts_with(begin),
+        ("path_reg", pattern) => {
+            let last = pattern.strip_prefix("^/v1/tasks/[^/]+/").and_then(|rest| rest.strip_suffix('$'));
+            let last = last.unwrap_or_else(|| panic!("teach this test {pattern}"));
+            let words = last.trim_start_matches('(').trim_end_matches(')');
+            path.strip_prefix("/v1/tasks/T/").is_some_and(|end| words.split('|').any(|word| word == end))
+        }
+        (other, _) => panic!("teach this test {other}"),
+    }
+}
+
+/// What no rule names goes to the output processor.
 #[test]
-fn its_balancer_sends_agents_where_the_stack_does() {
-    let rules = |file: &str| -> BTreeSet<String> {
-        let text = fs::read_to_string(root().join(file)).unwrap();
-        text.lines().map(str::trim).filter(|line| line.starts_with("acl to_")).map(str::to_owned).collect()
-    };
+fn balancers_send_agents_to_whom_answers() {
     let ours = rules("deploy/compose/haproxy.cfg");
-    assert!(ours.len() >= 6, "{ours:?}");
-    assert_eq!(ours, rules("scripts/stack"));
+    assert_eq!(ours, rules("scripts/stack"), "who calls what is said in two places");
+    for service in ["dispatcher", "contexts", "test-results", "scheduler", "output-processor"] {
+        let routes = routes(service);
+        assert!(!routes.is_empty(), "{service} answers no agent");
+        for route in routes {
+            let to: Vec<&str> =
+                ours.iter().filter(|(_, rule)| sends(rule, &route)).map(|(to, _)| to.as_str()).collect();
+            let wanted: &[&str] = if service == "output-processor" { &[] } else { &[service] };
+            assert_eq!(to, wanted, "{route} is answered by {service}");
+        }
+    }
 }
