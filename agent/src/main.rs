@@ -20,14 +20,18 @@ fn main() -> ExitCode {
         (_, [gantry_runner::files::NAME, request]) => exit(gantry_runner::files::main(request)),
         (_, [gantry_runner::socket::NAME, path]) => exit(gantry_runner::socket::main(path)),
         (_, ["--task-dir", dir]) => exit(gantry_runner::run(PathBuf::from(dir))),
-        (_, ["--placed", dir, identity]) => exit(gantry_runner::placed::run(Path::new(dir), Path::new(identity))),
+        (_, ["--placed", dir, identity]) => {
+            exit(gantry_runner::placed::run(Path::new(dir), Path::new(identity)))
+        }
         (_, ["--config", file]) => exit(gantry_runner::standing::run(Path::new(file))),
         (_, ["--version" | "-V"]) => {
             println!("gantry-runner {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!("usage: gantry-runner --config FILE | --task-dir DIR | --placed DIR IDENTITY | --version");
+            eprintln!(
+                "usage: gantry-runner --config FILE | --task-dir DIR | --placed DIR IDENTITY | --version"
+            );
             ExitCode::from(2)
         }
     }
