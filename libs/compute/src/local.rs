@@ -131,7 +131,8 @@ impl Local {
         // Until it has said so, this says it.
         let pid_file = folder.join(PID_FILE);
         if let Some(stat) = child.id().and_then(|id| fs::read(format!("/proc/{id}/stat")).ok()) {
-            let write = private_options().write(true).open(&pid_file).and_then(|mut file| file.write_all(&stat));
+            let write =
+                private_options().write(true).open(&pid_file).and_then(|mut file| file.write_all(&stat));
             write.map_err(io_error("write", &pid_file))?;
         }
         let name = name.to_owned();
