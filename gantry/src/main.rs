@@ -6,10 +6,17 @@ use gantry_server::{
     config::Invalid,
     down, help, rotate, serve, up,
 };
-use std::process::ExitCode;
+use signal_hook::consts::SIGPIPE;
+use std::{
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 fn main() -> ExitCode {
     let Arguments { global, command } = command::parse(std::env::args_os());
+    if !matches!(command, Some(Command::Up(_) | Command::Serve(_) | Command::Admin(_))) {
+        end_with_the_reader();
+    }
     // What needs no runtime and no network answers at once.
     let command = match command {
         None => {
@@ -62,6 +69,14 @@ fn main() -> ExitCode {
         }
         ExitCode::from(code)
     })
+}
+
+/// Who has seen enough (`| head`) ends the command, quietly, as a shell would say it: 128 and the signal. Not what
+/// serves: a pipe of its own may break.
+fn end_with_the_reader() {
+    let always = Arc::new(AtomicBool::new(true));
+    // Where it cannot be had, the command ends with more noise.
+    let _ = signal_hook::flag::register_conditional_shutdown(SIGPIPE, 128 + SIGPIPE, always);
 }
 
 async fn version(global: &cli::Global) -> anyhow::Result<ExitCode> {
