@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How an agent is ended: what it started, which would run on, and what it mounted go too.
+/// How an agent is ended: what it started, which would run on, and what it mounted go too. Tasks name its folder in their
+/// environment, the executors beside them in their arguments.
 const END: &str = "kill -INT $(cat \"$DIR/pid\") 2>/dev/null; wait $server; \
-    for at in /proc/[0-9]*; do grep -qs \"=$DIR/\" $at/environ && kill -KILL ${at#/proc/} 2>/dev/null; done; \
+    for at in /proc/[0-9]*; do grep -qs \"[\\\"=]$DIR/\" $at/environ $at/cmdline && kill -KILL ${at#/proc/} 2>/dev/null; done; \
     for at in $(awk -v dir=\"$DIR/\" 'index($2, dir) == 1 { print $2 }' /proc/mounts); do umount -l \"$at\"; done";
 
 /// A process of the cluster.

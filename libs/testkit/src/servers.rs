@@ -2,6 +2,7 @@
 //! gone with the test process. A machine that lacks one says so loudly, and the test is skipped.
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 use std::{
     env, fs,
     net::{TcpListener, TcpStream},
@@ -22,14 +23,22 @@ struct Running {
     _watcher: Child,
 }
 
-/// The URL of this process's RabbitMQ, or `None` where it is not installed.
+/// Virtual hosts of a RabbitMQ: as many tests of a process may ask for one.
+const VIRTUAL_HOSTS: u32 = 32;
+
+/// The URL of an unused virtual host of this process's RabbitMQ, or `None` where it is not installed. One for each test:
+/// queues are named by groups, and what one test publishes would reach the groups of another.
 ///
 /// # Panics
-/// It is installed and does not start.
+/// It is installed and does not start, or a process asks for too many.
 pub async fn rabbitmq() -> Option<String> {
     static SERVER: OnceLock<Option<Running>> = OnceLock::new();
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     let program = "/usr/lib/rabbitmq/bin/rabbitmq-server".into();
-    Some(shared(&SERVER, "RabbitMQ", program, start_rabbitmq).await?.url.clone())
+    let server = shared(&SERVER, "RabbitMQ", program, start_rabbitmq).await?;
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    assert!(number < VIRTUAL_HOSTS, "a process has {VIRTUAL_HOSTS} virtual hosts");
+    Some(format!("{}/test-{number}", server.url))
 }
 
 /// The URL of this process's Redis, or `None` where it is not installed.
@@ -172,7 +181,14 @@ fn start_rabbitmq(program: &Path) -> Result<Running> {
     let folder = folder()?;
     let [port, epmd, dist] = free_ports()?;
     let conf = folder.join("rabbitmq.conf");
-    fs::write(&conf, format!("listeners.tcp.1 = 127.0.0.1:{port}\nloopback_users = none\n"))?;
+    let definitions = folder.join("definitions.json");
+    fs::write(&definitions, virtual_hosts().to_string())?;
+    let settings = [
+        format!("listeners.tcp.1 = 127.0.0.1:{port}"),
+        "loopback_users = none".into(),
+        format!("load_definitions = {}", definitions.display()),
+    ];
+    fs::write(&conf, settings.join("\n") + "\n")?;
     fs::write(folder.join("plugins"), "[].\n")?;
     let text = |path: &Path| path.display().to_string();
     let envs = [
@@ -193,7 +209,18 @@ fn start_rabbitmq(program: &Path) -> Result<Running> {
                epmd -port $ERL_EPMD_PORT -kill >/dev/null 2>&1";
     let watcher = watched(&folder, &[text(program)], &envs, end)?;
     wait_for_port(port, &folder)?;
-    Ok(Running { url: format!("amqp://guest:guest@127.0.0.1:{port}/%2f"), folder, _watcher: watcher })
+    Ok(Running { url: format!("amqp://guest:guest@127.0.0.1:{port}"), folder, _watcher: watcher })
+}
+
+/// Definitions with everything that a broker without any would have made itself.
+fn virtual_hosts() -> Value {
+    let names: Vec<String> = (0..VIRTUAL_HOSTS).map(|number| format!("test-{number}")).collect();
+    let may_all = |name: &String| json!({ "user": "guest", "vhost": name, "configure": ".*", "write": ".*", "read": ".*" });
+    json!({
+        "users": [{ "name": "guest", "password": "guest", "tags": "administrator" }],
+        "vhosts": names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>(),
+        "permissions": names.iter().map(may_all).collect::<Vec<_>>(),
+    })
 }
 
 fn start_redis(program: &Path) -> Result<Running> {
