@@ -142,7 +142,6 @@ pub(crate) struct Asked {
 #[derive(Clone)]
 pub(crate) struct Api {
     client: Client,
-    streams: Client,
     base: Url,
     token: String,
 }
@@ -177,9 +176,9 @@ impl Api {
             })?;
             builder = builder.identity(identity);
         }
-        let streams =
+        let client =
             builder.build().map_err(|error| Wrong(format!("there can be no HTTP client: {error}")))?;
-        Ok(Self { client: streams.clone(), streams, base, token: config.token.clone() })
+        Ok(Self { client, base, token: config.token.clone() })
     }
 
     fn at(&self) -> String {
@@ -205,7 +204,12 @@ impl Api {
     }
 
     fn request(&self, method: Method, url: Url) -> RequestBuilder {
-        let request = self.client.request(method, url).timeout(ANSWER);
+        self.unbounded(method, url).timeout(ANSWER)
+    }
+
+    /// A request whose answer may go on for ever.
+    fn unbounded(&self, method: Method, url: Url) -> RequestBuilder {
+        let request = self.client.request(method, url);
         if self.token.is_empty() { request } else { request.header("x-nomad-token", &self.token) }
     }
 
@@ -310,9 +314,7 @@ impl Api {
     pub(crate) async fn events(&self, place: &Place) -> Result<Response, Failure> {
         let mut query = place.query();
         query.extend([("topic", "Allocation".to_owned()), ("topic", "Evaluation".to_owned())]);
-        let request = self.streams.get(self.url(&["v1", "event", "stream"], &query));
-        let request =
-            if self.token.is_empty() { request } else { request.header("x-nomad-token", &self.token) };
+        let request = self.unbounded(Method::GET, self.url(&["v1", "event", "stream"], &query));
         self.judged(request.send().await).await
     }
 }

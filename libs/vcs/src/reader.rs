@@ -12,7 +12,7 @@ const COMMIT_LIMIT: u64 = 1 << 20;
 
 /// A repository that is being read. Its process ends when it is dropped.
 pub struct Reader {
-    name: String,
+    repository: Repository,
     _git: Child,
     questions: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -44,7 +44,7 @@ impl Reader {
             .spawn()?;
         match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
             (Some(questions), Some(answers), Some(said)) => Ok(Self {
-                name: repository.name.clone(),
+                repository: repository.clone(),
                 _git: child,
                 questions,
                 answers: BufReader::new(answers),
@@ -117,7 +117,7 @@ impl Reader {
                 let mut said = Vec::new();
                 let read = tokio::time::timeout(LIMIT, self.said.read_to_end(&mut said)).await;
                 read.map_err(|_| Error::Timeout("cat-file".to_owned()))??;
-                Err(self.odd(text(&said).trim()))
+                Err(self.repository.odd("cat-file", text(&said).trim()))
             }
             answer => answer,
         }
@@ -141,14 +141,14 @@ impl Reader {
         if size > limit {
             return Err(Error::TooLarge { path: path.to_owned(), size, limit });
         }
-        let mut bytes = vec![0; usize::try_from(size).map_err(|_| self.odd("an impossible size"))? + 1];
+        let mut bytes =
+            vec![
+                0;
+                usize::try_from(size).map_err(|_| self.repository.odd("cat-file", "an impossible size"))? + 1
+            ];
         self.answers.read_exact(&mut bytes).await?;
         bytes.pop();
         Ok(Some(Object { id: id.to_owned(), kind: kind.to_owned(), bytes }))
-    }
-
-    fn odd(&self, message: &str) -> Error {
-        Error::Git { command: "cat-file".to_owned(), message: format!("{}: {message}", self.name) }
     }
 }
 
