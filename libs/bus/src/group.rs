@@ -18,6 +18,7 @@ use std::{
 };
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Why a message was not handled.
 #[derive(Debug)]
@@ -97,6 +98,40 @@ pub trait Group: Send + Sync {
     /// After the commit: what may safely be repeated or lost. It may run again for the same message, or, after a
     /// crash, not at all.
     async fn after_commit(&self, _batch: &[Envelope]) {}
+}
+
+/// Whether a group of `store`'s service that takes one message at a time has handled every event of an aggregate up to a
+/// position of its source: its cursor is past it, and nothing of the aggregate is parked or a dead letter.
+///
+/// # Errors
+/// The database is away.
+pub async fn handled(
+    store: &Store,
+    group: &str,
+    source: &str,
+    (kind, id): (&str, Uuid),
+    at: Position,
+) -> eventstore::Result<bool> {
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM {s}.cursors WHERE group_name = $1 AND source = $2 AND lanes = $3 AND lane = $4 \
+                          AND (xid, seq) >= ($5::text::xid8, $6)) \
+            AND NOT EXISTS (SELECT 1 FROM {s}.parked WHERE group_name = $1 AND source = $2 AND aggregate_kind = $7 \
+                              AND aggregate_id = $8) \
+            AND NOT EXISTS (SELECT 1 FROM {s}.dead_letters WHERE group_name = $1 AND source = $2 AND aggregate_kind = $7 \
+                              AND aggregate_id = $8)",
+        s = store.schema()
+    );
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(group)
+        .bind(source)
+        .bind(LANES)
+        .bind(lane_of(kind, id, LANES))
+        .bind(at.xid.to_string())
+        .bind(at.seq)
+        .bind(kind)
+        .bind(id)
+        .fetch_one(store.pool())
+        .await?)
 }
 
 /// Lanes of a group that takes one message at a time.

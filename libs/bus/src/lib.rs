@@ -35,7 +35,7 @@ pub use admission::Admission;
 pub use broker::Broker;
 pub use contracts::request::Ask;
 pub use dead::{DeadLetter, Filter, ParkedMessage};
-pub use group::{Fault, Group, LANES};
+pub use group::{Fault, Group, LANES, handled};
 pub use request::{AskOptions, Responder, failed, route, unknown};
 
 use eventstore::Store;

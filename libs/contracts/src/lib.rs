@@ -5,6 +5,7 @@
 
 pub mod envelope;
 pub mod request;
+pub mod retention;
 pub mod trace;
 
 pub mod conductor;

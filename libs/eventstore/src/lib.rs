@@ -1,8 +1,8 @@
 //! Events, state and progress in one Postgres transaction (architecture §3).
 //!
 //! Each service has a schema of its own. [`Store::open`] makes it, with the tables every service has
-//! (`events`, `acts`, `idempotency`, `cursors`, `parked`, `dead_letters`, `leaders`) and the service's own
-//! migrations. [`Store::begin`] takes the locks of all aggregates that the transaction will append to, before
+//! (`events`, `acts`, `idempotency`, `cursors`, `parked`, `dead_letters`, `leaders`, `event_archives`) and the service's
+//! own migrations. [`Store::begin`] takes the locks of all aggregates that the transaction will append to, before
 //! its first write; [`Tx::append`] assigns ids, versions and times; [`Tx::commit`] makes it all durable at once
 //! and then wakes whoever reads the log.
 //!

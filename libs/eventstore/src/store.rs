@@ -5,6 +5,7 @@ use crate::{
     tail::{COLUMNS, envelope_from_row, read_after},
 };
 use contracts::Envelope;
+use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool, SqlSafeStr,
@@ -126,6 +127,7 @@ impl Store {
         let mut common = Migrator::with_migrations(vec![
             step(1, "tables that every service has", include_str!("common.sql")),
             step(2, "processes of a service", include_str!("instances.sql")),
+            step(3, "archives of histories", include_str!("archives.sql")),
         ]);
         common.dangerous_set_table_name("_common_migrations");
         if schema::is_fixed() {
@@ -194,6 +196,30 @@ impl Store {
             .fetch_all(self.pool())
             .await?;
         rows.iter().map(|row| envelope_from_row(row).map(|(_, envelope)| envelope)).collect()
+    }
+
+    /// All events of these aggregates, each aggregate's oldest first, one after the other to `each`: they may be more
+    /// than fit in memory.
+    ///
+    /// # Errors
+    /// The database is away, or `each` fails.
+    pub async fn histories<E: From<Error>>(
+        &self,
+        aggregates: &[Key],
+        mut each: impl FnMut(Envelope) -> Result<(), E> + Send,
+    ) -> Result<(), E> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM unnest($1::text[], $2::uuid[]) AS a(kind, id) \
+             JOIN {}.events e ON e.aggregate_kind = a.kind AND e.aggregate_id = a.id \
+             ORDER BY e.aggregate_kind, e.aggregate_id, e.version",
+            self.schema()
+        );
+        let (kinds, ids): (Vec<&str>, Vec<Uuid>) = aggregates.iter().map(|key| (key.kind, key.id)).unzip();
+        let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(&kinds).bind(&ids).fetch(self.pool());
+        while let Some(row) = rows.try_next().await.map_err(Error::from)? {
+            each(envelope_from_row(&row)?.1)?;
+        }
+        Ok(())
     }
 
     /// Events of all aggregates in position order; what verification and rebuilding read.

@@ -223,6 +223,38 @@ impl Tx {
         Ok(envelopes)
     }
 
+    /// From here on this transaction may delete what is final: rows and events that are past their retention (R-9).
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn for_retention(&mut self) -> Result<()> {
+        self.inner.execute("SET LOCAL gantry.retention = 'on'").await?;
+        Ok(())
+    }
+
+    /// Removes the events of these aggregates up to the version that is given with each; how many. After
+    /// [`Tx::for_retention`], and after what is appended to the same aggregates: versions go on from what is there.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn forget(&mut self, aggregates: &[(Key, i64)]) -> Result<u64> {
+        let sql = format!(
+            "DELETE FROM {}.events e USING unnest($1::text[], $2::uuid[], $3::int8[]) AS a(kind, id, version) \
+             WHERE e.aggregate_kind = a.kind AND e.aggregate_id = a.id AND e.version <= a.version",
+            self.store.schema()
+        );
+        let kinds: Vec<&str> = aggregates.iter().map(|(key, _)| key.kind).collect();
+        let ids: Vec<Uuid> = aggregates.iter().map(|(key, _)| key.id).collect();
+        let versions: Vec<i64> = aggregates.iter().map(|(_, version)| *version).collect();
+        let done = sqlx::query(AssertSqlSafe(sql))
+            .bind(&kinds)
+            .bind(&ids)
+            .bind(&versions)
+            .execute(&mut *self.inner)
+            .await?;
+        Ok(done.rows_affected())
+    }
+
     /// Records an act.
     ///
     /// # Errors

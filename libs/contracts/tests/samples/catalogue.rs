@@ -77,6 +77,8 @@ list! {
     pipelines::PipelineContinued,
     policies::PolicyBundlePushed,
     policies::PolicySettingsChanged,
+    retention::PipelineExpired,
+    retention::WorkflowExpired,
     stores::ReportsStored,
 }
 
@@ -159,6 +161,8 @@ list! {
     policies::SetPolicySettings,
     policies::DecidePolicy,
     policies::ListPolicyDecisions,
+    retention::SettledPipelines,
+    retention::RunRetention,
     stores::ListArtifacts,
     stores::OpenArtifact,
     test_results::ListTests,
