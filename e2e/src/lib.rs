@@ -83,9 +83,11 @@ impl Suite {
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/stack");
         let mut begun = Command::new(&script);
-        begun.args(["up", "--json"]).stdin(Stdio::null()).stderr(Stdio::inherit());
+        begun.args(["up", "--json"]).stdin(Stdio::null());
         let output = begun.output().await.with_context(|| script.display().to_string())?;
-        ensure!(output.status.success(), "scripts/stack up failed");
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "scripts/stack up failed: {said}");
+        eprint!("{said}");
         Self::ready(String::from_utf8(output.stdout)?.trim(), None).map(Some)
     }
 

@@ -15,7 +15,7 @@ use std::{
 
 pub use registry::{PASSWORD, Registry, USER};
 
-/// The image that tests use: busybox, bash, the C library (for programs that are linked with it), and the user `circleci`
+/// The image that tests use: busybox, bash, git, curl, pgrep, their libraries, and the user `circleci`
 /// (3434). It has neither entrypoint nor labels.
 pub const IMAGE: &str = "gantry-fixture:1";
 
@@ -145,9 +145,23 @@ fn image(socket: &Path, name: &str, changes: &[&str]) -> Result<()> {
     for applet in String::from_utf8_lossy(&listed.stdout).lines().filter(|applet| *applet != "busybox") {
         symlink("busybox", root.join("bin").join(applet))?;
     }
-    let bash = on_path("bash").context("bash is missing")?;
-    fs::copy(&bash, root.join("bin/bash"))?;
-    for library in [libraries(&std::env::current_exe()?)?, libraries(&bash)?].concat() {
+    let mut needed = libraries(&std::env::current_exe()?)?;
+    for name in ["bash", "git", "curl", "pgrep"] {
+        let program = on_path(name).with_context(|| format!("{name} is missing"))?;
+        fs::copy(&program, root.join("bin").join(name))?;
+        needed.extend(libraries(&program)?);
+    }
+    // What git runs to fetch over HTTP. It calls itself from there too.
+    let core = Command::new("git").arg("--exec-path").output()?;
+    let core = PathBuf::from(String::from_utf8(core.stdout)?.trim());
+    let inside = root.join(core.strip_prefix("/")?);
+    fs::create_dir_all(&inside)?;
+    symlink("/bin/git", inside.join("git"))?;
+    fs::copy(core.join("git-remote-http"), inside.join("git-remote-http"))?;
+    needed.extend(libraries(&core.join("git-remote-http"))?);
+    needed.sort();
+    needed.dedup();
+    for library in needed {
         let place = root.join(library.strip_prefix("/").unwrap_or(&library));
         fs::create_dir_all(place.parent().context("a library without a folder")?)?;
         fs::copy(&library, place)?;

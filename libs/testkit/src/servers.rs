@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::{
     env, fs,
+    hash::{BuildHasher, Hasher, RandomState},
     net::{TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -321,13 +322,20 @@ pub(crate) fn folder() -> Result<PathBuf> {
     Ok(tempfile::Builder::new().prefix("gtk-").tempdir_in("/tmp")?.keep())
 }
 
-/// Ports that are free now. All are held until all are known, so that they differ.
+/// Ports that are free now. All are held until all are known, so that they differ. Not of those that the kernel gives to
+/// outgoing connections: it could give one away before the server has it, and servers that find it taken just end.
 pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let held: Vec<TcpListener> =
-        (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
+    const LOWEST: u16 = 10_000;
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let end: u16 = range.split_whitespace().next().context("no range of ports")?.parse()?;
+    let end = if end > LOWEST + 1_000 { end } else { u16::MAX };
+    let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
-    for (port, listener) in ports.iter_mut().zip(&held) {
-        *port = listener.local_addr()?.port();
+    while let Some(port) = ports.get_mut(held.len()) {
+        // Each of these has a seed of its own.
+        let random = RandomState::new().build_hasher().finish();
+        *port = LOWEST + u16::try_from(random % u64::from(end - LOWEST))?;
+        held.extend(TcpListener::bind(("127.0.0.1", *port)));
     }
     Ok(ports)
 }

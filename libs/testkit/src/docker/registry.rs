@@ -1,10 +1,10 @@
 //! A registry of images for tests: the distribution's, beside the engine, with one user.
 
 use super::{Engine, on_path};
+use crate::servers::free_ports;
 use anyhow::{Context, Result, ensure};
 use std::{
     fs,
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -72,7 +72,7 @@ fn begin(engine: &Engine, program: &Path) -> Result<Registry> {
     };
     ensure!(inside("ip").args(["link", "set", "lo", "up"]).status()?.success(), "no loopback");
     // Free here is very likely free there, where next to nothing listens.
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let [port] = free_ports()?;
     let host = format!("127.0.0.1:{port}");
     fs::write(at("users"), LINE)?;
     let config = format!(
