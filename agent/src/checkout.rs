@@ -3,6 +3,7 @@
 use agent_api::{Source, TaskSpec};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use model::plan::CheckoutMethod;
+use reqwest::Url;
 use std::path::Path;
 
 /// What the script ends with when the repository could not be reached: it is run again.
@@ -78,13 +79,14 @@ else
 fi
 "#;
 
-/// The variables of the script. The credential is configuration in the environment of this step alone: not an
+/// The variables of the script. `inside` is the repository's URL where that of the source cannot be reached: git uses it,
+/// and the repository keeps the other. The credential is configuration in the environment of this step alone: not an
 /// argument that others can read, not a file that stays, and nothing that git prints.
 pub(crate) fn variables(
     spec: &TaskSpec,
     source: &Source,
     method: CheckoutMethod,
-    ssh: Option<&Path>,
+    (inside, ssh): (Option<&Url>, Option<&Path>),
 ) -> Vec<(String, String)> {
     let (method, depth) = match method {
         CheckoutMethod::Full => ("full", String::new()),
@@ -93,7 +95,15 @@ pub(crate) fn variables(
     };
     let credential = STANDARD.encode(format!("{}:{}", source.username, source.password));
     let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    vec![
+    let used = inside.map_or(source.url.as_str(), Url::as_str);
+    let mut configuration =
+        vec![(format!("http.{used}.extraHeader"), format!("Authorization: Basic {credential}"))];
+    configuration.extend(inside.map(|inside| (format!("url.{inside}.insteadOf"), source.url.clone())));
+    let count = set("GIT_CONFIG_COUNT", &configuration.len().to_string());
+    let configuration = configuration.into_iter().enumerate().flat_map(|(i, (key, value))| {
+        [(format!("GIT_CONFIG_KEY_{i}"), key), (format!("GIT_CONFIG_VALUE_{i}"), value)]
+    });
+    let variables = [
         set("GANTRY_SOURCE_URL", &source.url),
         set("GANTRY_SOURCE_REVISION", &spec.revision),
         set("GANTRY_SOURCE_BRANCH", spec.branch.as_deref().unwrap_or_default()),
@@ -102,10 +112,9 @@ pub(crate) fn variables(
         set("GANTRY_CHECKOUT_DEPTH", &depth),
         set("GANTRY_SSH_DIR", &ssh.map(|folder| folder.display().to_string()).unwrap_or_default()),
         set("GIT_TERMINAL_PROMPT", "0"),
-        set("GIT_CONFIG_COUNT", "1"),
-        (format!("GIT_CONFIG_KEY_{}", 0), format!("http.{}.extraHeader", source.url)),
-        set("GIT_CONFIG_VALUE_0", &format!("Authorization: Basic {credential}")),
-    ]
+        count,
+    ];
+    variables.into_iter().chain(configuration).collect()
 }
 
 /// What must not be seen in the step's output.

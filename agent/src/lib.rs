@@ -17,6 +17,7 @@ pub mod injob;
 mod output;
 mod own_step;
 pub mod placed;
+pub mod reach;
 mod sealed;
 pub mod socket;
 mod ssh_keys;

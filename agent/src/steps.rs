@@ -8,6 +8,7 @@ use crate::{
     control::{Control, Stop},
     environment::{Environment, Places, expand},
     output::{Output, Stream},
+    reach::Way,
     stores::Done,
 };
 use agent_api::{Secrets, Siblings, SshKey, StepReport, TaskSpec};
@@ -78,6 +79,8 @@ pub(crate) struct Runner {
     background: Mutex<JoinSet<()>>,
     /// Terminals of steps that ended and left something running.
     leftovers: Mutex<JoinSet<()>>,
+    /// From the job's container to the server, once it was needed.
+    pub(crate) way: tokio::sync::Mutex<Option<Way>>,
 }
 
 impl Runner {
@@ -104,6 +107,7 @@ impl Runner {
             ending: AtomicBool::new(false),
             background: Mutex::default(),
             leftovers: Mutex::default(),
+            way: tokio::sync::Mutex::default(),
         }
     }
 
@@ -429,7 +433,9 @@ impl Runner {
                 }
             };
             stream.learn(&checkout::secrets(&source))?;
-            let env = self.variables(&checkout::variables(&self.spec, &source, method, ssh.as_deref()));
+            let inside = self.reachable(&source.url).await;
+            let places = (inside.as_ref(), ssh.as_deref());
+            let env = self.variables(&checkout::variables(&self.spec, &source, method, places));
             let argv = ["/bin/sh", "-c", checkout::SCRIPT].map(str::to_owned).to_vec();
             let command = Command { argv, env, dir: dir.clone(), make_dir: true, io: Io::Terminal };
             let ended = self.process(command, Some(Duration::from_secs(600)), stream).await?;
