@@ -1,6 +1,9 @@
 //! Steps and output of a job that has ended.
 
-use crate::{expected::Job, run::Names};
+use crate::{
+    expected::{Job, Workflow},
+    run::Names,
+};
 use anyhow::{Context, ensure};
 use gantry_e2e::Suite;
 use serde_json::Value;
@@ -12,6 +15,31 @@ pub fn note(job: &Value, names: &mut Names) {
     if let Some(number) = job["job_number"].as_i64() {
         names.insert(format!("number:{name}"), number.to_string());
     }
+}
+
+/// What the steps printed that failed in jobs that were to end otherwise: the end of it.
+pub async fn failures(suite: &Suite, slug: &str, jobs: &[Value], wanted: &Workflow) -> String {
+    let mut found = String::new();
+    for job in jobs {
+        let name = job["name"].as_str().unwrap_or_default();
+        if wanted.jobs.get(name).is_none_or(|want| job["status"] == want.status.as_str()) {
+            continue;
+        }
+        let Ok(build) = suite.get(&format!("/api/v1.1/project/{slug}/{}", job["job_number"])).await else {
+            continue;
+        };
+        let steps = build["steps"].as_array().into_iter().flatten();
+        for action in steps.flat_map(|step| step["actions"].as_array().into_iter().flatten()) {
+            if action["status"] != "failed" {
+                continue;
+            }
+            let step = action["step_id"].as_str().unwrap_or_default();
+            let output = suite.bytes(&format!("/logs/{step}/raw")).await.unwrap_or_default();
+            let end = String::from_utf8_lossy(&output[output.len().saturating_sub(400)..]).into_owned();
+            found.push_str(&format!("\n  {name}, step {}: {end:?}", action["name"]));
+        }
+    }
+    found
 }
 
 /// Compares steps and outputs with what is wanted.

@@ -31,7 +31,8 @@ async fn every_scenario_ends_as_its_author_expects() -> anyhow::Result<()> {
     all(suite, work.path(), wanted(|expected| expected.host)?, None).await
 }
 
-/// The same outcome where `machine: true` is a container of the test engine's image: scenarios with `docker: true`.
+/// The same outcome where `machine: true` is a container of the test engine's image, but for scenarios with a reason in
+/// `host_only`.
 #[tokio::test(flavor = "multi_thread")]
 async fn scenarios_that_say_so_end_alike_in_containers() -> anyhow::Result<()> {
     // The stack has the engine that it was started with, or none.
@@ -39,7 +40,7 @@ async fn scenarios_that_say_so_end_alike_in_containers() -> anyhow::Result<()> {
         return Ok(());
     }
     let Some(engine) = testkit::docker::engine() else { return Ok(()) };
-    let names = wanted(|expected| expected.docker)?;
+    let names = wanted(Expected::runs_in_containers)?;
     if names.is_empty() {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! One scenario from its push to its last request.
 
 use crate::{actions, expected::Expected, jobs, requests};
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use gantry_e2e::{Suite, until};
 use serde_json::{Value, json};
 use std::{
@@ -37,7 +37,7 @@ pub async fn run(
         let text = fs::read_to_string(&config)?;
         let mut text = text.replace("@DATA@", &work.join("data").display().to_string());
         if let Some(image) = image {
-            text = text.replace("machine: true", &format!("docker: [{{ image: \"{image}\" }}]"));
+            text = text.replace("machine: true", &format!("docker: [{{ image: {image} }}]"));
         }
         fs::write(&config, text)?;
     }
@@ -136,11 +136,10 @@ async fn ended(
         let jobs = suite.items(&format!("/api/v2/workflow/{id}/job")).await?;
         let statuses: BTreeMap<&str, &str> =
             jobs.iter().filter_map(|j| Some((j["name"].as_str()?, j["status"].as_str()?))).collect();
-        ensure!(
-            workflow["status"] == wanted.status.as_str(),
-            "workflow {name} is {}: {statuses:?}",
-            workflow["status"]
-        );
+        if workflow["status"] != wanted.status.as_str() {
+            let why = jobs::failures(suite, slug, &jobs, wanted).await;
+            bail!("workflow {name} is {}: {statuses:?}{why}", workflow["status"]);
+        }
         ensure!(jobs.len() == wanted.jobs.len(), "workflow {name} has the jobs {statuses:?}");
         for job in &jobs {
             let job_name = job["name"].as_str().unwrap_or_default();
