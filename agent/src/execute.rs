@@ -8,17 +8,21 @@ use crate::{
     output::Output,
     own_step::OwnStep,
     sealed::TaskKey,
+    ssh::Ssh,
     ssh_keys, state,
     steps::{Reports, Runner},
     task::keep_report,
 };
-use agent_api::{FinalReport, LaunchFile, Lease, SealedSecrets, Secrets};
+use agent_api::{FinalReport, LaunchFile, Lease, SealedSecrets, Secrets, SshListen};
 use executors::{Environment as _, Sandbox};
 use model::status::JobStatus;
 use std::{
     path::Path,
     sync::{Arc, OnceLock},
 };
+
+const NO_KEYS: &str = "Nobody can enter this job by SSH: who asked for the rerun had no SSH key registered. \
+    `gantry user-key add` registers one; then rerun the job with SSH again.";
 
 /// Prepares the environment and runs the steps; the error is a reason why neither came to its end.
 pub(crate) async fn execute(
@@ -47,7 +51,7 @@ pub(crate) async fn execute(
             reports.settle().await;
             return match halt {
                 Halt::Unauthorized(reason) => {
-                    Ok(FinalReport { status: JobStatus::Unauthorized, reason: Some(reason) })
+                    Ok(FinalReport { status: JobStatus::Unauthorized, reason: Some(reason), settled: false })
                 }
                 Halt::Failed(reason) => Err(reason),
             };
@@ -62,7 +66,9 @@ pub(crate) async fn execute(
     output.hide(masking::Secrets::new(&values).with_tokens(&tokens));
     drop((values, tokens));
     let mut services = containers::follow(services, &output, &reports);
-    let ran = run_steps(dir, lease, control, &environment, &secrets, (&output, &reports), spin_up).await;
+    let own = (&output, &reports);
+    let listen = launch.ssh.as_ref();
+    let ran = run_steps(dir, lease, control, &environment, &secrets, own, spin_up, listen).await;
     environment.end().await;
     while services.join_next().await.is_some() {}
     output.settle().await;
@@ -175,6 +181,7 @@ async fn run_steps(
     secrets: &Secrets,
     (output, reports): (&Arc<Output>, &Arc<Reports>),
     mut spin_up: OwnStep,
+    listen: Option<&SshListen>,
 ) -> Result<FinalReport, String> {
     let spec = &lease.spec;
     let facts = sandbox.facts().clone();
@@ -191,7 +198,11 @@ async fn run_steps(
         places.home.display()
     );
     let spool = |e: std::io::Error| format!("output cannot be spooled: {e}");
-    spin_up.write(text.as_bytes()).and_then(|()| spin_up.end("success")).map_err(spool)?;
+    spin_up.write(text.as_bytes()).map_err(spool)?;
+    if spec.ssh.as_ref().is_some_and(|access| access.keys.is_empty()) {
+        spin_up.note(NO_KEYS).map_err(spool)?;
+    }
+    spin_up.end("success").map_err(spool)?;
     OwnStep::show(output, reports, 99, "Preparing environment variables", &environment.shown)
         .map_err(spool)?;
     let runner = Arc::new(Runner::new(
@@ -212,9 +223,31 @@ async fn run_steps(
             control.stop(Stop::Interrupted);
         })
     };
+    let texts = (output.as_ref(), reports);
+    let ssh = match &spec.ssh {
+        Some(access) => Ssh::open(listen, access, &runner, texts).await.map_err(spool)?,
+        None => None,
+    };
     tracing::debug!("the steps begin");
+    let mut settled = false;
+    let work = async {
+        let result = runner.run().await;
+        if let Some(ssh) = ssh {
+            if control.stopped().is_none() {
+                settled = true;
+                // How the job ends is known from here on, whatever ends the wait.
+                let report = FinalReport { status: result.status, reason: result.reason.clone(), settled };
+                keep_report(dir, &report).await;
+                if let Err(e) = ssh.wait(texts).await {
+                    tracing::error!(error = %e, "what happens to sessions cannot be shown");
+                }
+            }
+            ssh.close().await;
+        }
+        result
+    };
     let result = tokio::select! {
-        result = runner.run() => result,
+        result = work => result,
         // Everything ends at once; nobody is asked.
         () = control.until_fenced() => {
             runner.end().await;
@@ -226,7 +259,7 @@ async fn run_steps(
         (JobStatus::InfrastructureFail, Some(why)) => Some(why.clone()),
         _ => result.reason,
     };
-    let report = FinalReport { status: result.status, reason };
+    let report = FinalReport { status: result.status, reason, settled };
     tracing::debug!(status = %report.status, "the steps are over");
     // Known from here on, even if the agent dies before the suite has it.
     tokio::join!(keep_report(dir, &report), runner.end());

@@ -78,7 +78,7 @@ impl Runner {
             Err(Error::Lost) => return Err(Failed::Lost),
             Err(e) => return Err(Failed::Told(e.to_string())),
         };
-        let executors::Process { id, output, errors, input, exit } = process;
+        let executors::Process { id, output, errors, input, exit, .. } = process;
         let (Some(mut errors), Some(input)) = (errors, input) else {
             return Err(io::Error::other("the environment gave no pipes").into());
         };

@@ -20,6 +20,7 @@ pub mod placed;
 pub mod reach;
 mod sealed;
 pub mod socket;
+pub mod ssh;
 mod ssh_keys;
 pub mod standing;
 mod state;

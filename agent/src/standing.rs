@@ -6,7 +6,7 @@ use crate::{
     control::{backoff, decode, encode},
     state,
 };
-use agent_api::{LAUNCH_FILE, LaunchFile, RunnerClaim, RunnerTask, RunnerUnclaim};
+use agent_api::{LAUNCH_FILE, LaunchFile, RunnerClaim, RunnerTask, RunnerUnclaim, SshListen};
 use anyhow::Context;
 use hyper::Method;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -56,6 +56,7 @@ struct Runner {
     /// What keeps steps from this machine's files: `namespace` or `none`.
     isolation: String,
     mode: Mode,
+    ssh: Ssh,
     /// After so long without a task the runner ends.
     #[serde(deserialize_with = "duration")]
     idle_timeout: Option<Duration>,
@@ -69,8 +70,43 @@ impl Default for Runner {
             concurrency: 1,
             isolation: "namespace".into(),
             mode: Mode::Continuous,
+            ssh: Ssh::default(),
             idle_timeout: None,
         }
+    }
+}
+
+/// `runner.ssh` (execution §25).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Ssh {
+    /// `HOST:PORT` under which people reach this machine, to enter jobs that were rerun with SSH; empty: they cannot.
+    advertise_addr: String,
+}
+
+/// Where a runner listens for SSH unless its configuration says otherwise (execution §26).
+const SSH_PORT: u16 = 54782;
+
+impl Ssh {
+    /// A port for each task that runs at once.
+    fn listen(&self, concurrency: u32) -> anyhow::Result<Option<SshListen>> {
+        if self.advertise_addr.is_empty() {
+            return Ok(None);
+        }
+        let wrong =
+            || format!("runner.ssh.advertise_addr is a host or `HOST:PORT`, not `{}`", self.advertise_addr);
+        let (host, port) = match self.advertise_addr.rsplit_once(':') {
+            Some((host, port)) if !host.ends_with(':') => (host, port.parse().with_context(wrong)?),
+            _ => (self.advertise_addr.as_str(), SSH_PORT),
+        };
+        anyhow::ensure!(!host.is_empty() && port > 0, wrong());
+        let more = u16::try_from(concurrency.saturating_sub(1)).unwrap_or(u16::MAX);
+        Ok(Some(SshListen {
+            address: "0.0.0.0".to_owned(),
+            advertise: host.trim_matches(['[', ']']).to_owned(),
+            first_port: port,
+            last_port: port.saturating_add(more),
+        }))
     }
 }
 
@@ -151,6 +187,7 @@ impl Place {
             hide: if config.runner.isolation == "none" { Vec::new() } else { hide },
             engine: None,
             cgroup: None,
+            ssh: config.runner.ssh.listen(config.runner.concurrency)?,
         };
         Ok(Self {
             program: std::env::current_exe()?,

@@ -468,7 +468,7 @@ fn takes_script_as_argument(argv: &[String]) -> bool {
 }
 
 /// Durations as Go prints them: the text is a contract.
-fn go_duration(duration: Duration) -> String {
+pub(crate) fn go_duration(duration: Duration) -> String {
     let total = duration.as_secs();
     let (hours, minutes, seconds) = (total / 3600, total / 60 % 60, total % 60);
     match (hours, minutes) {

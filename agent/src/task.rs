@@ -66,9 +66,11 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
 /// How a task ended that did not come to the end of its steps.
 fn interrupted(control: &Control, reason: String) -> FinalReport {
     match control.stopped() {
-        Some(Stop::Canceled) => FinalReport { status: JobStatus::Canceled, reason: None },
-        Some(Stop::TimedOut) => FinalReport { status: JobStatus::Timedout, reason: Some(reason) },
-        _ => FinalReport { status: JobStatus::InfrastructureFail, reason: Some(reason) },
+        Some(Stop::Canceled) => FinalReport { status: JobStatus::Canceled, reason: None, settled: false },
+        Some(Stop::TimedOut) => {
+            FinalReport { status: JobStatus::Timedout, reason: Some(reason), settled: false }
+        }
+        _ => FinalReport { status: JobStatus::InfrastructureFail, reason: Some(reason), settled: false },
     }
 }
 
@@ -191,6 +193,7 @@ async fn resume(dir: &Path, client: Client, held: Held) -> anyhow::Result<()> {
     let report = kept.map(|k| k.report).unwrap_or(FinalReport {
         status: JobStatus::InfrastructureFail,
         reason: Some("the agent died".into()),
+        settled: false,
     });
     let control = Control::new(client, &held.lease, boottime_ms());
     hold(&control)?;

@@ -2,6 +2,7 @@
 
 mod contract;
 mod docker;
+mod ssh;
 mod suite;
 
 use agent_api::{JobUser, Source};

@@ -2,7 +2,7 @@
 
 use agent_api::{
     CHUNK_CRC, ChunkAck, Claim, Commands, FinalReport, JobUser, LAUNCH_FILE, LaunchFile, Lease, Problem,
-    Renewed, Seal, SealedSecrets, Secrets, Source, StepReport, TaskSpec, Timing,
+    Renewed, Seal, SealedSecrets, Secrets, Source, SshListen, SshSession, StepReport, TaskSpec, Timing,
 };
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
@@ -52,6 +52,8 @@ pub struct Seen {
     pub no_permit: Option<&'static str>,
     pub no_renewals: bool,
     pub stream_limit: Option<usize>,
+    /// Who entered and left by SSH.
+    pub sessions: Vec<SshSession>,
 }
 
 pub struct Suite {
@@ -64,6 +66,8 @@ pub struct Suite {
     pub source: Mutex<Option<Source>>,
     /// For jobs that ask for containers.
     pub engine: Mutex<Option<agent_api::Engine>>,
+    /// Where agents listen for SSH.
+    pub ssh: Mutex<Option<SshListen>>,
     serving: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -90,6 +94,8 @@ pub fn lease(steps: Vec<Step>) -> Lease {
             grace_ms: 500,
             job_timeout_ms: 60_000,
             spool_bytes: 64 << 20,
+            ssh_idle_ms: 600_000,
+            ssh_total_ms: 7_200_000,
         },
         spec: TaskSpec {
             job_id: JobId::new(),
@@ -114,6 +120,7 @@ pub fn lease(steps: Vec<Step>) -> Lease {
             total: 1,
             has_secrets: false,
             failed_tests: false,
+            ssh: None,
             definition: JobDefinition {
                 executor: Executor::Machine { image: None },
                 resource_class: String::new(),
@@ -146,6 +153,7 @@ impl Suite {
             secrets,
             source: Mutex::default(),
             engine: Mutex::default(),
+            ssh: Mutex::default(),
             serving: Mutex::default(),
         });
         this.serve();
@@ -173,6 +181,7 @@ impl Suite {
             .route("/v1/tasks/{task}/commands", get(commands))
             .route("/v1/tasks/{task}/secrets", get(secrets))
             .route("/v1/tasks/{task}/steps", post(steps))
+            .route("/v1/tasks/{task}/ssh", post(ssh))
             .route("/v1/tasks/{task}/streams/{step}/chunks", put(chunk))
             .route("/v1/tasks/{task}/streams/{step}/seal", post(seal))
             .with_state(Arc::clone(self));
@@ -218,6 +227,7 @@ impl Suite {
             hide,
             engine: self.engine.lock().unwrap().clone(),
             cgroup: None,
+            ssh: self.ssh.lock().unwrap().clone(),
         };
         std::fs::write(dir.join(LAUNCH_FILE), serde_json::to_vec(&launch).unwrap()).unwrap();
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_gantry-runner"));
@@ -407,6 +417,19 @@ async fn steps(
         seen.reports.push((report.number, report.status.clone()));
         seen.steps.insert(report.number, report);
     }
+    suite.note();
+    Json(serde_json::json!({})).into_response()
+}
+
+async fn ssh(
+    State(suite): State<Arc<Suite>>,
+    headers: HeaderMap,
+    Json(session): Json<SshSession>,
+) -> Response {
+    if let Err(refused) = check(&suite, &headers) {
+        return refused;
+    }
+    suite.seen.lock().unwrap().sessions.push(session);
     suite.note();
     Json(serde_json::json!({})).into_response()
 }

@@ -12,6 +12,7 @@
 //! | `POST /v1/tasks/{task}/finish` [`FinalReport`] → `{}` | dispatcher |
 //! | `GET /v1/tasks/{task}/source` → [`Source`] | dispatcher |
 //! | `GET /v1/tasks/{task}/commands?wait_ms=N` → [`Commands`] | dispatcher; answers when there is a command, or after `wait_ms` (at most 25 s) |
+//! | `POST /v1/tasks/{task}/ssh` [`SshSession`] → `{}` | dispatcher; kept as an act (security §14) |
 //! | `GET /v1/tasks/{task}/secrets` → [`SealedSecrets`] | contexts, role delivery |
 //! | `POST /v1/tasks/{task}/oidc` [`MintToken`] → [`MintedToken`] | contexts, role delivery |
 //! | `POST /v1/tasks/{task}/steps` [`StepReport`] → `{}` | output-processor |
@@ -26,7 +27,7 @@
 pub mod stores;
 
 use ids::{ClaimId, InstanceId, JobId, OrgId, PipelineId, ProjectId, StepId, TaskId, Timestamp, WorkflowId};
-use model::plan::JobDefinition;
+use model::{plan::JobDefinition, ssh::Access};
 use serde::{Deserialize, Serialize};
 
 /// The header that carries the CRC-32C of a chunk, eight lower-case hex digits.
@@ -124,6 +125,20 @@ pub struct Timing {
     pub job_timeout_ms: u64,
     /// Bytes of spool on disk before the step's pipe blocks; default 256 MiB.
     pub spool_bytes: u64,
+    /// How long a job that can be entered stays after its steps without a session; default 10 min.
+    #[serde(default = "ssh_idle_ms")]
+    pub ssh_idle_ms: u64,
+    /// The same, in all; default 2 h.
+    #[serde(default = "ssh_total_ms")]
+    pub ssh_total_ms: u64,
+}
+
+const fn ssh_idle_ms() -> u64 {
+    10 * 60 * 1000
+}
+
+const fn ssh_total_ms() -> u64 {
+    2 * 3600 * 1000
 }
 
 /// What an agent runs.
@@ -182,6 +197,9 @@ pub struct TaskSpec {
     /// Whether only the failed tests of the job before are to be run: asked for at `failed-tests` ([`stores`]).
     #[serde(default)]
     pub failed_tests: bool,
+    /// Of a rerun with SSH: who may enter the job.
+    #[serde(default)]
+    pub ssh: Option<Access>,
 }
 
 /// What a resource class means (config-language §11.5).
@@ -276,6 +294,22 @@ pub struct LaunchFile {
     /// there ends them all.
     #[serde(default)]
     pub cgroup: Option<String>,
+    /// Where jobs that are rerun with SSH are entered; `None`: they are not. Nothing listens for other jobs.
+    #[serde(default)]
+    pub ssh: Option<SshListen>,
+}
+
+/// Where an agent listens for SSH.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshListen {
+    /// Address of the machine to listen on.
+    pub address: String,
+    /// The host that people are told; empty: the address, or the machine's name where that is every address.
+    pub advertise: String,
+    /// The first port that may be taken.
+    pub first_port: u16,
+    /// The last one.
+    pub last_port: u16,
 }
 
 /// A container engine and what tasks get from it (security §8).
@@ -433,6 +467,24 @@ pub struct FinalReport {
     pub status: model::status::JobStatus,
     /// Why, where the status alone does not say it.
     pub reason: Option<String>,
+    /// Whether the steps had come to their end when the task was stopped: it stayed for SSH, and a cancel from then on
+    /// ends that alone (execution §26).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub settled: bool,
+}
+
+/// Somebody entered a job by SSH, or left it. What they did there is not told. A repeat is recorded again: the session's
+/// id tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshSession {
+    /// Chosen by the agent.
+    pub session_id: InstanceId,
+    /// Whether it began or ended.
+    pub open: bool,
+    /// Fingerprint of the key that was shown, `SHA256:…`.
+    pub key: String,
+    /// Address and port of the other side.
+    pub from: String,
 }
 
 /// An error answer.

@@ -1,6 +1,6 @@
 //! Where Nomad is, and which machines of it serve which classes.
 
-use agent_api::{Engine, JobUser};
+use agent_api::{Engine, JobUser, SshListen};
 use compute::{Demand, Placement};
 use std::{path::PathBuf, time::Duration};
 
@@ -24,6 +24,8 @@ pub struct Config {
     pub endpoint: String,
     /// How long an agent that is told to end may take before it is killed.
     pub kill_timeout: Duration,
+    /// Where jobs that are rerun with SSH are entered, on each machine; `None`: they are not.
+    pub ssh: Option<SshListen>,
     /// Machines, by what runs on them.
     pub pools: Vec<Pool>,
 }
@@ -177,6 +179,7 @@ pub(crate) mod tests {
             address: "http://127.0.0.1:4646".to_owned(),
             endpoint: "http://127.0.0.1:8585".to_owned(),
             kill_timeout: Duration::from_secs(15),
+            ssh: None,
             pools,
             ..Config::default()
         }

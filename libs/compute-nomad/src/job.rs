@@ -106,6 +106,7 @@ fn launch(pool: &Pool, config: &Config) -> String {
         },
         engine: pool.engine.clone(),
         cgroup: None,
+        ssh: config.ssh.clone(),
     };
     json!(launch).to_string()
 }

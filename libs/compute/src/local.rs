@@ -1,7 +1,7 @@
 //! Agents as detached processes of this machine.
 
 use crate::{Compute, Error, Phase, Placement, Running, cgroup, check_name, process};
-use agent_api::{CONTAINERS_FILE, Engine, JobUser, LAUNCH_FILE, LaunchFile, PID_FILE};
+use agent_api::{CONTAINERS_FILE, Engine, JobUser, LAUNCH_FILE, LaunchFile, PID_FILE, SshListen};
 use process::Identity;
 use std::{
     fs,
@@ -42,6 +42,8 @@ pub struct LocalConfig {
     pub hide: Vec<PathBuf>,
     /// Whether agents get cgroups where the machine allows it.
     pub cgroups: bool,
+    /// Where jobs that are rerun with SSH are entered; `None`: they are not.
+    pub ssh: Option<SshListen>,
 }
 
 /// Ends the containers of a placement. A container outlives the agent that made it.
@@ -107,6 +109,7 @@ impl Local {
             hide: self.config.hide.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
             engine: self.containers.as_ref().map(|(engine, _)| engine.clone()),
             cgroup: group.map(|path| path.to_string_lossy().into_owned()),
+            ssh: self.config.ssh.clone(),
         };
         let file = folder.join(LAUNCH_FILE);
         let body = serde_json::to_vec(&launch).map_err(|error| io_error("write", &file)(error.into()))?;

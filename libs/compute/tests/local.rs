@@ -13,6 +13,7 @@ fn config(data: &Path, agent: &Path, cgroups: bool) -> LocalConfig {
         job_user: None,
         hide: vec![data.to_owned()],
         cgroups,
+        ssh: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What every adapter of [`Environment`] must do; each adapter's tests call [`suite`]. The environments need
 //! `/bin/sh`, `cat`, `sleep`, `stty` and `head`.
 
-use crate::{Command, Environment, Error, Io, Process, Signal};
+use crate::{Command, Environment, Error, Io, Process, Signal, Size};
 use std::{
     fs,
     path::PathBuf,
@@ -29,6 +29,7 @@ pub async fn suite(make: Make<'_>) {
     what_nobody_reads_holds_up_nobody(&*environment).await;
     files_are_written_and_found(&*environment).await;
     an_interactive_shell_waits(&*environment).await;
+    a_person_types_at_a_session(&*environment).await;
     the_environment_is_the_whole_one(&*environment).await;
     nothing_is_left(environment).await;
 }
@@ -191,6 +192,47 @@ async fn files_are_written_and_found(environment: &dyn Environment) {
     let (text, code) = run(environment, &format!("echo more >> {0} && rm {0}", path.display())).await;
     assert_eq!(code, 0, "the task's user owns the file: {text}");
     assert!(!environment.exists(&path).await.expect("look"));
+}
+
+/// Reads until the text is there.
+async fn read_until(output: &mut crate::Output, text: &mut String, wanted: &str) {
+    let mut buffer = [0u8; 4096];
+    while !text.contains(wanted) {
+        let n = limited(wanted, output.read(&mut buffer)).await.expect("read");
+        assert!(n > 0, "the terminal closed before {wanted:?} in {text:?}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+    }
+}
+
+async fn a_person_types_at_a_session(environment: &dyn Environment) {
+    let size = Size { columns: 101, rows: 31 };
+    let mut command = sh(environment, "", Io::Session(size));
+    command.argv.truncate(1);
+    let mut shell = environment.spawn(command).await.expect("spawn");
+    let (mut text, mut input) = (String::new(), shell.input.take().expect("a keyboard"));
+    let resize = shell.resize.take().expect("a size");
+    input.write_all(b"stty size; echo o''ne\n").await.expect("type");
+    read_until(&mut shell.output, &mut text, "one\r\n").await;
+    assert!(text.contains("31 101\r\n"), "{text:?}");
+    resize(Size { columns: 132, rows: 50 });
+    input.write_all(b"stty size; echo t''wo\n").await.expect("type");
+    read_until(&mut shell.output, &mut text, "two\r\n").await;
+    assert!(text.contains("50 132\r\n"), "{text:?}");
+    // Keys send signals, to what is in the foreground alone: which says itself that it is.
+    input.write_all(b"sh -c 'echo wai\"\"ts; exec sleep 1000'\n").await.expect("type");
+    read_until(&mut shell.output, &mut text, "waits\r\n").await;
+    input.write_all(b"\x03").await.expect("type");
+    input.write_all(b"echo t''hree; exit 5\n").await.expect("type");
+    read_until(&mut shell.output, &mut text, "three\r\n").await;
+    assert_eq!(limited("the shell's end", shell.exit).await, Ok(5));
+
+    // Who leaves hangs up.
+    let script = "trap 'exit 3' HUP; echo up; while :; do sleep 0.05; done";
+    let command = sh(environment, script, Io::Session(Size::default()));
+    let mut waits = environment.spawn(command).await.expect("spawn");
+    read_until(&mut waits.output, &mut String::new(), "up").await;
+    environment.signal(waits.id, Signal::SIGHUP).await;
+    assert_eq!(limited("the end of who was hung up", waits.exit).await, Ok(3));
 }
 
 async fn an_interactive_shell_waits(environment: &dyn Environment) {

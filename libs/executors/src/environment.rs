@@ -1,6 +1,7 @@
 //! The port: an environment in which the commands of one task run.
 
 use crate::Signal;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     io,
@@ -55,6 +56,25 @@ pub enum Io {
     Interactive,
     /// Three pipes.
     Pipes,
+    /// A terminal at which a person types: it is the command's controlling one, so that keys send signals, and it
+    /// turns line ends as terminals do.
+    Session(Size),
+}
+
+/// Size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Characters of a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+impl Default for Size {
+    /// What terminals had.
+    fn default() -> Self {
+        Self { columns: 80, rows: 24 }
+    }
 }
 
 /// A command to run.
@@ -77,6 +97,9 @@ pub type Output = Box<dyn AsyncRead + Send + Unpin>;
 /// What a command reads; dropping it is the end of it.
 pub type Input = Box<dyn AsyncWrite + Send + Unpin>;
 
+/// Gives a terminal another size; programs in its foreground are told (`SIGWINCH`).
+pub type Resize = Box<dyn Fn(Size) + Send + Sync>;
+
 /// A started command.
 pub struct Process {
     /// For [`Environment::signal`].
@@ -85,8 +108,10 @@ pub struct Process {
     pub output: Output,
     /// Standard error, with [`Io::Pipes`].
     pub errors: Option<Output>,
-    /// Standard input, with [`Io::Pipes`].
+    /// Standard input, with [`Io::Pipes`]; the keyboard, with [`Io::Session`], where dropping it is no end.
     pub input: Option<Input>,
+    /// Changes the size of the terminal, with [`Io::Session`].
+    pub resize: Option<Resize>,
     /// Exit code of the command itself, 128 + n for a signal. Descendants may go on. Closed without a code:
     /// the environment is gone.
     pub exit: oneshot::Receiver<i32>,

@@ -5,7 +5,8 @@
 
 use crate::{
     frames::{Decoder, Frame, Kind, WINDOW},
-    helper, terminal,
+    helper,
+    terminal::{self, Use},
     wire::{Ends, Event, Guest, Request, Spawn},
 };
 use nix::{
@@ -253,6 +254,12 @@ impl Carrier {
                 }
                 return;
             }
+            Ok(Request::Resize { id, size }) => {
+                let terminal = self.outputs.iter().find(|output| output.id == id);
+                // One that has gone keeps its size, and nobody is told: an error would be the command's end.
+                let _ = terminal.map(|output| terminal::resize(&output.fd, size));
+                return;
+            }
             Ok(Request::Write { id, path, text, mode }) => match write(&path, &text, mode) {
                 Ok(()) => Event::Done { id, found: true },
                 Err(e) => failed(id, e),
@@ -273,10 +280,16 @@ impl Carrier {
         let mut input = None;
         let io: [Stdio; 3] = match spawn.io {
             Ends::FramedTty { input: typed } => {
-                let (ours, theirs) = terminal::pair()?;
+                let (ours, theirs) = terminal::pair(Use::Output)?;
                 outputs.push((Kind::Output, ours));
                 let stdin = if typed { theirs.try_clone()?.into() } else { Stdio::null() };
                 [stdin, theirs.try_clone()?.into(), theirs.into()]
+            }
+            Ends::FramedSession { size } => {
+                let (ours, theirs) = terminal::pair(Use::Session(size))?;
+                input = Some(Incoming { fd: ours.try_clone()?, pending: Vec::new(), ended: false });
+                outputs.push((Kind::Output, ours));
+                [theirs.try_clone()?.into(), theirs.try_clone()?.into(), theirs.into()]
             }
             Ends::FramedPipes => {
                 let (stdin, ours) = pipe2(OFlag::O_CLOEXEC)?;
@@ -292,7 +305,7 @@ impl Carrier {
                 let errors = theirs.pop().unwrap_or_else(Stdio::null);
                 [stdin.into(), theirs.pop().unwrap_or_else(Stdio::null), errors]
             }
-            Ends::Tty { .. } | Ends::Fifos { .. } => {
+            Ends::Tty { .. } | Ends::Session { .. } | Ends::Fifos { .. } => {
                 return Err(io::Error::other("the agent's files are not here"));
             }
         };

@@ -178,7 +178,10 @@ fn first(json: &str, _rest: Vec<String>) -> io::Result<i32> {
                     }
                     // The agent reaches files of this machine by itself.
                     Ok(
-                        Request::Write { id, .. } | Request::Exists { id, .. } | Request::OutOfMemory { id },
+                        Request::Write { id, .. }
+                        | Request::Exists { id, .. }
+                        | Request::Resize { id, .. }
+                        | Request::OutOfMemory { id },
                     ) => {
                         say(&Event::Failed { id, message: "not in this environment".into() });
                     }
@@ -213,11 +216,16 @@ fn try_start(spawn: Spawn) -> io::Result<Pid> {
             let stdin = if *input { tty.try_clone()?.into() } else { Stdio::null() };
             [stdin, tty.try_clone()?.into(), tty.into()]
         }
+        Ends::Session { path } => {
+            let tty =
+                fs::File::options().read(true).write(true).custom_flags(nix::libc::O_NOCTTY).open(path)?;
+            [tty.try_clone()?.into(), tty.try_clone()?.into(), tty.into()]
+        }
         Ends::Fifos { input, output, errors } => {
             let write = |path: &Path| fs::File::options().write(true).open(path);
             [fs::File::open(input)?.into(), write(output)?.into(), write(errors)?.into()]
         }
-        Ends::FramedTty { .. } | Ends::FramedPipes => {
+        Ends::FramedTty { .. } | Ends::FramedSession { .. } | Ends::FramedPipes => {
             return Err(io::Error::other("this helper has no frames"));
         }
     };
@@ -322,6 +330,9 @@ fn kill_descendants() {
 fn exec(json: &str, argv: Vec<String>) -> io::Result<i32> {
     let exec: Exec = serde_json::from_str(json)?;
     setsid()?;
+    if exec.controls {
+        rustix::process::ioctl_tiocsctty(io::stdin())?;
+    }
     // What the first helper blocks to be woken by it would never wake a shell that waits.
     SigSet::empty().thread_set_mask()?;
     heed_signals()?;

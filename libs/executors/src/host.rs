@@ -5,7 +5,7 @@ mod pipes;
 
 use crate::{
     Command, Environment, Error, Facts, Io, Process, Signal, helper,
-    terminal::Terminal,
+    terminal::{Terminal, Use},
     wire::{Ends, Event, Exec, Ids, Mode, Request, Setup, Spawn},
 };
 use pipes::Pipes;
@@ -212,9 +212,13 @@ impl Environment for Sandbox {
         let io = match command.io {
             Io::Terminal | Io::Interactive => {
                 let owner = self.identity.as_ref().map(|ids| (ids.uid, ids.gid));
-                let (ours, theirs) = terminal.insert(Terminal::open(owner)?);
-                let _ = ours;
+                let (_, theirs) = terminal.insert(Terminal::open(owner, Use::Output)?);
                 Ends::Tty { path: theirs.path.clone(), input: command.io == Io::Interactive }
+            }
+            Io::Session(size) => {
+                let owner = self.identity.as_ref().map(|ids| (ids.uid, ids.gid));
+                let (_, theirs) = terminal.insert(Terminal::open(owner, Use::Session(size))?);
+                Ends::Session { path: theirs.path.clone() }
             }
             Io::Pipes => {
                 let folder = Path::new("io").join(id.to_string());
@@ -226,8 +230,13 @@ impl Environment for Sandbox {
         self.lock().insert(id, Waiting { started: Some(started_tx), exited: Some(exited_tx) });
         let inner = (self.mode == Mode::UserNamespaces)
             .then(|| (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
-        let exec =
-            Exec { identity: self.identity.clone(), inner, dir: command.dir, make_dir: command.make_dir };
+        let exec = Exec {
+            identity: self.identity.clone(),
+            inner,
+            dir: command.dir,
+            make_dir: command.make_dir,
+            controls: matches!(command.io, Io::Session(_)),
+        };
         let spawn = Spawn { id, argv: command.argv, env: command.env, io, exec };
         self.request(&Request::Spawn(spawn)).await?;
         match started.await {
@@ -237,7 +246,13 @@ impl Environment for Sandbox {
         }
         Ok(match (terminal, pipes) {
             (Some((terminal, _theirs)), _) => {
-                Process { id, output: Box::new(terminal), errors: None, input: None, exit }
+                let (mut input, mut resize) = (None, None);
+                if matches!(command.io, Io::Session(_)) {
+                    let (keyboard, sized) = terminal.keyboard()?;
+                    input = Some(Box::new(keyboard) as crate::Input);
+                    resize = Some(sized);
+                }
+                Process { id, output: Box::new(terminal), errors: None, input, resize, exit }
             }
             (None, Some(pipes)) => pipes.process(id, exit),
             (None, None) => return Err(Error::Lost),

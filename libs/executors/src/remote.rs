@@ -1,7 +1,7 @@
 //! The agent's end of the connection to a container's first process.
 
 use crate::{
-    Command, Error, Facts, Input, Io, Output, Process, Signal,
+    Command, Error, Facts, Input, Io, Output, Process, Resize, Signal,
     frames::{Decoder, Frame, Kind, WINDOW},
     wire::{Ends, Event, Exec, Guest, Request, Spawn},
 };
@@ -82,19 +82,32 @@ impl Remote {
         let (exited, exit) = oneshot::channel();
         let output = self.output(id, Kind::Output);
         let (mut errors, mut input) = (None, None);
+        let mut resize: Option<Resize> = None;
         let io = match command.io {
             Io::Terminal => Ends::FramedTty { input: false },
             Io::Interactive => Ends::FramedTty { input: true },
+            Io::Session(size) => {
+                input = Some(self.input(id));
+                let frames = self.frames.clone();
+                resize = Some(Box::new(move |size| say(&frames, &Request::Resize { id, size })));
+                Ends::FramedSession { size }
+            }
             Io::Pipes => {
                 errors = Some(self.output(id, Kind::Errors));
                 input = Some(self.input(id));
                 Ends::FramedPipes
             }
         };
-        let exec = Exec { identity: None, inner: None, dir: command.dir, make_dir: command.make_dir };
+        let exec = Exec {
+            identity: None,
+            inner: None,
+            dir: command.dir,
+            make_dir: command.make_dir,
+            controls: matches!(command.io, Io::Session(_)),
+        };
         let spawn = Spawn { id, argv: command.argv, env: command.env, io, exec };
         self.ask(id, Some(exited), &Request::Spawn(spawn)).await?;
-        Ok(Process { id, output, errors, input, exit })
+        Ok(Process { id, output, errors, input, resize, exit })
     }
 
     /// As [`crate::Environment::signal`].
@@ -133,10 +146,7 @@ impl Remote {
     }
 
     fn say(&self, request: &Request) {
-        if let Ok(body) = serde_json::to_vec(request) {
-            // Nobody takes it: the container is gone, and whoever waits is told.
-            let _ = self.frames.send(Frame { kind: Kind::Said, id: 0, body });
-        }
+        say(&self.frames, request);
     }
 
     async fn ask(
@@ -179,6 +189,13 @@ impl Remote {
         lock(&self.shared).inputs.insert(id, Arc::clone(&window));
         tokio::spawn(pump(id, ours, window, self.frames.clone()));
         Box::new(theirs)
+    }
+}
+
+fn say(frames: &Frames, request: &Request) {
+    if let Ok(body) = serde_json::to_vec(request) {
+        // Nobody takes it: the container is gone, and whoever waits is told.
+        let _ = frames.send(Frame { kind: Kind::Said, id: 0, body });
     }
 }
 

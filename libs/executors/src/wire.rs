@@ -3,6 +3,7 @@
 //! ([`crate::frames`]). The environment with its secrets goes this way, because arguments can be read by other
 //! processes.
 
+use crate::Size;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -40,6 +41,11 @@ pub(crate) enum Request {
         text: String,
         mode: u32,
     },
+    /// Only in a container: gives the terminal of a session another size.
+    Resize {
+        id: u64,
+        size: Size,
+    },
     /// Likewise.
     Exists {
         id: u64,
@@ -65,10 +71,14 @@ pub(crate) struct Spawn {
 pub(crate) enum Ends {
     /// A terminal that the agent has opened.
     Tty { path: PathBuf, input: bool },
+    /// The same, at which a person types.
+    Session { path: PathBuf },
     /// Named pipes that the agent has opened.
     Fifos { input: PathBuf, output: PathBuf, errors: PathBuf },
     /// A terminal of the helper's, whose bytes travel in frames.
     FramedTty { input: bool },
+    /// The same, at which a person types.
+    FramedSession { size: Size },
     /// Pipes of the helper's, whose bytes travel in frames.
     FramedPipes,
 }
@@ -81,6 +91,9 @@ pub(crate) struct Exec {
     pub(crate) inner: Option<(u32, u32)>,
     pub(crate) dir: PathBuf,
     pub(crate) make_dir: bool,
+    /// Whether the terminal at its standard input becomes the controlling one.
+    #[serde(default)]
+    pub(crate) controls: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ pub mod permission;
 pub mod plan;
 pub mod queue;
 pub mod serial;
+pub mod ssh;
 pub mod status;
 pub mod version;
 pub mod workflow;

@@ -38,6 +38,7 @@ fn config(cluster: &NomadCluster, token: &str, pools: Vec<Pool>) -> Config {
         token: token.to_owned(),
         endpoint: "http://127.0.0.1:1".to_owned(),
         kill_timeout: Duration::from_secs(5),
+        ssh: None,
         pools,
         ..Config::default()
     }

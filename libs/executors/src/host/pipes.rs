@@ -80,6 +80,7 @@ impl Pipes {
             output: Box::new(self.output),
             errors: Some(Box::new(self.errors)),
             input: Some(input),
+            resize: None,
             exit,
         }
     }

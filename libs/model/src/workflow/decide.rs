@@ -27,6 +27,9 @@ pub enum Command {
         status: JobStatus,
         /// Why.
         reason: Option<String>,
+        /// Whether its steps had ended when it was canceled, if it was: the cancel ended the wait for SSH sessions, and
+        /// the job ends as its steps did (execution §26).
+        settled: bool,
         /// When.
         at: Timestamp,
     },
@@ -257,7 +260,7 @@ pub fn decide_as<R: Rules>(
                 return Err(Refusal::Illegal { status: job.status, command: "started" });
             }
         }
-        Command::Finished { status, reason, at } => {
+        Command::Finished { status, reason, settled, at } => {
             if R::is_final(job) {
                 return Ok(events);
             }
@@ -266,7 +269,7 @@ pub fn decide_as<R: Rules>(
             if !status.is_terminal() || elsewhere {
                 return Err(Refusal::Illegal { status: job.status, command: "finished" });
             }
-            let status = R::outcome(root, job, *status);
+            let status = if *settled { *status } else { R::outcome(root, job, *status) };
             end::<R>(root, job, status, reason.clone(), None, *at, dependants, &mut events);
         }
         Command::Approve { by } => {

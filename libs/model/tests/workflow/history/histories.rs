@@ -305,7 +305,7 @@ impl World {
             Act::Late(n, status) => {
                 let Some(at) = pick(&self.over, n) else { return Ok(()) };
                 self.seen.late += 1;
-                let command = Command::Finished { status, reason: None, at: self.clock };
+                let command = Command::Finished { status, reason: None, settled: false, at: self.clock };
                 self.nothing_follows::<R>(at, &command, "R-9: a late end")?;
                 let command = Command::Started { at: self.clock };
                 self.nothing_follows::<R>(at, &command, "R-9: a late start")
@@ -334,7 +334,8 @@ impl World {
     }
 
     fn end<R: Rules>(&mut self, at: usize, status: JobStatus, reason: Option<&str>) -> Check {
-        let command = Command::Finished { status, reason: reason.map(str::to_owned), at: self.clock };
+        let command =
+            Command::Finished { status, reason: reason.map(str::to_owned), settled: false, at: self.clock };
         self.message::<R>(at, command, Doing::Ending(at, status))?;
         ensure!(
             matches!(self.facts[at], Fact::Ended(_)),
@@ -460,7 +461,8 @@ impl World {
         ensure!(self.ended, "R-8: nothing is left to do and the workflow is {}", self.said);
         // After the end nothing happens any more.
         for at in [0, self.jobs.len() / 2, self.jobs.len() - 1] {
-            let command = Command::Finished { status: JobStatus::Failed, reason: None, at: self.clock };
+            let command =
+                Command::Finished { status: JobStatus::Failed, reason: None, settled: false, at: self.clock };
             self.nothing_follows::<R>(at, &command, "R-9: an end after the end")?;
         }
         self.seen.not_run +=
