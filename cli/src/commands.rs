@@ -8,9 +8,11 @@ mod orb;
 mod policy;
 mod runner;
 mod secret;
+mod ssh;
 mod ssh_key;
 mod token;
 mod try_it;
+mod user_key;
 mod verbs;
 mod watch;
 mod why;
@@ -80,6 +82,9 @@ pub enum Command {
     /// SSH keys of a project, for the step `add_ssh_keys`
     #[command(subcommand)]
     SshKey(ssh_key::SshKey),
+    /// Your own SSH keys, with which you enter jobs
+    #[command(subcommand)]
+    UserKey(user_key::UserKey),
     /// Contexts: secrets that projects share
     #[command(subcommand)]
     Context(context::Context),
@@ -112,7 +117,7 @@ pub enum Command {
     },
     /// Run a workflow again
     #[command(
-        after_help = "Examples:\n  gantry rerun 0198c2f4-1111-7000-8000-000000000001\n  gantry rerun 0198c2f4-1111-7000-8000-000000000001 --failed"
+        after_help = "Examples:\n  gantry rerun 0198c2f4-1111-7000-8000-000000000001\n  gantry rerun 0198c2f4-1111-7000-8000-000000000001 --failed\n  gantry rerun 0198c2f4-1111-7000-8000-000000000001 --job test --ssh"
     )]
     Rerun {
         /// Id of the workflow
@@ -123,6 +128,12 @@ pub enum Command {
         /// Keep what succeeded, and run only the failed tests where `circleci tests run` runs them
         #[arg(long)]
         failed_tests: bool,
+        /// Run only this job, by its name or id; again for more
+        #[arg(long, conflicts_with_all = ["failed", "failed_tests"])]
+        job: Vec<String>,
+        /// Let the jobs that run be entered with your SSH keys; `gantry job ssh` does all of it at once
+        #[arg(long, requires = "job")]
+        ssh: bool,
     },
     /// Check a configuration without a server
     #[command(subcommand)]
@@ -163,8 +174,10 @@ impl Command {
             Self::Token(command) => command.run(global).await,
             Self::Cancel { id, job } => verbs::cancel(global, &id, job).await,
             Self::Approve { workflow, job } => verbs::approve(global, &workflow, job.as_deref()).await,
-            Self::Rerun { workflow, failed, failed_tests } => {
-                verbs::rerun(global, &workflow, failed || failed_tests, failed_tests).await
+            Self::UserKey(command) => command.run(global).await,
+            Self::Rerun { workflow, failed, failed_tests, job, ssh } => {
+                let which = verbs::Rerun { failed, failed_tests, jobs: job, ssh };
+                verbs::rerun(global, &workflow, which).await
             }
             Self::Config(command) => command.run(global),
             Self::Orb(command) => command.run(global).await,

@@ -102,6 +102,7 @@ pub fn nomad(config: &Config) -> anyhow::Result<Nomad> {
         identity: file(&ours.cert).zip(file(&ours.key)),
         endpoint: config.agents.url.clone(),
         kill_timeout: (config.dispatcher.grace.0 + REPORT).min(LONGEST_KILL),
+        ssh: config.executors.ssh.listen(),
         pools: ours.pools.iter().map(|pool| nomad_pool(pool, config)).collect(),
     });
     nomad.context("[compute]")

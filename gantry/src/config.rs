@@ -443,6 +443,65 @@ pub struct Executors {
     pub engine: ContainerEngine,
 }
 
+    /// Entering jobs that are rerun with SSH.
+    pub ssh: Ssh,
+}
+
+/// `[executors.ssh]`: an agent listens on its machine while it runs a job that was rerun with SSH, and for no other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ssh {
+    /// Whether jobs can be rerun with SSH.
+    pub enabled: bool,
+    /// Address of the agents' machines to listen on; `0.0.0.0`: every one.
+    pub address: String,
+    /// Host that people are told to connect to; empty: the address, or the machine's name where that is every address.
+    pub advertise: String,
+    /// The first port that may be taken.
+    pub first_port: u16,
+    /// The last one: as many jobs of a machine can be entered at once.
+    pub last_port: u16,
+    /// How long such a job stays after its steps while nobody is connected.
+    pub idle: Span,
+    /// How long it stays after its steps in all.
+    pub total: Span,
+}
+
+impl Default for Ssh {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            address: "127.0.0.1".to_owned(),
+            advertise: String::new(),
+            first_port: 64535,
+            last_port: 65535,
+            idle: Span::secs(10 * 60),
+            total: Span::secs(2 * 3600),
+        }
+    }
+}
+
+impl Ssh {
+    /// What agents are told.
+    pub fn listen(&self) -> Option<agent_api::SshListen> {
+        self.enabled.then(|| agent_api::SshListen {
+            address: self.address.clone(),
+            advertise: self.advertise.clone(),
+            first_port: self.first_port,
+            last_port: self.last_port,
+        })
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        let wrong = |text: &str| Err(Invalid::new(format!("executors.ssh.{text}")));
+        if self.address.parse::<std::net::IpAddr>().is_err() {
+            return wrong("address must be an IP address to listen on, such as \"0.0.0.0\"");
+        }
+        if self.first_port == 0 || self.first_port > self.last_port {
+            return wrong("first_port must be at least 1 and at most executors.ssh.last_port");
+        }
+        Ok(())
+    }
 /// `[executors.engine]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -138,7 +138,16 @@ impl Suite {
             roles,
             "conductor",
             conductor::start(
-                conductor::Deps { pool: pool.clone(), bus: bus.clone(), blobs: Arc::clone(&blobs) },
+                conductor::Deps {
+                    pool: pool.clone(),
+                    bus: bus.clone(),
+                    blobs: Arc::clone(&blobs),
+                    config: conductor::Config {
+                        reruns: config.retention.reruns.0,
+                        sweep: config.retention.sweep.0,
+                        ssh: config.executors.ssh.enabled,
+                    },
+                },
                 stop.clone(),
             )
         );
@@ -363,6 +372,7 @@ fn local_compute(config: &Config, place: &Place) -> anyhow::Result<LocalConfig> 
 
 fn dispatching(config: &Config, docker: dispatcher::Docker) -> dispatcher::Config {
     let ours = &config.dispatcher;
+        ssh: config.executors.ssh.listen(),
     let processors =
         std::thread::available_parallelism().map_or(2, |count| u32::try_from(count.get()).unwrap_or(2));
     dispatcher::Config {
@@ -383,6 +393,8 @@ fn dispatching(config: &Config, docker: dispatcher::Docker) -> dispatcher::Confi
         ..dispatcher::Config::default()
     }
 }
+        ssh_idle: config.executors.ssh.idle.0,
+        ssh_total: config.executors.ssh.total.0,
 
 fn output(config: &Config) -> output_processor::Config {
     let ours = &config.logs;

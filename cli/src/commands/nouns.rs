@@ -157,6 +157,23 @@ pub enum Job {
         /// Its number
         number: i64,
     },
+    /// Rerun a job with SSH and enter it with `ssh`; one that runs with SSH already is only entered
+    #[command(
+        after_help = "Examples:\n  gantry job ssh 7\n  gantry job ssh 7 --print         only say how to connect\n  gantry job ssh 7 -- make test    run a command there\n\nNeeds a key of yours: `gantry user-key add`. The job ends 10 minutes after the last session unless the server is set\notherwise; `gantry cancel --job` ends it at once."
+    )]
+    Ssh {
+        /// Its number
+        number: i64,
+        /// Print the command and do not run it
+        #[arg(long)]
+        print: bool,
+        /// Which node, of a job with parallelism
+        #[arg(long, default_value_t = 0)]
+        node: u64,
+        /// What to run there; default: a shell
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
 }
 
 impl Job {
@@ -174,6 +191,9 @@ impl Job {
                 let slug = place::project(global).await?;
                 let job = client.get(&format!("/api/v2/project/{slug}/job/{number}")).await?;
                 print_one(global, &job, &["number", "name", "status", "started_at", "stopped_at", "web_url"]);
+            }
+            Self::Ssh { number, print, node, command } => {
+                return super::ssh::run(global, super::ssh::Wanted { number, node, print, command }).await;
             }
         }
         Ok(Exit::Success)

@@ -46,15 +46,33 @@ pub(super) async fn approve(global: &Global, workflow: &str, job: Option<&str>) 
     Ok(Exit::Success)
 }
 
+/// What of a workflow is rerun, and how.
+pub(super) struct Rerun {
+    pub(super) failed: bool,
+    pub(super) failed_tests: bool,
+    /// Names or ids; none: all, or what failed.
+    pub(super) jobs: Vec<String>,
+    pub(super) ssh: bool,
+}
+
 /// Reruns a workflow.
-pub(super) async fn rerun(
-    global: &Global,
-    workflow: &str,
-    from_failed: bool,
-    failed_tests: bool,
-) -> Result<Exit, Failure> {
+pub(super) async fn rerun(global: &Global, workflow: &str, which: Rerun) -> Result<Exit, Failure> {
     let client = Client::connect(global)?;
-    let body = json!({ "from_failed": from_failed, "failed_tests": failed_tests });
+    let Rerun { failed, failed_tests, jobs, ssh } = which;
+    let mut body = json!({ "from_failed": failed || failed_tests, "failed_tests": failed_tests });
+    if !jobs.is_empty() {
+        if ssh {
+            super::ssh::has_key(&client).await?;
+        }
+        let known = client.items(&format!("/api/v2/workflow/{workflow}/job"), 100_000).await?;
+        let ids = jobs.iter().map(|wanted| {
+            let found = known.iter().find(|job| text(job, "name") == wanted || text(job, "id") == wanted);
+            let none = || Failure::new(Exit::NotFound, format!("workflow {workflow} has no job {wanted}"));
+            Ok(text(found.ok_or_else(none)?, "id").to_owned())
+        });
+        let ids = ids.collect::<Result<Vec<_>, Failure>>()?;
+        body = json!({ "jobs": ids, "enable_ssh": ssh });
+    }
     let answer = client.post(&format!("/api/v2/workflow/{workflow}/rerun"), &body).await?;
     done(global, &answer, &format!("Started workflow {}.", text(&answer, "workflow_id")));
     Ok(Exit::Success)

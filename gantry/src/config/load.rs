@@ -67,6 +67,8 @@ impl Loaded {
         config.records.check()?;
         config.secrets.check()?;
         config.compute.check()?;
+        config.executors.ssh.check()?;
+        config.retention.check()?;
         for (name, class) in &config.resource_classes {
             class.check(name)?;
         }

@@ -128,6 +128,9 @@ pub struct JobReady {
     /// The job of an earlier instance whose failed tests are all that it is to run (execution §9).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_tests_of: Option<JobId>,
+    /// Of a rerun with SSH: who may enter the job (execution §26). Public keys: no secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<model::ssh::Access>,
     /// What is run.
     pub definition: JobDefinition,
 }
@@ -291,6 +294,10 @@ pub struct RerunWorkflow {
     /// `circleci tests run`. Not with `jobs`.
     #[serde(default)]
     pub failed_tests: bool,
+    /// The jobs that run can be entered by SSH with the keys of the actor. Only with `jobs`. Refused `ssh_disabled` where
+    /// it is switched off.
+    #[serde(default)]
+    pub ssh: bool,
 }
 ask!(RerunWorkflow, "conductor", "workflow.rerun", WorkflowState);
 

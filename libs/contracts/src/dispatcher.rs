@@ -107,6 +107,9 @@ pub struct JobFinished {
     pub status: JobStatus,
     /// Why.
     pub reason: Option<String>,
+    /// Whether the steps of all its tasks had ended when it was canceled, if it was: it stayed for SSH (execution §26).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub settled: bool,
     /// When.
     pub at: Timestamp,
 }

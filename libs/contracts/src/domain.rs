@@ -45,6 +45,26 @@ pub struct TokenRevoked {
 }
 event!(TokenRevoked, "token.revoked", 1);
 
+/// A user registered an SSH key, to enter jobs with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UserKeyAdded {
+    /// Whose; aggregate kind `user`.
+    pub user_id: UserId,
+    /// Fingerprint, `SHA256:…`.
+    pub sha256: String,
+}
+event!(UserKeyAdded, "user.key_added", 1);
+
+/// A user's SSH key opens nothing any more, but jobs that were rerun while it did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UserKeyRemoved {
+    /// Whose; aggregate kind `user`.
+    pub user_id: UserId,
+    /// Fingerprint, `SHA256:…`.
+    pub sha256: String,
+}
+event!(UserKeyRemoved, "user.key_removed", 1);
+
 /// A project came into being.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProjectCreated {
@@ -168,6 +188,53 @@ pub struct RevokeToken {
     pub id: TokenId,
 }
 ask!(RevokeToken, "domain", "token.revoke", ());
+
+/// An SSH key of a person: its public half, which is all that is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserKey {
+    /// The key in OpenSSH's one-line form, its comment included.
+    pub public_key: String,
+    /// Fingerprint, `SHA256:…`.
+    pub sha256: String,
+    /// What the person calls it: the key's comment, unless it was given a name.
+    pub label: String,
+    /// When it was registered.
+    pub created_at: ids::Timestamp,
+}
+
+/// The SSH keys of a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserKeys {
+    /// Whose.
+    pub login: String,
+    /// In the order in which they were registered.
+    pub keys: Vec<UserKey>,
+}
+
+/// Registers an SSH key of the actor, with which jobs that they rerun with SSH can be entered (execution §26). Refused
+/// `invalid` for what is no public key, or of a kind or size that is not taken; `exists` for one that is registered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddUserKey {
+    /// The public half in OpenSSH's one-line form.
+    pub public_key: String,
+    /// What to call it; `None`: its comment.
+    #[serde(default)]
+    pub label: Option<String>,
+}
+ask!(AddUserKey, "domain", "user_key.add", UserKey);
+
+/// SSH keys of the actor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListUserKeys {}
+ask!(ListUserKeys, "domain", "user_key.list", UserKeys);
+
+/// Removes an SSH key of the actor. Refused `not_found`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemoveUserKey {
+    /// Fingerprint, `SHA256:…`.
+    pub sha256: String,
+}
+ask!(RemoveUserKey, "domain", "user_key.remove", ());
 
 /// Makes the first administrator (login `admin`), the organisation `local` and the admin's token, once;
 /// a repeat replaces the token's hash. Asked by the start-up of `gantry up` only.

@@ -23,6 +23,7 @@ mod state;
 mod store;
 mod text;
 mod unstable;
+mod user_keys;
 mod v1;
 mod v2;
 mod view;

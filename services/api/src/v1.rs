@@ -8,6 +8,7 @@ use crate::{
     ssh_keys::{self, Shape},
     state::App,
     store::{JobRow, StepRow},
+    user_keys,
     v2::{self, time},
     view,
 };
@@ -40,6 +41,7 @@ pub fn routes() -> Router<App> {
         .route("/api/v1.1/projects", get(projects))
         .route("/api/v1.1/recent-builds", get(recent))
         .route("/api/v1.1/output/{step}", get(output))
+        .route("/api/v1.1/user/ssh-key", any(user_keys::route))
         .route("/api/v1.1/project/{*rest}", any(project))
         .route("/api/v1.1/{*rest}", any(|| async { Fail::not_found("Route") }))
 }
@@ -197,7 +199,7 @@ async fn build(app: &App, caller: &Caller, job: &JobRow) -> Answer<Value> {
         .collect();
     let has_artifacts = artifacts::any(app, caller, JobId(job.id)).await;
     let more = json!({
-        "steps": grouped, "has_artifacts": has_artifacts, "ssh_users": [], "ssh_disabled": true, "job_name": job.name,
+        "steps": grouped, "has_artifacts": has_artifacts, "ssh_users": [], "ssh_disabled": false, "job_name": job.name,
         "messages": [], "all_commit_details": [], "pull_requests": [],
         "picard": {
             "executor": job.executor, "resource_class": { "cpu": null, "ram": null, "class": job.resource_class },
@@ -305,7 +307,11 @@ async fn project(
         }
         ("POST", [number, "retry"]) => {
             let job = view::numbered_job(&app, &caller, &project, number).await?;
-            retry(&app, &caller, &job).await
+            retry(&app, &caller, &job, false).await
+        }
+        ("POST", [number, "ssh"]) => {
+            let job = view::numbered_job(&app, &caller, &project, number).await?;
+            retry(&app, &caller, &job, true).await
         }
         _ => Err(Fail::not_found("Route")),
     }
@@ -347,14 +353,16 @@ async fn variables(
 }
 
 /// A job is run again with its workflow: jobs that succeeded are kept when this one did not.
-async fn retry(app: &App, caller: &Caller, job: &JobRow) -> Answer {
+/// With SSH it alone is run, whatever became of it, and can be entered (execution §9).
+async fn retry(app: &App, caller: &Caller, job: &JobRow, ssh: bool) -> Answer {
     app.allow(caller, Permission::Rerun, ids::OrgId(job.org_id)).await?;
     let ask = RerunWorkflow {
         id: WorkflowId(job.workflow_id),
-        from_failed: job.status != "success",
-        jobs: None,
+        from_failed: !ssh && job.status != "success",
+        jobs: ssh.then(|| vec![JobId(job.id)]),
         sparse_tree: false,
         failed_tests: false,
+        ssh,
     };
     let state = app.command(caller, &ask).await?;
     app.workflow_seen(state.id, state.version).await;

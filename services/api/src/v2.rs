@@ -275,9 +275,6 @@ async fn rerun_workflow(
     let row = view::workflow(&app, &caller, id::<WorkflowId>(&workflow, "Workflow")?).await?;
     app.allow(&caller, Permission::Rerun, ids::OrgId(row.org_id)).await?;
     let rerun: Rerun = body(&bytes)?;
-    if rerun.enable_ssh {
-        return Err(Fail::invalid("reruns with SSH are not available"));
-    }
     let ask = RerunWorkflow {
         id: WorkflowId(row.id),
         from_failed: rerun.from_failed,
@@ -285,6 +282,7 @@ async fn rerun_workflow(
         jobs: rerun.jobs.filter(|jobs| !jobs.is_empty()),
         sparse_tree: rerun.sparse_tree,
         failed_tests: rerun.failed_tests,
+        ssh: rerun.enable_ssh,
     };
     let state = app.command(&caller, &ask).await?;
     app.workflow_seen(state.id, state.version).await;

@@ -17,6 +17,7 @@ use contracts::{
         WorkflowState,
     },
     dispatcher::RevokeJobs,
+    domain::{ListUserKeys, UserKeys},
     permissions::CheckPermission,
     request::Ask,
 };
@@ -25,6 +26,7 @@ use ids::{JobId, WorkflowId};
 use model::{
     permission::Permission,
     workflow::{Command, Walk},
+    ssh::Access,
 };
 use std::time::Duration;
 
@@ -67,6 +69,10 @@ impl Responder for State {
             }
             JobAncestry::NAME => {
                 route::<JobAncestry, _, _>(req, |ask, _| async move { Ok(self.ancestry(ask).await?) }).await
+            SettledPipelines::NAME => {
+                route::<SettledPipelines, _, _>(req, |ask, _| async move { Ok(self.settled(ask).await?) })
+                    .await
+            }
             }
             _ => Err(bus::unknown(req)),
         }
@@ -132,6 +138,7 @@ impl State {
         let Some(old) = store::workflow(tx.conn(), ask.id).await? else {
             return Err(Refusal::not_found("workflow").into());
         };
+        let ssh = self.access(request, &ask).await?;
         let which = match ask.jobs {
             Some(_) if ask.from_failed || ask.failed_tests => {
                 let message = "`jobs` excludes `from_failed` and `failed_tests`: send only one of them";
@@ -144,7 +151,16 @@ impl State {
             None if ask.from_failed || ask.failed_tests => Which::Failed { tests: ask.failed_tests },
             None => Which::All,
         };
-        let why = Why::Asked { by: request.actor.user(), which };
+        if let (Some(access), Which::Selected { jobs, .. }) = (&ssh, &which) {
+            let detail = json!({ "jobs": jobs, "login": access.login, "keys": access.keys.len() });
+            let mut act =
+                Act::new("job.ssh_rerun", request.actor.clone(), detail).on("workflow", ask.id.uuid());
+            act.org_id = Some(old.project.org_id);
+            act.correlation_id = Some(old.pipeline_id);
+            act.causation_id = Some(request.id);
+            tx.act(act).await?;
+        }
+        let why = Why::Asked { by: request.actor.user(), which, ssh };
         let new = create::rerun(&mut tx, &old, why, &cause(request), now()).await?;
         self.finish(request, tx, new.state()).await
     }
@@ -161,6 +177,36 @@ impl State {
             Begun::Answered(answer) => return Ok(answer),
             Begun::New(tx) => tx,
         };
+    /// Who may enter the jobs of a rerun: the person who asks, with the keys that are registered now. A rerun of what was
+    /// run with SSH has it too (execution §9). Before the transaction, which calls nobody.
+    async fn access(&self, request: &Request, ask: &RerunWorkflow) -> Result<Option<Access>> {
+        let before = {
+            let mut conn = self.store.pool().acquire().await?;
+            store::workflow(&mut conn, ask.id).await?.and_then(|old| old.ssh)
+        };
+        match (ask.ssh, self.ssh) {
+            (true, false) => {
+                let message = "jobs cannot be rerun with SSH here: `[executors.ssh] enabled` is false";
+                return Err(Refusal::new("ssh_disabled", message).into());
+            }
+            (true, true) if ask.jobs.is_none() => {
+                let message = "a rerun with SSH is one of chosen jobs: name them in `jobs`";
+                return Err(Refusal::new("invalid", message).into());
+            }
+            (false, true) if before.is_none() => return Ok(None),
+            (false, false) => return Ok(None),
+            (_, true) => {}
+        }
+        if request.actor.user().is_none() {
+            return match ask.ssh {
+                true => Err(Refusal::new("forbidden", "only a person can enter jobs").into()),
+                false => Ok(None),
+            };
+        }
+        let UserKeys { login, keys } = self.bus.ask(&request.actor, &ListUserKeys {}).await?;
+        Ok(Some(Access { login: Some(login), keys: keys.into_iter().map(|key| key.public_key).collect() }))
+    }
+
         let now = now();
         let (Some(mut workflow), Some(job)) =
             (store::workflow(tx.conn(), id).await?, store::job(tx.conn(), id, job).await?)

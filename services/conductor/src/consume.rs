@@ -99,8 +99,8 @@ fn news(message: &Envelope) -> Result<(WorkflowId, JobId, Command), Error> {
         let JobStarted { job_id, workflow_id, at } = message.body_as()?;
         Ok((workflow_id, job_id, Command::Started { at }))
     } else {
-        let JobFinished { job_id, workflow_id, status, reason, at } = message.body_as()?;
-        Ok((workflow_id, job_id, Command::Finished { status, reason, at }))
+        let JobFinished { job_id, workflow_id, status, reason, settled, at } = message.body_as()?;
+        Ok((workflow_id, job_id, Command::Finished { status, reason, settled, at }))
     }
 }
 

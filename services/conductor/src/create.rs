@@ -15,6 +15,7 @@ use eventstore::Tx;
 use ids::{JobId, Timestamp, UserId, WorkflowId};
 use model::{
     plan::{JobPlan, Plan, WorkflowPlan},
+    ssh::Access,
     status::{JobStatus, WorkflowStatus},
     workflow::{Graph, Root},
 };
@@ -51,6 +52,8 @@ pub(crate) enum Why {
         by: Option<UserId>,
         /// What is to be run.
         which: Which,
+        /// Who may enter its jobs by SSH, if it is run so.
+        ssh: Option<Access>,
     },
     /// The workflow failed and has automatic reruns left.
     Automatic,
@@ -82,6 +85,7 @@ pub(crate) async fn of_pipeline(
             vcs: pipeline.vcs.clone(),
             trigger: pipeline.trigger.clone(),
             plan_digest: if pipeline.plan.is_none() { pipeline.plan_digest.clone() } else { None },
+            ssh: None,
             created_at: now,
         };
         make(tx, row, workflow, &Past::default(), cause, now).await?;
@@ -131,6 +135,11 @@ pub(crate) async fn rerun(
         started_by: match why {
             Why::Asked { by, .. } => by,
             Why::Automatic => old.started_by,
+        },
+        // With the keys of who asks now, never with those of who asked before.
+        ssh: match &why {
+            Why::Asked { ssh, .. } => ssh.clone(),
+            Why::Automatic => None,
         },
         rerun_of: Some(old.id),
         auto_rerun: match why {

@@ -209,6 +209,7 @@ fn announce(
                 contexts: beginning.plan.contexts,
                 acting_user: approver.or(workflow.started_by),
                 failed_tests_of: beginning.failed_tests_of,
+                ssh: workflow.ssh.clone(),
                 definition: *definition,
             };
             event(workflow, cause, &body)

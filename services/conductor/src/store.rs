@@ -9,6 +9,7 @@ use contracts::{
 use ids::{JobId, PipelineId, ProjectId, Timestamp, UserId, WorkflowId};
 use model::{
     plan::JobPlan,
+    ssh::Access,
     status::{JobStatus, WorkflowStatus},
     workflow::{Approver, Changes, Dependant, Event, Job, Kind, Root, StatusSet, Turn},
 };
@@ -38,6 +39,8 @@ pub(crate) struct Workflow {
     pub trigger: Trigger,
     /// Of a plan that was too large for a message: where it lies.
     pub plan_digest: Option<String>,
+    /// Who may enter its jobs by SSH, if it was rerun so.
+    pub ssh: Option<Access>,
     pub created_at: Timestamp,
 }
 
@@ -116,6 +119,7 @@ fn workflow_of(row: &PgRow) -> Result<Workflow> {
         vcs,
         trigger,
         plan_digest: row.try_get("plan_digest")?,
+        ssh: row.try_get::<Option<Json<Access>>, _>("ssh")?.map(|Json(access)| access),
         created_at: row.try_get("created_at")?,
     })
 }
@@ -276,7 +280,7 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
     sqlx::query(
         "INSERT INTO conductor.workflows (id, version, pipeline_id, pipeline_number, project_id, project, name, status, \
              counts, started_by, rerun_of, workspace_id, max_auto_reruns, auto_rerun, vcs, trigger, created_at, \
-             next_action_at, branch, plan_digest) \
+             next_action_at, branch, plan_digest, ssh) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
              $17 + make_interval(days => $18), $19, $20)",
     )
@@ -300,6 +304,7 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
     .bind(DAYS)
     .bind(&workflow.vcs.branch)
     .bind(&workflow.plan_digest)
+    .bind(workflow.ssh.as_ref().map(Json))
     .execute(&mut *conn)
     .await?;
 

@@ -107,6 +107,7 @@ impl Jobs {
             "pipeline-definition-id": job.project.id,
             "workflow-id": job.workflow_id,
             "runner-class": job.definition.resource_class,
+            "ssh-rerun": job.ssh.is_some(),
         })
     }
 }
@@ -127,6 +128,8 @@ fn facts(job: &JobReady) -> Value {
         "pipeline.git.repo_name": job.project.name,
         "pipeline.trigger.type": job.trigger.kind,
         "pipeline.trigger_source": job.trigger.kind,
+        // The one name that is no pipeline value (config-language §6.6).
+        "job.ssh.enabled": job.ssh.is_some(),
     });
     // What is not there is undefined, as in a configuration.
     if let Some(facts) = facts.as_object_mut() {

@@ -35,6 +35,10 @@ pub struct Config {
     pub job_timeout: Duration,
     /// Bytes that an agent may hold on disk while the suite is away.
     pub spool_bytes: u64,
+    /// How long a job that can be entered stays after its steps without a session (execution §30).
+    pub ssh_idle: Duration,
+    /// The same, in all.
+    pub ssh_total: Duration,
     /// What a job that asks for a container does.
     pub docker: Docker,
     /// How long an agent may prepare an environment before its task is queued again.
@@ -74,6 +78,8 @@ impl Default for Config {
             spool_bytes: 256 << 20,
             docker: Docker::Refuse,
             permit_timeout: Duration::from_secs(600),
+            ssh_idle: Duration::from_secs(10 * 60),
+            ssh_total: Duration::from_secs(2 * 3600),
             classes: Classes::default(),
         }
     }
@@ -103,6 +109,8 @@ impl Config {
         }
     }
 
+            ssh_idle_ms: ms(self.ssh_idle),
+            ssh_total_ms: ms(self.ssh_total),
     /// What passing the lease's end by so much says about us rather than about an agent.
     pub(crate) fn slack(&self) -> Duration {
         self.lease.saturating_sub(self.self_stop) / 2

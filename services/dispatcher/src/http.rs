@@ -1,7 +1,9 @@
 //! What agents call.
 
-use crate::{lease, permit, runner_claim, runner_unclaim, state::State};
-use agent_api::{Claim, Commands, FinalReport, Lease, Problem, Renewed, RunnerClaim, RunnerUnclaim, Source};
+use crate::{lease, permit, runner_claim, runner_unclaim, ssh, state::State};
+use agent_api::{
+    Claim, Commands, FinalReport, Lease, Problem, Renewed, RunnerClaim, RunnerUnclaim, Source, SshSession,
+};
 use axum::{
     Json, Router,
     extract::{FromRequest, FromRequestParts, Path, Query, State as Shared},
@@ -120,6 +122,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/v1/tasks/{task}/commands", get(commands))
         .route("/v1/tasks/{task}/finish", post(finish))
         .route("/v1/tasks/{task}/source", get(source))
+        .route("/v1/tasks/{task}/ssh", post(session))
         .with_state(state)
 }
 
@@ -185,6 +188,15 @@ async fn commands(
 
 async fn source(Shared(state): App, Fenced(fence): Fenced) -> Result<Json<Source>, Refused> {
     lease::source(&state, &fence).await.map(Json)
+}
+
+async fn session(
+    Shared(state): App,
+    Fenced(fence): Fenced,
+    Body(session): Body<SshSession>,
+) -> Result<Json<serde_json::Value>, Refused> {
+    ssh::record(&state, &fence, session).await?;
+    Ok(Json(serde_json::json!({})))
 }
 
 async fn finish(

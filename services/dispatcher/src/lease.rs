@@ -193,8 +193,10 @@ pub async fn finish(state: &State, fence: &FenceClaims, report: FinalReport) -> 
         return Ok(());
     }
     let run = store::run(&mut tx, task.job_id).await?;
-    let (status, reason) = rules::reported_outcome(task.cancel_requested, report.status, report.reason);
-    let mut events = store::finish(&mut tx, &run, &task, Outcome { status, reason, reported: true }).await?;
+    let settled = report.settled;
+    let (status, reason) = rules::reported_outcome(task.cancel_requested, report);
+    let outcome = Outcome { status, reason, reported: true, settled };
+    let mut events = store::finish(&mut tx, &run, &task, outcome).await?;
     events.extend(line::fill(&mut tx, state).await?);
     tx.append(&events).await?;
     tx.commit().await?;

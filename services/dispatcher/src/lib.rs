@@ -19,6 +19,7 @@ mod runner_claim;
 mod runner_unclaim;
 pub mod runners;
 mod state;
+mod ssh;
 mod store;
 mod sweeper;
 

@@ -188,8 +188,9 @@ async fn finish_runs(
         .map(|(job_id, at)| {
             let run = runs.get(&job_id).context("a run that was not read")?;
             let (status, reason) = rules::job_outcome(vec![(JobStatus::Canceled, None)]);
-            let body = JobFinished { job_id: run.job(), workflow_id: run.workflow(), status, reason, at };
-            Ok(run.event("run", job_id, &body))
+            let (job_id, workflow_id) = (run.job(), run.workflow());
+            let body = JobFinished { job_id, workflow_id, status, reason, settled: false, at };
+            Ok(run.event("run", run.job_id, &body))
         })
         .collect()
 }

@@ -27,13 +27,13 @@ pub fn job_outcome(tasks: Vec<(JobStatus, Option<String>)>) -> (JobStatus, Optio
         .unwrap_or((JobStatus::Success, None))
 }
 
-/// Status and reason of a task whose agent reported. A cancel that was acknowledged holds.
-pub fn reported_outcome(
-    cancel_requested: bool,
-    status: JobStatus,
-    reason: Option<String>,
-) -> (JobStatus, Option<String>) {
-    if cancel_requested { (JobStatus::Canceled, None) } else { (status, reason) }
+/// Status and reason of a task whose agent reported. A cancel that was acknowledged holds, but for a task whose
+/// steps had ended: it ended the wait for SSH sessions (execution §26).
+pub fn reported_outcome(cancel_requested: bool, report: FinalReport) -> (JobStatus, Option<String>) {
+    match report {
+        FinalReport { settled: false, .. } if cancel_requested => (JobStatus::Canceled, None),
+        FinalReport { status, reason, .. } => (status, reason),
+    }
 }
 
 /// Why a job cannot run here, if it cannot.
@@ -84,6 +84,7 @@ pub fn spec(ready: JobReady, index: u32, total: u32, public_url: &str, config: &
         total,
         has_secrets: true,
         failed_tests: ready.failed_tests_of.is_some(),
+        ssh: ready.ssh,
         containers: is_prepared(&ready.definition, config.docker),
         // Checked before the task was queued.
         resources: config.classes.resolve(&ready.definition).unwrap_or_default(),

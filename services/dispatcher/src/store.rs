@@ -154,6 +154,8 @@ pub struct Outcome {
     pub reason: Option<String>,
     /// Whether its agent said so.
     pub reported: bool,
+    /// Whether its steps had ended when it was stopped.
+    pub settled: bool,
 }
 
 /// Ends a task, and its run with it if it was the last. Frees the slot: needs [`slots`].
@@ -164,13 +166,14 @@ pub async fn finish(
     outcome: Outcome,
 ) -> anyhow::Result<Vec<NewEvent>> {
     let at: Timestamp = sqlx::query_scalar(
-        "UPDATE dispatcher.tasks SET state = 'finished', status = $2, reason = $3, reported = $4, \
+        "UPDATE dispatcher.tasks SET state = 'finished', status = $2, reason = $3, reported = $4, settled = $5, \
              finished_at = clock_timestamp(), next_action_at = NULL WHERE task_id = $1 RETURNING finished_at",
     )
     .bind(task.task_id)
     .bind(outcome.status.as_str())
     .bind(&outcome.reason)
     .bind(outcome.reported)
+    .bind(outcome.settled)
     .fetch_one(tx.conn())
     .await?;
     let ended = TaskFinished {
@@ -186,12 +189,14 @@ pub async fn finish(
         metrics::counter!("gantry.dispatcher.infrastructure_failures").increment(1);
     }
     let mut events = vec![run.event("task", task.task_id, &ended)];
-    let tasks: Vec<(String, Option<String>, Option<String>)> =
-        sqlx::query_as("SELECT state, status, reason FROM dispatcher.tasks WHERE job_id = $1 ORDER BY index")
-            .bind(run.job_id)
-            .fetch_all(tx.conn())
-            .await?;
+    let tasks: Vec<(String, Option<String>, Option<String>, bool)> = sqlx::query_as(
+        "SELECT state, status, reason, settled FROM dispatcher.tasks WHERE job_id = $1 ORDER BY index",
+    )
+    .bind(run.job_id)
+    .fetch_all(tx.conn())
+    .await?;
     if tasks.iter().all(|(state, ..)| state == "finished") {
+        let settled = tasks.iter().all(|(.., settled)| *settled);
         let outcomes = tasks
             .into_iter()
             .map(|(_, status, reason)| {
@@ -204,7 +209,7 @@ pub async fn finish(
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let (status, reason) = rules::job_outcome(outcomes);
-        events.push(finish_run(tx, run, status, reason).await?);
+        events.push(finish_run(tx, run, status, reason, settled).await?);
     }
     Ok(events)
 }
@@ -215,6 +220,7 @@ pub async fn finish_run(
     run: &RunRow,
     status: JobStatus,
     reason: Option<String>,
+    settled: bool,
 ) -> sqlx::Result<NewEvent> {
     let at: Timestamp = sqlx::query_scalar(
         "UPDATE dispatcher.runs SET state = 'finished', status = $2, reason = $3, finished_at = clock_timestamp() \
@@ -225,6 +231,6 @@ pub async fn finish_run(
     .bind(&reason)
     .fetch_one(tx.conn())
     .await?;
-    let body = JobFinished { job_id: run.job(), workflow_id: run.workflow(), status, reason, at };
+    let body = JobFinished { job_id: run.job(), workflow_id: run.workflow(), status, reason, settled, at };
     Ok(run.event("run", run.job_id, &body))
 }

@@ -178,7 +178,8 @@ async fn expire(state: &State, leader: &Leader, id: TaskId) -> anyhow::Result<()
         }
         Expiry::Finish(status, reason) => {
             tracing::warn!(task = %id, epoch = task.epoch, %status, reason, "a task's time ran out");
-            let outcome = Outcome { status, reason: Some(reason.to_owned()), reported: false };
+            let reason = Some(reason.to_owned());
+            let outcome = Outcome { status, reason, reported: false, settled: false };
             let mut events = store::finish(&mut tx, &run, &task, outcome).await?;
             events.extend(line::fill(&mut tx, state).await?);
             events

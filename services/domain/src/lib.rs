@@ -4,6 +4,7 @@
 //! [`contracts::domain`]; consumes nothing.
 
 mod commands;
+mod keys;
 mod queries;
 mod settings;
 
@@ -74,6 +75,9 @@ impl Responder for State {
             ask::CreateToken => commands::create_token,
             ask::RevokeToken => commands::revoke_token,
             ask::EnsureProject => commands::ensure_project,
+            ask::AddUserKey => keys::add,
+            ask::ListUserKeys => keys::list,
+            ask::RemoveUserKey => keys::remove,
             ask::GetProjectSettings => settings::get,
             ask::ChangeProjectSettings => settings::change,
         })

@@ -128,7 +128,8 @@ impl Mutation {
     }
 
     /// Reruns a workflow as a new instance: all of it, from failed, or only the named jobs, with `sparseTree` also
-    /// what waits for them; with `failedTests` from failed, and only the failed tests of jobs that failed.
+    /// what waits for them; with `failedTests` from failed, and only the failed tests of jobs that failed; with `ssh` the
+    /// named jobs, which can then be entered with the SSH keys of who asks.
     async fn rerun_workflow(
         &self,
         ctx: &Context<'_>,
@@ -137,13 +138,14 @@ impl Mutation {
         jobs: Option<Vec<ID>>,
         #[graphql(default)] sparse_tree: bool,
         #[graphql(default)] failed_tests: bool,
+        #[graphql(default)] ssh: bool,
     ) -> Outcome<WorkflowPayload> {
         let (app, caller, id) = (app(ctx), caller(ctx)?, parse::<WorkflowId>(&id, "Workflow")?);
         let done = async {
             let row = view::workflow(app, caller, id).await?;
             app.allow(caller, Permission::Rerun, OrgId(row.org_id)).await?;
             let jobs = jobs.map(|jobs| jobs.iter().map(|job| view::id(job, "Job")).collect()).transpose()?;
-            let ask = RerunWorkflow { id, from_failed, jobs, sparse_tree, failed_tests };
+            let ask = RerunWorkflow { id, from_failed, jobs, sparse_tree, failed_tests, ssh };
             let state = app.command(caller, &ask).await?;
             app.workflow_seen(state.id, state.version).await;
             view::workflow(app, caller, state.id).await

@@ -423,6 +423,7 @@ pub async fn history(world: &World) -> Run {
         contexts: vec!["deploy".to_owned()],
         acting_user: None,
         failed_tests_of: None,
+        ssh: None,
         definition: JobDefinition {
             executor: Executor::Machine { image: None },
             resource_class: "medium".to_owned(),

@@ -37,6 +37,7 @@ async fn a_newer_pipeline_cancels_older_workflows_of_its_branch() {
             jobs: None,
             sparse_tree: false,
             failed_tests: false,
+            ssh: false,
         })
         .await
         .unwrap()

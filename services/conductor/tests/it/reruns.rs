@@ -6,7 +6,7 @@ use ids::{JobId, MessageId, UserId, WorkflowId};
 use model::status::{JobStatus, WorkflowStatus};
 
 fn rerun(id: WorkflowId, from_failed: bool) -> RerunWorkflow {
-    RerunWorkflow { id, from_failed, jobs: None, sparse_tree: false, failed_tests: false }
+    RerunWorkflow { id, from_failed, jobs: None, sparse_tree: false, failed_tests: false, ssh: false }
 }
 
 fn jobs() -> Vec<model::plan::JobPlan> {
@@ -99,6 +99,7 @@ async fn chosen_jobs_run_alone_or_with_what_waits_for_them() {
         jobs: Some(jobs),
         sparse_tree,
         failed_tests: false,
+        ssh: false,
     };
     assert_eq!(code(world.ask(&ask(vec![JobId::new()], false)).await), "not_found");
     assert_eq!(code(world.ask(&RerunWorkflow { from_failed: true, ..ask(vec![b], false) }).await), "invalid");

@@ -200,6 +200,7 @@ async fn r22_a_locked_group_of_jobs_keeps_its_turn_until_all_of_them_have_ended(
         jobs: None,
         sparse_tree: false,
         failed_tests: false,
+        ssh: false,
     };
     let again = world.ask(&ask).await.unwrap();
     world.until_job(again.id, "a", "queued").await;

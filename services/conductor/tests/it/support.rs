@@ -227,7 +227,8 @@ impl World {
 
     /// The dispatcher says that a job ended.
     pub async fn job_finished(&self, workflow_id: WorkflowId, job_id: JobId, status: JobStatus) {
-        let body = JobFinished { job_id, workflow_id, status, reason: None, at: chrono::Utc::now() };
+        let body =
+            JobFinished { job_id, workflow_id, status, reason: None, settled: false, at: chrono::Utc::now() };
         let event = NewEvent::new("run", job_id.uuid(), Actor::service("dispatcher"), &body);
         append(&self.dispatcher, event).await;
     }

@@ -172,6 +172,7 @@ impl Suite {
             contexts: contexts.iter().map(|&name| name.to_owned()).collect(),
             acting_user,
             failed_tests_of: None,
+            ssh: None,
             definition: JobDefinition {
                 executor: Executor::Machine { image: None },
                 resource_class: String::new(),

@@ -204,6 +204,7 @@ impl World {
 
     /// All events of the dispatcher, in order.
     pub async fn events(&self) -> Vec<Envelope> {
+            ssh: None,
         loop {
             let page = self.dispatcher.read_after(Position::default(), 1000).await.unwrap();
             // An older transaction is open somewhere: newer events are not shown yet.
@@ -309,7 +310,7 @@ impl World {
         lease: &Lease,
         status: JobStatus,
     ) -> Result<serde_json::Value, (StatusCode, Problem)> {
-        let report = FinalReport { status, reason: None };
+        let report = FinalReport { status, reason: None, settled: false };
         self.post(&format!("/v1/tasks/{}/finish", lease.task_id), Some(&lease.fence), &report).await
     }
 }

@@ -406,6 +406,7 @@ async fn real_processes_start_and_end() {
         job_user: None,
         hide: Vec::new(),
         cgroups: true,
+        ssh: None,
     });
     let mut world = World::new(Arc::new(local.unwrap())).await;
     let task = TaskId::new();
