@@ -145,11 +145,17 @@ pub enum Command {
     #[command(subcommand)]
     Policy(policy::Policy),
     /// Make a sample project, push it and watch it
-    #[command(after_help = "Examples:\n  gantry try\n  gantry try --dir sample")]
+    #[command(after_help = "Examples:\n  gantry try\n  gantry try --dir sample\n  gantry try --docker")]
     Try {
         /// Folder for the sample's repository; default: a temporary one
         #[arg(long)]
         dir: Option<PathBuf>,
+        /// Run its jobs in containers: a database, a cache, artifacts, and tests split over four nodes
+        #[arg(long)]
+        docker: bool,
+        /// Image for them, with git, bash and a PostgreSQL that its entrypoint starts
+        #[arg(long, requires = "docker", default_value = try_it::IMAGE)]
+        image: String,
     },
 }
 
@@ -182,7 +188,8 @@ impl Command {
             Self::Config(command) => command.run(global),
             Self::Orb(command) => command.run(global).await,
             Self::Policy(command) => command.run(global).await,
-            Self::Try { dir } => try_it::run(global, dir).await,
+            Self::Try { dir, docker: true, image } => try_it::run_docker(global, dir, &image).await,
+            Self::Try { dir, .. } => try_it::run(global, dir).await,
         }
     }
 }

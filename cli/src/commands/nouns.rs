@@ -4,6 +4,7 @@ use super::{print_list, print_one};
 use crate::{Client, Exit, Failure, Global, place};
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 
 const PIPELINE: &[&str] = &["number", "state", "vcs.branch", "vcs.tag", "vcs.revision", "created_at", "id"];
 const WORKFLOW: &[&str] = &["name", "status", "created_at", "stopped_at", "id"];
@@ -170,6 +171,9 @@ pub enum Job {
         /// Which node, of a job with parallelism
         #[arg(long, default_value_t = 0)]
         node: u64,
+        /// The private key to show; default: those that `ssh` tries by itself
+        #[arg(short, long)]
+        identity: Option<PathBuf>,
         /// What to run there; default: a shell
         #[arg(last = true)]
         command: Vec<String>,
@@ -192,8 +196,9 @@ impl Job {
                 let job = client.get(&format!("/api/v2/project/{slug}/job/{number}")).await?;
                 print_one(global, &job, &["number", "name", "status", "started_at", "stopped_at", "web_url"]);
             }
-            Self::Ssh { number, print, node, command } => {
-                return super::ssh::run(global, super::ssh::Wanted { number, node, print, command }).await;
+            Self::Ssh { number, print, node, identity, command } => {
+                let wanted = super::ssh::Wanted { number, node, print, identity, command };
+                return super::ssh::run(global, wanted).await;
             }
         }
         Ok(Exit::Success)

@@ -6,6 +6,7 @@ use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use std::{
     io::Write,
+    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -25,6 +26,8 @@ pub(super) struct Wanted {
     pub(super) node: u64,
     /// Whether the command is printed and not run.
     pub(super) print: bool,
+    /// The private key to show; none: those that `ssh` tries by itself.
+    pub(super) identity: Option<PathBuf>,
     /// What is run there; none: a shell.
     pub(super) command: Vec<String>,
 }
@@ -73,7 +76,7 @@ pub(super) async fn run(global: &Global, wanted: Wanted) -> Result<Exit, Failure
         }
         return Ok(Exit::Success);
     }
-    enter(&address, &wanted.command)
+    enter(&address, &wanted)
 }
 
 /// Waits until the job says how to connect.
@@ -138,15 +141,19 @@ fn parse(text: &str) -> Option<Address> {
 }
 
 /// Runs `ssh`, which knows the host by the key that the server told and asks nobody. How it ended is said.
-fn enter(address: &Address, command: &[String]) -> Result<Exit, Failure> {
+fn enter(address: &Address, wanted: &Wanted) -> Result<Exit, Failure> {
     let unusable = |error: std::io::Error| Failure::new(Exit::Usage, format!("ssh cannot be run: {error}"));
     let mut known = tempfile::NamedTempFile::new().map_err(unusable)?;
     writeln!(known, "{ALIAS} {}", address.key).map_err(unusable)?;
-    let status = Command::new("ssh")
+    let mut command = Command::new("ssh");
+    if let Some(identity) = &wanted.identity {
+        command.args(["-o", "IdentitiesOnly=yes", "-i"]).arg(identity);
+    }
+    let status = command
         .args(["-p", &address.port.to_string(), "-o", "StrictHostKeyChecking=yes", "-o"])
         .arg(format!("UserKnownHostsFile={}", known.path().display()))
         .args(["-o", &format!("HostKeyAlias={ALIAS}"), &address.host])
-        .args(command)
+        .args(&wanted.command)
         .stdin(Stdio::inherit())
         .status()
         .map_err(unusable)?;

@@ -4,7 +4,9 @@
 mod config;
 mod decisions;
 mod limits;
+mod links;
 mod runners;
+mod ssh;
 mod streams;
 mod support;
 mod timeouts;

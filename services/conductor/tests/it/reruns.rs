@@ -1,9 +1,15 @@
 //! Reruns: by people and by themselves.
 
 use crate::support::{World, build, code, workflow};
-use contracts::conductor::{JobReady, RerunWorkflow, WorkflowCreated};
+use contracts::{
+    conductor::{CancelJob, JobReady, RerunWorkflow, WorkflowCreated},
+    domain::UserKey,
+};
 use ids::{JobId, MessageId, UserId, WorkflowId};
-use model::status::{JobStatus, WorkflowStatus};
+use model::{
+    ssh::Access,
+    status::{JobStatus, WorkflowStatus},
+};
 
 fn rerun(id: WorkflowId, from_failed: bool) -> RerunWorkflow {
     RerunWorkflow { id, from_failed, jobs: None, sparse_tree: false, failed_tests: false, ssh: false }
@@ -149,5 +155,76 @@ async fn failed_tests_are_those_of_the_instance_before() {
         (old, failed) = (new, ready[0].job_id);
     }
     world.check_rows().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_rerun_with_ssh_carries_the_keys_of_who_asks() {
+    let mut world = World::new().await;
+    let key = |line: &str| UserKey {
+        public_key: line.into(),
+        sha256: format!("SHA256:{line}"),
+        label: line.into(),
+        created_at: chrono::Utc::now(),
+    };
+    *world.others.ssh_keys.lock().unwrap() = vec![key("ssh-ed25519 one")];
+    let created = world.push(vec![workflow("main", jobs())]).await.remove(0);
+    let old = created.workflow_id;
+    world.run_to_end(old, &[("b", JobStatus::Failed)]).await;
+    let b = crate::support::id_of(&created, "b");
+    let ask = RerunWorkflow { jobs: Some(vec![b]), ssh: true, ..rerun(old, false) };
+    assert_eq!(code(world.ask(&RerunWorkflow { jobs: None, ..ask.clone() }).await), "invalid");
+    let ready = async |world: &World, id: WorkflowId| {
+        let all: Vec<JobReady> = world.events::<JobReady>().await;
+        all.into_iter()
+            .filter(|ready| ready.workflow_id == id)
+            .map(|ready| (ready.name, ready.ssh))
+            .collect::<Vec<_>>()
+    };
+    let access = |keys: &[&str]| {
+        Some(Access { login: Some("ada".into()), keys: keys.iter().map(|key| (*key).to_owned()).collect() })
+    };
+    let with = world.ask(&ask).await.unwrap().id;
+    world.until_job(with, "b", "queued").await;
+    assert_eq!(ready(&world, with).await, [("b".to_owned(), access(&["ssh-ed25519 one"]))]);
+    // It was never asked for at first.
+    assert!(ready(&world, old).await.iter().all(|(_, ssh)| ssh.is_none()));
+
+    // A cancel that comes when its steps have ended ends what came after them.
+    let again =
+        world.events::<JobReady>().await.into_iter().find(|ready| ready.workflow_id == with).unwrap().job_id;
+    world.job_started(with, again).await;
+    world.ask(&CancelJob { job_id: again }).await.unwrap();
+    world.job_settled(with, again, JobStatus::Failed, true).await;
+    world.until_job(with, "b", "failed").await;
+
+    // A rerun of that instance has it too, with the keys of then; and with none, nobody enters.
+    for keys in [vec!["ssh-ed25519 two"], vec![]] {
+        *world.others.ssh_keys.lock().unwrap() = keys.iter().map(|line| key(line)).collect();
+        let next = world.ask(&rerun(with, false)).await.unwrap().id;
+        world.run_to_end(next, &[]).await;
+        let ready = ready(&world, next).await;
+        assert!(!ready.is_empty() && ready.iter().all(|(_, ssh)| *ssh == access(&keys)), "{ready:?}");
+    }
+    let acts: i64 = sqlx::query_scalar("SELECT count(*) FROM conductor.acts WHERE kind = 'job.ssh_rerun'")
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    assert_eq!(acts, 1);
+    world.check_rows().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn where_ssh_is_switched_off_such_a_rerun_is_refused() {
+    let mut world = World::new().await;
+    let created = world.push(vec![workflow("main", jobs())]).await.remove(0);
+    world.run_to_end(created.workflow_id, &[("b", JobStatus::Failed)]).await;
+    world.stop().await;
+    world.config.ssh = false;
+    world.start().await;
+    let b = crate::support::id_of(&created, "b");
+    let ask = RerunWorkflow { jobs: Some(vec![b]), ssh: true, ..rerun(created.workflow_id, false) };
+    assert_eq!(code(world.ask(&ask).await), "ssh_disabled");
     world.stop().await;
 }

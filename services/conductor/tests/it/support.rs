@@ -7,7 +7,7 @@ use contracts::{
     Actor, Envelope, Event, NewEvent, Request, RequestError,
     conductor::{JobReady, WorkflowCreated, WorkflowFinished},
     dispatcher::{JobFinished, JobStarted, RevokeJobs},
-    domain::Project,
+    domain::{ListUserKeys, Project, UserKey, UserKeys},
     permissions::CheckPermission,
     pipelines::{PipelineCreated, Trigger, Vcs},
     request::Ask,
@@ -38,6 +38,7 @@ pub struct Others {
     pub revoked: Mutex<Vec<JobId>>,
     pub dispatcher_away: Mutex<bool>,
     pub forbidden: Mutex<Vec<(UserId, String)>>,
+    pub ssh_keys: Mutex<Vec<UserKey>>,
 }
 
 struct StandIn(Arc<Others>);
@@ -59,6 +60,12 @@ impl Responder for StandIn {
             CheckPermission::NAME => {
                 bus::route::<CheckPermission, _, _>(&req, |ask, _| async move {
                     Ok(!self.0.forbidden.lock().unwrap().contains(&(ask.user_id, ask.permission)))
+                })
+                .await
+            }
+            ListUserKeys::NAME => {
+                bus::route::<ListUserKeys, _, _>(&req, |_, _| async move {
+                    Ok(UserKeys { login: "ada".into(), keys: self.0.ssh_keys.lock().unwrap().clone() })
                 })
                 .await
             }
@@ -130,6 +137,7 @@ impl World {
         self.bus.respond("permissions", Arc::new(StandIn(Arc::clone(&self.others))));
         let stop = CancellationToken::new();
         let deps = Deps { pool: self.pool.clone(), bus: self.bus.clone(), blobs: Arc::clone(&self.blobs) };
+        self.bus.respond("domain", Arc::new(StandIn(Arc::clone(&self.others)))); // SSH keys of people
         self.running = Some((gantry_conductor::start(deps, stop.clone()).await.unwrap(), stop));
     }
 
@@ -227,8 +235,18 @@ impl World {
 
     /// The dispatcher says that a job ended.
     pub async fn job_finished(&self, workflow_id: WorkflowId, job_id: JobId, status: JobStatus) {
-        let body =
-            JobFinished { job_id, workflow_id, status, reason: None, settled: false, at: chrono::Utc::now() };
+        self.job_settled(workflow_id, job_id, status, false).await;
+    }
+
+    /// The same, of one whose steps had ended when it was stopped.
+    pub async fn job_settled(
+        &self,
+        workflow_id: WorkflowId,
+        job_id: JobId,
+        status: JobStatus,
+        settled: bool,
+    ) {
+        let body = JobFinished { job_id, workflow_id, status, reason: None, settled, at: chrono::Utc::now() };
         let event = NewEvent::new("run", job_id.uuid(), Actor::service("dispatcher"), &body);
         append(&self.dispatcher, event).await;
     }

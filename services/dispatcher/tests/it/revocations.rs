@@ -1,11 +1,11 @@
 use crate::support::{LIMIT, World, code, machine, patient};
-use agent_api::{Commands, Renew, Renewed};
+use agent_api::{Commands, FinalReport, Renew, Renewed, SshSession};
 use contracts::{
     Actor,
     dispatcher::{RevokeJobs, TaskQueued, TaskRevoked},
 };
 use gantry_dispatcher::Config;
-use ids::{ClaimId, JobId};
+use ids::{ClaimId, InstanceId, JobId};
 use model::status::JobStatus;
 
 async fn revoke(world: &World, job: JobId) {
@@ -68,5 +68,48 @@ async fn a_stop_waits_for_no_poll() {
         .await
         .expect("the poll ends with the service");
     assert!(!told.cancel);
+    world.halt().await;
+}
+
+/// Entering a job by SSH is recorded; a cancel after its steps leaves their status (execution §26).
+#[tokio::test]
+async fn a_task_that_stays_for_sessions_ends_as_its_steps_did() {
+    let world = World::new(patient()).await;
+    let job = world.ready(1, machine()).await;
+    let queued = world.queued(1).await.remove(0);
+    let session = SshSession {
+        session_id: InstanceId::new(),
+        open: true,
+        key: "SHA256:abc".into(),
+        from: "192.0.2.7:4711".into(),
+    };
+    let lease = world.claim(&queued).await;
+    let path = format!("/v1/tasks/{}/ssh", lease.task_id);
+    let refused = world.post::<serde_json::Value>(&path, Some(&lease.fence), &session).await;
+    assert_eq!(code(refused), "invalid", "nobody may enter this one");
+    sqlx::query("UPDATE dispatcher.runs SET ready = jsonb_set(ready, '{ssh}', $2) WHERE job_id = $1")
+        .bind(job.uuid())
+        .bind(serde_json::json!({ "login": "ada", "keys": ["ssh-ed25519 AAAA"] }))
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    world.post::<serde_json::Value>(&path, Some(&lease.fence), &session).await.unwrap();
+    let closed = SshSession { open: false, ..session };
+    world.post::<serde_json::Value>(&path, Some(&lease.fence), &closed).await.unwrap();
+    let acts: Vec<(String, serde_json::Value)> = sqlx::query_as(
+        "SELECT kind, detail FROM dispatcher.acts WHERE kind LIKE 'job.ssh%' ORDER BY kind DESC",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    let kinds: Vec<&str> = acts.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["job.ssh_session.open", "job.ssh_session.close"]);
+    assert_eq!((&acts[0].1["login"], &acts[0].1["key"]), (&"ada".into(), &"SHA256:abc".into()));
+    revoke(&world, job).await;
+    let report = FinalReport { status: JobStatus::Failed, reason: None, settled: true };
+    let path = format!("/v1/tasks/{}/finish", lease.task_id);
+    world.post::<serde_json::Value>(&path, Some(&lease.fence), &report).await.unwrap();
+    let finished = world.job_finished(job).await;
+    assert_eq!((finished.status, finished.settled), (JobStatus::Failed, true));
     world.halt().await;
 }

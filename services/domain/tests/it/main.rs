@@ -171,3 +171,37 @@ async fn logins_ride_in_the_personal_part_only() {
     assert!(!body.contains("\"login\""), "{body}");
     assert!(personal.contains("\"login\""), "{personal}");
 }
+
+#[tokio::test]
+async fn people_register_public_keys_of_their_own() {
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUDVpLFlN0OoYlKvSXMCcLZIoWqkVgKwyTOmdWvgpB/ ada@example.com";
+    let suite = suite().await;
+    let admin = admin(&suite).await;
+    let other = UserId::new();
+    sqlx::query("INSERT INTO domain.users (id, login) VALUES ($1, 'other')")
+        .bind(other.uuid())
+        .execute(&suite.db.pool)
+        .await
+        .unwrap();
+    let other = Actor::User { id: other };
+    let add =
+        |label: Option<&str>| AddUserKey { public_key: format!("{KEY}\n"), label: label.map(str::to_owned) };
+    let key = suite.bus.ask(&admin, &add(None)).await.unwrap();
+    assert_eq!((key.public_key.as_str(), key.label.as_str()), (KEY, "ada@example.com"));
+    assert_eq!(refused(suite.bus.ask(&admin, &add(None)).await.unwrap_err()), "exists");
+    // Two people may share one.
+    let theirs = suite.bus.ask(&other, &add(Some(" desk "))).await.unwrap();
+    assert_eq!((theirs.sha256.as_str(), theirs.label.as_str()), (key.sha256.as_str(), "desk"));
+    let listed = suite.bus.ask(&admin, &ListUserKeys {}).await.unwrap();
+    assert_eq!((listed.login.as_str(), listed.keys), ("admin", vec![key.clone()]));
+    let remove = RemoveUserKey { sha256: key.sha256.clone() };
+    suite.bus.ask(&admin, &remove).await.unwrap();
+    assert_eq!(refused(suite.bus.ask(&admin, &remove).await.unwrap_err()), "not_found");
+    assert!(suite.bus.ask(&admin, &ListUserKeys {}).await.unwrap().keys.is_empty());
+    assert_eq!(suite.bus.ask(&other, &ListUserKeys {}).await.unwrap().keys, [theirs]);
+    let nonsense = AddUserKey { public_key: "ssh-ed25519 nonsense".into(), label: None };
+    assert_eq!(refused(suite.bus.ask(&admin, &nonsense).await.unwrap_err()), "invalid");
+    assert_eq!(refused(suite.bus.ask(&system(), &add(None)).await.unwrap_err()), "forbidden");
+    assert_eq!(kinds(&suite).await[3..], ["user.key_added", "user.key_added", "user.key_removed"]);
+}
