@@ -82,7 +82,7 @@ impl Ready {
             rules::impossible(ready, config).map(|reason| (JobStatus::InfrastructureFail, Some(reason)))
         };
         if let Some((status, reason)) = stillborn {
-            let ended = store::finish_run(tx, &run, status, reason).await?;
+            let ended = store::finish_run(tx, &run, status, reason, false).await?;
             tx.append(&[ended.caused_by(message.id)]).await?;
             return Ok(());
         }

@@ -4,7 +4,7 @@ use crate::{
     config::{Config, Docker},
     runners::is_self_hosted,
 };
-use agent_api::TaskSpec;
+use agent_api::{FinalReport, TaskSpec};
 use contracts::conductor::JobReady;
 use model::{
     plan::{Executor, JobDefinition},
