@@ -143,8 +143,6 @@ impl Suite {
                     bus: bus.clone(),
                     blobs: Arc::clone(&blobs),
                     config: conductor::Config {
-                        reruns: config.retention.reruns.0,
-                        sweep: config.retention.sweep.0,
                         ssh: config.executors.ssh.enabled,
                     },
                 },
@@ -367,12 +365,12 @@ fn local_compute(config: &Config, place: &Place) -> anyhow::Result<LocalConfig> 
         },
         hide: vec![layout.data.clone(), layout.run.clone()],
         cgroups: true,
+        ssh: config.executors.ssh.listen(),
     })
 }
 
 fn dispatching(config: &Config, docker: dispatcher::Docker) -> dispatcher::Config {
     let ours = &config.dispatcher;
-        ssh: config.executors.ssh.listen(),
     let processors =
         std::thread::available_parallelism().map_or(2, |count| u32::try_from(count.get()).unwrap_or(2));
     dispatcher::Config {
@@ -388,13 +386,13 @@ fn dispatching(config: &Config, docker: dispatcher::Docker) -> dispatcher::Confi
         claim_timeout: ours.claim_timeout.0,
         grace: ours.grace.0,
         job_timeout: ours.job_timeout.0,
+        ssh_idle: config.executors.ssh.idle.0,
+        ssh_total: config.executors.ssh.total.0,
         docker,
         classes: engine::classes(config),
         ..dispatcher::Config::default()
     }
 }
-        ssh_idle: config.executors.ssh.idle.0,
-        ssh_total: config.executors.ssh.total.0,
 
 fn output(config: &Config) -> output_processor::Config {
     let ours = &config.logs;

@@ -21,13 +21,14 @@ use contracts::{
     permissions::CheckPermission,
     request::Ask,
 };
-use eventstore::{Key, Tx};
+use eventstore::{Act, Key, Tx};
 use ids::{JobId, WorkflowId};
 use model::{
     permission::Permission,
-    workflow::{Command, Walk},
     ssh::Access,
+    workflow::{Command, Walk},
 };
+use serde_json::json;
 use std::time::Duration;
 
 /// After a revocation that the dispatcher has committed, it is asked again in case that the job's end never
@@ -69,10 +70,6 @@ impl Responder for State {
             }
             JobAncestry::NAME => {
                 route::<JobAncestry, _, _>(req, |ask, _| async move { Ok(self.ancestry(ask).await?) }).await
-            SettledPipelines::NAME => {
-                route::<SettledPipelines, _, _>(req, |ask, _| async move { Ok(self.settled(ask).await?) })
-                    .await
-            }
             }
             _ => Err(bus::unknown(req)),
         }
@@ -130,6 +127,7 @@ impl State {
 
     async fn rerun(&self, request: &Request, ask: RerunWorkflow) -> Result<WorkflowState> {
         let workspace = self.permit(request, ask.id, Permission::Rerun).await?;
+        let ssh = self.access(request, &ask).await?;
         // All instances of a workflow share one lock, for the limit of their number.
         let mut tx = match self.begin(request, &[key(workspace)]).await? {
             Begun::Answered(answer) => return Ok(answer),
@@ -138,7 +136,6 @@ impl State {
         let Some(old) = store::workflow(tx.conn(), ask.id).await? else {
             return Err(Refusal::not_found("workflow").into());
         };
-        let ssh = self.access(request, &ask).await?;
         let which = match ask.jobs {
             Some(_) if ask.from_failed || ask.failed_tests => {
                 let message = "`jobs` excludes `from_failed` and `failed_tests`: send only one of them";
@@ -165,18 +162,6 @@ impl State {
         self.finish(request, tx, new.state()).await
     }
 
-    /// A command to one job, with its answer recorded.
-    async fn job_command(
-        &self,
-        request: &Request,
-        id: WorkflowId,
-        job: JobId,
-        command: &Command,
-    ) -> Result<WorkflowState> {
-        let mut tx = match self.begin(request, &[key(id)]).await? {
-            Begun::Answered(answer) => return Ok(answer),
-            Begun::New(tx) => tx,
-        };
     /// Who may enter the jobs of a rerun: the person who asks, with the keys that are registered now. A rerun of what was
     /// run with SSH has it too (execution §9). Before the transaction, which calls nobody.
     async fn access(&self, request: &Request, ask: &RerunWorkflow) -> Result<Option<Access>> {
@@ -207,6 +192,18 @@ impl State {
         Ok(Some(Access { login: Some(login), keys: keys.into_iter().map(|key| key.public_key).collect() }))
     }
 
+    /// A command to one job, with its answer recorded.
+    async fn job_command(
+        &self,
+        request: &Request,
+        id: WorkflowId,
+        job: JobId,
+        command: &Command,
+    ) -> Result<WorkflowState> {
+        let mut tx = match self.begin(request, &[key(id)]).await? {
+            Begun::Answered(answer) => return Ok(answer),
+            Begun::New(tx) => tx,
+        };
         let now = now();
         let (Some(mut workflow), Some(job)) =
             (store::workflow(tx.conn(), id).await?, store::job(tx.conn(), id, job).await?)

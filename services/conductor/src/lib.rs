@@ -41,26 +41,22 @@ pub struct Deps {
     pub bus: Bus,
     /// Where plans lie that are too large for a message.
     pub blobs: Arc<dyn Blobs>,
-}
-    /// Durations.
+    /// Settings.
     pub config: Config,
 }
 
-/// Durations of the conductor.
+/// Settings of the conductor.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// How long after its creation a workflow can be rerun; at most 90 days (execution §9).
-    pub reruns: Duration,
-    /// Between two looks for workflows whose pipeline is past its retention, if none is announced.
-    pub sweep: Duration,
     /// Whether jobs can be rerun with SSH.
     pub ssh: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { reruns: Duration::from_secs(90 * 86_400), sweep: Duration::from_secs(3600), ssh: true }
+        Self { ssh: true }
     }
+}
 
 /// The running service.
 pub struct Service {
@@ -79,11 +75,8 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         store: store.clone(),
         bus: deps.bus.clone(),
         due: Arc::default(),
-        reruns: config.reruns,
         ssh: config.ssh,
     };
-    let (expired, archives) = (Arc::new(Notify::new()), Arc::clone(&deps.blobs));
-    let sweeper = ::retention::Sweeper::new(Arc::new(retention::Workflows(store.clone())), archives);
     deps.bus.respond(NAME, Arc::new(state.clone()));
     let tasks = vec![
         deps.bus.consume(
@@ -122,6 +115,8 @@ pub(crate) struct State {
     pub(crate) bus: Bus,
     /// Wakes the sweeper: there is something to look after now.
     pub(crate) due: Arc<Notify>,
+    /// Whether jobs can be rerun with SSH.
+    pub(crate) ssh: bool,
 }
 
 /// The service as the cause of events.
@@ -130,10 +125,6 @@ pub(crate) fn me() -> Actor {
 }
 
 /// The lock of a workflow.
-    /// How long a workflow can be rerun.
-    pub(crate) reruns: Duration,
-    /// Whether jobs can be rerun with SSH.
-    pub(crate) ssh: bool,
 pub(crate) fn key(id: WorkflowId) -> Key {
     Key::new("workflow", id.uuid())
 }

@@ -282,7 +282,7 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
              counts, started_by, rerun_of, workspace_id, max_auto_reruns, auto_rerun, vcs, trigger, created_at, \
              next_action_at, branch, plan_digest, ssh) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-             $17 + make_interval(days => $18), $19, $20)",
+             $17 + make_interval(days => $18), $19, $20, $21)",
     )
     .bind(workflow.id.uuid())
     .bind(workflow.version)

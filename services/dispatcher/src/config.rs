@@ -76,10 +76,10 @@ impl Default for Config {
             grace: Duration::from_secs(10),
             job_timeout: Duration::from_secs(5 * 3600),
             spool_bytes: 256 << 20,
-            docker: Docker::Refuse,
-            permit_timeout: Duration::from_secs(600),
             ssh_idle: Duration::from_secs(10 * 60),
             ssh_total: Duration::from_secs(2 * 3600),
+            docker: Docker::Refuse,
+            permit_timeout: Duration::from_secs(600),
             classes: Classes::default(),
         }
     }
@@ -106,11 +106,11 @@ impl Config {
             grace_ms: ms(self.grace),
             job_timeout_ms: ms(self.job_timeout),
             spool_bytes: self.spool_bytes,
+            ssh_idle_ms: ms(self.ssh_idle),
+            ssh_total_ms: ms(self.ssh_total),
         }
     }
 
-            ssh_idle_ms: ms(self.ssh_idle),
-            ssh_total_ms: ms(self.ssh_total),
     /// What passing the lease's end by so much says about us rather than about an agent.
     pub(crate) fn slack(&self) -> Duration {
         self.lease.saturating_sub(self.self_stop) / 2

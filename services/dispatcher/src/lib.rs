@@ -18,8 +18,8 @@ pub mod rules;
 mod runner_claim;
 mod runner_unclaim;
 pub mod runners;
-mod state;
 mod ssh;
+mod state;
 mod store;
 mod sweeper;
 

@@ -199,7 +199,7 @@ pub async fn finish(
         let settled = tasks.iter().all(|(.., settled)| *settled);
         let outcomes = tasks
             .into_iter()
-            .map(|(_, status, reason)| {
+            .map(|(_, status, reason, _)| {
                 let status = status.as_deref().and_then(JobStatus::parse);
                 Ok((
                     status

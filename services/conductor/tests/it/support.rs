@@ -82,6 +82,7 @@ pub struct World {
     pub user: UserId,
     /// Branch of the next pipelines.
     pub branch: String,
+    pub config: gantry_conductor::Config,
     blobs: Arc<dyn Blobs>,
     _folder: TempDir,
     pipelines: Store,
@@ -115,6 +116,7 @@ impl World {
             log: Store::open(pool.clone(), "conductor", &NO_MIGRATIONS).await.unwrap(),
             pool,
             bus,
+            config: gantry_conductor::Config::default(),
             others,
             project,
             user: UserId::new(),
@@ -135,9 +137,14 @@ impl World {
         self.bus.register_source(&self.dispatcher);
         self.bus.respond("dispatcher", Arc::new(StandIn(Arc::clone(&self.others))));
         self.bus.respond("permissions", Arc::new(StandIn(Arc::clone(&self.others))));
-        let stop = CancellationToken::new();
-        let deps = Deps { pool: self.pool.clone(), bus: self.bus.clone(), blobs: Arc::clone(&self.blobs) };
         self.bus.respond("domain", Arc::new(StandIn(Arc::clone(&self.others)))); // SSH keys of people
+        let stop = CancellationToken::new();
+        let deps = Deps {
+            pool: self.pool.clone(),
+            bus: self.bus.clone(),
+            blobs: Arc::clone(&self.blobs),
+            config: self.config,
+        };
         self.running = Some((gantry_conductor::start(deps, stop.clone()).await.unwrap(), stop));
     }
 

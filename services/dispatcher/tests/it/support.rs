@@ -183,6 +183,7 @@ impl World {
             contexts: Vec::new(),
             acting_user: None,
             failed_tests_of: None,
+            ssh: None,
             definition: JobDefinition {
                 executor,
                 resource_class: resource_class.to_owned(),
@@ -204,7 +205,6 @@ impl World {
 
     /// All events of the dispatcher, in order.
     pub async fn events(&self) -> Vec<Envelope> {
-            ssh: None,
         loop {
             let page = self.dispatcher.read_after(Position::default(), 1000).await.unwrap();
             // An older transaction is open somewhere: newer events are not shown yet.
