@@ -4,7 +4,6 @@
 mod config;
 mod decisions;
 mod limits;
-mod links;
 mod runners;
 mod ssh;
 mod streams;
