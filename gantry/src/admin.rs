@@ -39,6 +39,15 @@ pub enum Command {
     /// Show who reads whom and how far it has come, what is parked and given up, and who leads
     #[command(after_help = "Examples:\n  gantry admin topology\n  gantry admin topology --json")]
     Topology,
+    /// Let pipelines go that are past `[retention] pipelines`, now instead of at the next sweep
+    #[command(
+        after_help = "Examples:\n  gantry admin retention --dry-run           what would go, by project\n  gantry admin retention\n  gantry admin retention --json --server https://ci.example.com\n\nWhat goes is archived in the blob store first; there is no way back into the lists."
+    )]
+    Retention {
+        /// Only show what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// List the points at which `GANTRY_FAILPOINTS` can stop a server, for tests of crashes
     #[command(
         after_help = "Examples:\n  gantry admin failpoints\n  gantry admin failpoints --json\n\nThen, for example: GANTRY_FAILPOINTS=conductor.commit.after=kill gantry up"
@@ -147,6 +156,7 @@ pub async fn run(command: Command, global: &cli::Global) -> anyhow::Result<ExitC
         Command::Verify => verify(global).await,
         Command::Invariants => invariants(global).await,
         Command::Topology => topology(global).await,
+        Command::Retention { dry_run } => Ok(retention(global, dry_run).await?),
         Command::Failpoints => {
             for role in crate::serve::ROLES {
                 println!("{role}.commit.before\n{role}.commit.after");
@@ -179,7 +189,12 @@ async fn verify(global: &cli::Global) -> anyhow::Result<ExitCode> {
         for finding in &report.findings {
             println!("{}: {}", finding.check, finding.what);
         }
-        eprintln!("{} findings; {} blobs read", report.findings.len(), report.blobs);
+        eprintln!(
+            "{} findings; {} blobs and {} archives read",
+            report.findings.len(),
+            report.blobs,
+            report.archives
+        );
     }
     Ok(if report.clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -205,6 +220,51 @@ async fn invariants(global: &cli::Global) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn retention(global: &cli::Global, dry_run: bool) -> Result<ExitCode, Failure> {
+    let client = Client::connect(global)?;
+    if dry_run {
+        let report = client.get("/internal/retention").await?;
+        if global.json {
+            println!("{report}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        for project in report.get("projects").and_then(Value::as_array).into_iter().flatten() {
+            let number = |key: &str| project.get(key).and_then(Value::as_i64).unwrap_or_default();
+            println!(
+                "{}\t{} pipelines\t{} to {}",
+                project.get("project").and_then(Value::as_str).unwrap_or_default(),
+                number("pipelines"),
+                number("first"),
+                number("last")
+            );
+        }
+        let count = report.get("pipelines").and_then(Value::as_u64).unwrap_or_default();
+        let before = report.get("before").and_then(Value::as_str).unwrap_or_default();
+        let least = if report.get("more").and_then(Value::as_bool) == Some(true) { "at least " } else { "" };
+        eprintln!("{least}{count} pipelines ended before {before} and would go.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut gone = 0;
+    loop {
+        let report = client.post("/internal/retention", &json!({})).await?;
+        let now = report.get("pipelines").and_then(Value::as_u64).unwrap_or_default();
+        let more = report.get("more").and_then(Value::as_bool).unwrap_or_default();
+        gone += now;
+        // What could not go although it may is told by the server's log and tried again by its own sweep.
+        if !more || now == 0 {
+            if global.json {
+                println!("{}", json!({ "pipelines": gone, "before": report.get("before"), "left": more }));
+            } else {
+                eprintln!("{gone} pipelines are gone; what belongs to them follows.");
+                if more {
+                    eprintln!("Some could not go: the server's log says why, and it tries again by itself.");
+                }
+            }
+            return Ok(if more { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        }
+    }
 }
 
 async fn topology(global: &cli::Global) -> anyhow::Result<ExitCode> {

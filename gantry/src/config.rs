@@ -45,6 +45,8 @@ pub struct Config {
     pub disk: Disk,
     /// `[logs]`
     pub logs: Logs,
+    /// `[retention]`
+    pub retention: Retention,
 }
 
 /// `[bus]`: what carries messages between services.
@@ -441,8 +443,6 @@ pub struct Executors {
     pub host_isolation: HostIsolation,
     /// The container engine.
     pub engine: ContainerEngine,
-}
-
     /// Entering jobs that are rerun with SSH.
     pub ssh: Ssh,
 }
@@ -502,6 +502,8 @@ impl Ssh {
         }
         Ok(())
     }
+}
+
 /// `[executors.engine]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -749,6 +751,50 @@ impl Default for Logs {
     }
 }
 
+/// `[retention]`: how long pipelines are kept, with their workflows, jobs, output, artifacts and test results.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// A pipeline goes so long after the end of its last workflow, for example `400d`; at least `reruns`. `0s`: never.
+    pub pipelines: Span,
+    /// A workflow can be rerun for so long after its creation; at most `90d`.
+    pub reruns: Span,
+    /// Between two looks for pipelines that are past it.
+    pub sweep: Span,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { pipelines: Span::secs(0), reruns: Span::secs(90 * 86_400), sweep: Span::secs(3600) }
+    }
+}
+
+impl Retention {
+    /// Nothing goes that can still run (reliability R-9).
+    fn check(&self) -> Result<(), Invalid> {
+        let (keep, reruns) = (self.pipelines.0, self.reruns.0);
+        if reruns > Duration::from_secs(90 * 86_400) {
+            return Err(Invalid::new("retention.reruns must be at most 90d"));
+        }
+        if !keep.is_zero() && keep < reruns {
+            return Err(Invalid::new(format!(
+                "retention.pipelines ({}) must be at least retention.reruns ({}), for a pipeline that can be rerun must not \
+                 go; 0s keeps all for ever",
+                self.pipelines, self.reruns
+            )));
+        }
+        if self.sweep.0.is_zero() {
+            return Err(Invalid::new("retention.sweep must be longer than 0s, for example 1h"));
+        }
+        Ok(())
+    }
+
+    /// How long pipelines are kept; `None`: for ever.
+    pub fn keep(&self) -> Option<Duration> {
+        (!self.pipelines.0.is_zero()).then_some(self.pipelines.0)
+    }
+}
+
 /// `[stores]`: what jobs keep. Days of 0: for ever.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -812,9 +858,21 @@ impl Span {
     }
 }
 
+impl std::fmt::Display for Span {
+    /// Many days are not written as months, which have no fixed length.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seconds = self.0.as_secs();
+        if self.0.subsec_nanos() == 0 && seconds > 0 && seconds.is_multiple_of(86_400) {
+            write!(f, "{}d", seconds / 86_400)
+        } else {
+            humantime::format_duration(self.0).fmt(f)
+        }
+    }
+}
+
 impl Serialize for Span {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(self.0))
+        serializer.collect_str(self)
     }
 }
 

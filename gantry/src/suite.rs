@@ -130,6 +130,10 @@ impl Suite {
                     blobs: Arc::clone(&blobs),
                     git_root: layout.join("git"),
                     git_url: place.url.clone(),
+                    retention: pipelines::Retention {
+                        keep: config.retention.keep(),
+                        sweep: config.retention.sweep.0,
+                    },
                 },
                 stop.clone(),
             )
@@ -143,6 +147,8 @@ impl Suite {
                     bus: bus.clone(),
                     blobs: Arc::clone(&blobs),
                     config: conductor::Config {
+                        reruns: config.retention.reruns.0,
+                        sweep: config.retention.sweep.0,
                         ssh: config.executors.ssh.enabled,
                     },
                 },
@@ -157,6 +163,7 @@ impl Suite {
                     pool: pool.clone(),
                     bus: bus.clone(),
                     keys: keys.clone(),
+                    blobs: Arc::clone(&blobs),
                     config: dispatching(config, docker),
                     public_url: place.url.clone(),
                     git_url: place.git_url.clone(),
@@ -390,6 +397,7 @@ fn dispatching(config: &Config, docker: dispatcher::Docker) -> dispatcher::Confi
         ssh_total: config.executors.ssh.total.0,
         docker,
         classes: engine::classes(config),
+        retention_sweep: config.retention.sweep.0,
         ..dispatcher::Config::default()
     }
 }
@@ -402,6 +410,7 @@ fn output(config: &Config) -> output_processor::Config {
         max_step_bytes: ours.max_step_mib << 20,
         max_task_bytes: ours.max_task_mib << 20,
         stores: config.stores.limits(),
+        retention_sweep: config.retention.sweep.0,
         ..output_processor::Config::default()
     }
 }

@@ -18,17 +18,20 @@ struct Invariant {
     query: &'static str,
 }
 
-const INVARIANTS: [Invariant; 15] = [
+const INVARIANTS: [Invariant; 16] = [
     Invariant {
         id: "R-6",
         promise: "pipeline numbers of a project begin at 1 and have no hole",
-        query: "SELECT project_id AS id FROM pipelines.pipelines GROUP BY project_id HAVING min(number) <> 1 OR max(number) <> count(*)",
+        query: "SELECT project_id AS id
+                FROM (SELECT project_id, number FROM pipelines.pipelines UNION ALL SELECT project_id, number FROM pipelines.expired) p
+                GROUP BY project_id HAVING min(number) <> 1 OR max(number) <> count(*)",
     },
     Invariant {
         id: "R-7",
         promise: "views show what their owners decided",
         query: "SELECT w.id FROM conductor.workflows w LEFT JOIN projector.workflows v ON v.id = w.id
-                WHERE w.ended_at < now() - interval '1 minute' AND v.status IS DISTINCT FROM w.status",
+                WHERE w.ended_at < now() - interval '1 minute' AND v.status IS DISTINCT FROM w.status
+                  AND NOT EXISTS (SELECT 1 FROM pipelines.expired x WHERE x.id = w.pipeline_id)",
     },
     Invariant {
         id: "R-8.workflows",
@@ -57,6 +60,15 @@ const INVARIANTS: [Invariant; 15] = [
         promise: "a task ends once",
         query: "SELECT aggregate_id AS id FROM dispatcher.events WHERE aggregate_kind = 'task' AND kind = 'task.finished'
                 GROUP BY aggregate_id HAVING count(*) > 1",
+    },
+    Invariant {
+        id: "R-9.retention",
+        promise: "of a pipeline that is past its retention nothing stays",
+        query: "SELECT x.id FROM pipelines.expired x WHERE x.expired_at < now() - interval '1 hour'
+                  AND (EXISTS (SELECT 1 FROM conductor.workflows w WHERE w.pipeline_id = x.id)
+                       OR EXISTS (SELECT 1 FROM projector.pipelines v WHERE v.id = x.id)
+                       OR EXISTS (SELECT 1 FROM projector.workflows v WHERE v.pipeline_id = x.id)
+                       OR EXISTS (SELECT 1 FROM projector.jobs v WHERE v.pipeline_id = x.id))",
     },
     Invariant {
         id: "R-10",

@@ -13,16 +13,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use bus::Bus;
+use bus::{AskOptions, Bus};
 use contracts::{
     Actor, RequestError,
     domain::{Bootstrap, VerifyToken},
+    retention::{RetentionReport, RunRetention},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// What the routes need.
 #[derive(Clone)]
@@ -43,6 +44,7 @@ pub fn router(operator: Operator) -> Router {
         .route("/metrics", get(scrape))
         .route("/internal/invariants", get(check))
         .route("/internal/verify", get(verified))
+        .route("/internal/retention", get(expiring).post(expire))
         .route("/internal/topology", get(shape))
         .route("/internal/leases", get(leases))
         .route("/internal/deadlines", get(deadlines))
@@ -124,6 +126,33 @@ async fn check(State(state): State<Operator>, headers: HeaderMap) -> Answer {
 async fn verified(State(state): State<Operator>, headers: HeaderMap) -> Answer<Json<verify::Report>> {
     operator(&state, &headers).await?;
     Ok(Json(verify::verify(&state.pool, &state.blobs).await?))
+}
+
+async fn expiring(State(state): State<Operator>, headers: HeaderMap) -> Answer<Json<RetentionReport>> {
+    let by = operator(&state, &headers).await?;
+    retention(&state, &by, true).await
+}
+
+async fn expire(State(state): State<Operator>, headers: HeaderMap) -> Answer<Json<RetentionReport>> {
+    let by = operator(&state, &headers).await?;
+    retention(&state, &by, false).await
+}
+
+/// Longer than the owner takes at most.
+const RETENTION_WITHIN: Duration = Duration::from_secs(30);
+
+async fn retention(state: &Operator, by: &Actor, dry_run: bool) -> Answer<Json<RetentionReport>> {
+    let options = AskOptions { deadline: RETENTION_WITHIN, ..AskOptions::default() };
+    match state.bus.ask_with(options, by, &RunRetention { dry_run }).await {
+        Ok(report) => Ok(Json(report)),
+        Err(RequestError::Refused(refusal)) => {
+            let code = if refusal.code == "retention_off" { "retention_off" } else { "retention_running" };
+            Err(Problem(StatusCode::CONFLICT, code, refusal.message))
+        }
+        Err(error) => {
+            Err(Problem(StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", error.to_string()))
+        }
+    }
 }
 
 async fn shape(State(state): State<Operator>, headers: HeaderMap) -> Answer {

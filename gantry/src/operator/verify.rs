@@ -2,6 +2,7 @@
 //! blob must have the digest that it was stored under.
 
 use crate::{adapters::Stored, serve::ROLES};
+use retention::Fold;
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
@@ -22,7 +23,8 @@ const FOLDS: [(&str, &str); 9] = [
     (
         "pipeline numbers have a hole",
         "SELECT format('project %s: %s pipelines, numbered %s to %s', project_id, count(*), min(number), max(number))
-         FROM pipelines.pipelines GROUP BY project_id HAVING min(number) <> 1 OR max(number) <> count(*)",
+         FROM (SELECT project_id, number FROM pipelines.pipelines UNION ALL SELECT project_id, number FROM pipelines.expired) p
+         GROUP BY project_id HAVING min(number) <> 1 OR max(number) <> count(*)",
     ),
     (
         "workflow row differs from its events",
@@ -70,6 +72,14 @@ const FOLDS: [(&str, &str); 9] = [
     ),
 ];
 
+/// What the events of an archived aggregate and its last row must agree on.
+const ARCHIVED: [Fold; 4] = [
+    Fold { aggregate: "pipeline", event: "pipeline.created", value: "number" },
+    Fold { aggregate: "workflow", event: "workflow.finished", value: "status" },
+    Fold { aggregate: "task", event: "task.finished", value: "status" },
+    Fold { aggregate: "run", event: "job.finished", value: "status" },
+];
+
 /// What verification found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
@@ -77,6 +87,9 @@ pub struct Report {
     pub clean: bool,
     /// Blobs whose bytes were read.
     pub blobs: u64,
+    /// Archives of what is past its retention whose events were refolded.
+    #[serde(default)]
+    pub archives: u64,
     /// Each disagreement.
     pub findings: Vec<Finding>,
 }
@@ -99,9 +112,12 @@ pub async fn verify(pool: &PgPool, blobs: &Stored) -> anyhow::Result<Report> {
     let mut found = |check: &str, what: String| findings.push(Finding { check: check.to_owned(), what });
     for service in ROLES {
         let schema = eventstore::schema_of(service);
+        // A history of which nothing is left but its end goes on from its archive.
         let query = format!(
             "SELECT format('%s %s: %s events, versions %s to %s', aggregate_kind, aggregate_id, count(*), min(version), max(version))
-             FROM {schema}.events GROUP BY aggregate_kind, aggregate_id HAVING min(version) <> 1 OR max(version) <> count(*)"
+             FROM {schema}.events GROUP BY aggregate_kind, aggregate_id
+             HAVING max(version) - min(version) + 1 <> count(*)
+                 OR min(version) <> 1 + coalesce(((array_agg(body ORDER BY version))[1] #>> '{{archived,events}}')::bigint, 0)"
         );
         for row in sqlx::query(AssertSqlSafe(query)).fetch_all(pool).await? {
             found("an event is missing", row.try_get(0)?);
@@ -112,10 +128,18 @@ pub async fn verify(pool: &PgPool, blobs: &Stored) -> anyhow::Result<Report> {
             found(name, row.try_get(0)?);
         }
     }
+    let (mut archives, port) = (0, blobs.port());
+    for service in ROLES {
+        let audited = retention::audit(pool, service, port.as_ref(), &ARCHIVED).await?;
+        archives += audited.archives;
+        for what in audited.findings {
+            found("an archive differs from its row", what);
+        }
+    }
     let (read, damaged) = blobs.audit().await?;
     for blob in damaged {
         let key = blob.key.unwrap_or_else(|| "of an unreadable name".to_owned());
         found("a blob is damaged", format!("blob {key} in {}", blob.place));
     }
-    Ok(Report { clean: findings.is_empty(), blobs: read, findings })
+    Ok(Report { clean: findings.is_empty(), blobs: read, archives, findings })
 }

@@ -12,7 +12,7 @@ use eventstore::{Key, Page, Position, Store, Tx, read_after};
 use futures::future::try_join_all;
 use sqlx::{AssertSqlSafe, Row};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -100,38 +100,39 @@ pub trait Group: Send + Sync {
     async fn after_commit(&self, _batch: &[Envelope]) {}
 }
 
-/// Whether a group of `store`'s service that takes one message at a time has handled every event of an aggregate up to a
-/// position of its source: its cursor is past it, and nothing of the aggregate is parked or a dead letter.
+/// Of these aggregates of a source, given with a position, those of which a group of `store`'s service that takes one message
+/// at a time has handled every event up to there: its cursor is past it, and nothing of them is parked or a dead letter.
 ///
 /// # Errors
 /// The database is away.
 pub async fn handled(
     store: &Store,
-    group: &str,
-    source: &str,
-    (kind, id): (&str, Uuid),
-    at: Position,
-) -> eventstore::Result<bool> {
+    (group, source): (&str, &str),
+    kind: &str,
+    events: &[(Uuid, Position)],
+) -> eventstore::Result<HashSet<Uuid>> {
     let sql = format!(
-        "SELECT EXISTS (SELECT 1 FROM {s}.cursors WHERE group_name = $1 AND source = $2 AND lanes = $3 AND lane = $4 \
-                          AND (xid, seq) >= ($5::text::xid8, $6)) \
-            AND NOT EXISTS (SELECT 1 FROM {s}.parked WHERE group_name = $1 AND source = $2 AND aggregate_kind = $7 \
-                              AND aggregate_id = $8) \
-            AND NOT EXISTS (SELECT 1 FROM {s}.dead_letters WHERE group_name = $1 AND source = $2 AND aggregate_kind = $7 \
-                              AND aggregate_id = $8)",
+        "SELECT e.id FROM unnest($3::uuid[], $4::int4[], $5::text[], $6::int8[]) AS e(id, lane, xid, seq) \
+         JOIN {s}.cursors c ON c.group_name = $1 AND c.source = $2 AND c.lanes = $7 AND c.lane = e.lane \
+              AND (c.xid, c.seq) >= (e.xid::xid8, e.seq) \
+         WHERE NOT EXISTS (SELECT 1 FROM {s}.parked p WHERE p.group_name = $1 AND p.source = $2 \
+                             AND p.aggregate_kind = $8 AND p.aggregate_id = e.id) \
+           AND NOT EXISTS (SELECT 1 FROM {s}.dead_letters d WHERE d.group_name = $1 AND d.source = $2 \
+                             AND d.aggregate_kind = $8 AND d.aggregate_id = e.id)",
         s = store.schema()
     );
-    Ok(sqlx::query_scalar(AssertSqlSafe(sql))
+    let ids: Vec<Uuid> = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(group)
         .bind(source)
+        .bind(events.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        .bind(events.iter().map(|(id, _)| lane_of(kind, *id, LANES)).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, at)| at.xid.to_string()).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, at)| at.seq).collect::<Vec<_>>())
         .bind(LANES)
-        .bind(lane_of(kind, id, LANES))
-        .bind(at.xid.to_string())
-        .bind(at.seq)
         .bind(kind)
-        .bind(id)
-        .fetch_one(store.pool())
-        .await?)
+        .fetch_all(store.pool())
+        .await?;
+    Ok(ids.into_iter().collect())
 }
 
 /// Lanes of a group that takes one message at a time.

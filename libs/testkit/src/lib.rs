@@ -158,7 +158,7 @@ fn start() -> Result<Server> {
         "listen_addresses=",
         "fsync=off",
         "full_page_writes=off",
-        "max_connections=300",
+        "max_connections=600",
         "shared_buffers=32MB",
         "max_wal_size=256MB",
         "jit=off",

@@ -20,6 +20,7 @@ use contracts::{
     domain::{ListUserKeys, UserKeys},
     permissions::CheckPermission,
     request::Ask,
+    retention::SettledPipelines,
 };
 use eventstore::{Act, Key, Tx};
 use ids::{JobId, WorkflowId};
@@ -68,12 +69,22 @@ impl Responder for State {
             ExplainWait::NAME => {
                 route::<ExplainWait, _, _>(req, |ask, _| async move { Ok(self.explain(ask).await?) }).await
             }
+            SettledPipelines::NAME => {
+                route::<SettledPipelines, _, _>(req, |ask, _| async move { Ok(self.settled(ask).await?) })
+                    .await
+            }
             JobAncestry::NAME => {
                 route::<JobAncestry, _, _>(req, |ask, _| async move { Ok(self.ancestry(ask).await?) }).await
             }
             _ => Err(bus::unknown(req)),
         }
     }
+}
+
+/// A duration as people say it.
+fn days(time: Duration) -> String {
+    let seconds = time.as_secs();
+    if seconds >= 86_400 { format!("{} days", seconds / 86_400) } else { format!("{seconds} seconds") }
 }
 
 /// A command's transaction, or the answer that it had before.
@@ -136,6 +147,10 @@ impl State {
         let Some(old) = store::workflow(tx.conn(), ask.id).await? else {
             return Err(Refusal::not_found("workflow").into());
         };
+        if (now() - old.created_at).to_std().is_ok_and(|age| age > self.reruns) {
+            let message = format!("the workflow is older than {}", days(self.reruns));
+            return Err(Refusal::new("too_old", message).into());
+        }
         let which = match ask.jobs {
             Some(_) if ask.from_failed || ask.failed_tests => {
                 let message = "`jobs` excludes `from_failed` and `failed_tests`: send only one of them";

@@ -11,6 +11,7 @@ mod error;
 mod explain;
 mod locks;
 mod redundant;
+mod retention;
 mod serial;
 mod step;
 mod store;
@@ -23,7 +24,7 @@ use contracts::Actor;
 use eventstore::{Key, Store};
 use ids::{Timestamp, WorkflowId};
 use sqlx::PgPool;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -39,22 +40,26 @@ pub struct Deps {
     pub pool: PgPool,
     /// The bus.
     pub bus: Bus,
-    /// Where plans lie that are too large for a message.
+    /// Where plans lie that are too large for a message, and archives of what is past its retention.
     pub blobs: Arc<dyn Blobs>,
-    /// Settings.
+    /// Durations.
     pub config: Config,
 }
 
-/// Settings of the conductor.
+/// Durations of the conductor.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
+    /// How long after its creation a workflow can be rerun; at most 90 days (execution §9).
+    pub reruns: Duration,
+    /// Between two looks for workflows whose pipeline is past its retention, if none is announced.
+    pub sweep: Duration,
     /// Whether jobs can be rerun with SSH.
     pub ssh: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ssh: true }
+        Self { reruns: Duration::from_secs(90 * 86_400), sweep: Duration::from_secs(3600), ssh: true }
     }
 }
 
@@ -75,8 +80,11 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         store: store.clone(),
         bus: deps.bus.clone(),
         due: Arc::default(),
+        reruns: config.reruns,
         ssh: config.ssh,
     };
+    let (expired, archives) = (Arc::new(Notify::new()), Arc::clone(&deps.blobs));
+    let sweeper = ::retention::Sweeper::new(Arc::new(retention::Workflows(store.clone())), archives);
     deps.bus.respond(NAME, Arc::new(state.clone()));
     let tasks = vec![
         deps.bus.consume(
@@ -86,6 +94,13 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
             stop.clone(),
         ),
         deps.bus.consume(&store, &["domain"], Arc::new(redundant::Settings), stop.clone()),
+        deps.bus.consume(
+            &store,
+            &["pipelines"],
+            Arc::new(retention::Expired(Arc::clone(&expired))),
+            stop.clone(),
+        ),
+        tokio::spawn(sweeper.run(config.sweep, expired, stop.clone())),
         // What it says of serial groups comes back to it: their locks and those of workflows are never held together.
         deps.bus.consume(&store, &[NAME], Arc::new(serial::Groups), stop.clone()),
         deps.bus.consume(&store, &[NAME], Arc::new(serial::Turns), stop.clone()),
@@ -115,6 +130,8 @@ pub(crate) struct State {
     pub(crate) bus: Bus,
     /// Wakes the sweeper: there is something to look after now.
     pub(crate) due: Arc<Notify>,
+    /// How long a workflow can be rerun.
+    pub(crate) reruns: Duration,
     /// Whether jobs can be rerun with SSH.
     pub(crate) ssh: bool,
 }

@@ -45,6 +45,8 @@ pub struct Config {
     pub permit_timeout: Duration,
     /// What resource classes mean.
     pub classes: Classes,
+    /// Between two looks for jobs whose pipeline is past its retention, if none is announced.
+    pub retention_sweep: Duration,
 }
 
 /// What a job that asks for a container does.
@@ -81,6 +83,7 @@ impl Default for Config {
             docker: Docker::Refuse,
             permit_timeout: Duration::from_secs(600),
             classes: Classes::default(),
+            retention_sweep: Duration::from_secs(3600),
         }
     }
 }

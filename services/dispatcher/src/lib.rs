@@ -14,6 +14,7 @@ mod permit;
 mod placements;
 mod ready;
 mod requests;
+mod retention;
 pub mod rules;
 mod runner_claim;
 mod runner_unclaim;
@@ -25,6 +26,7 @@ mod sweeper;
 
 pub use config::{Config, Docker};
 
+use blobs::Blobs;
 use bus::Bus;
 use eventstore::Store;
 use kit::keys::Keys;
@@ -48,6 +50,8 @@ pub struct Deps {
     pub bus: Bus,
     /// Keys of the installation, for claims, fences and sources.
     pub keys: Keys,
+    /// Where archives of what is past its retention lie.
+    pub blobs: Arc<dyn Blobs>,
     /// Limits and durations.
     pub config: Config,
     /// What people see: `http://host:port`, without a slash at the end. May change with a restart.
@@ -67,7 +71,7 @@ pub struct Service {
 /// # Errors
 /// The configuration contradicts itself or the database is away.
 pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Service> {
-    let Deps { pool, bus, keys, config, public_url, git_url } = deps;
+    let Deps { pool, bus, keys, blobs, config, public_url, git_url } = deps;
     config.validate()?;
     let store = Store::open(pool, store::SERVICE, &MIGRATOR).await?;
     bus.register_source(&store);
@@ -86,8 +90,15 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
     });
     bus.respond(store::SERVICE, Arc::new(requests::Requests(Arc::clone(&state))));
     let group = bus.consume(&store, &["conductor"], Arc::new(ready::Ready(Arc::clone(&state))), stop.clone());
-    let sweeper = tokio::spawn(sweeper::run(Arc::clone(&state), stop));
-    Ok(Service { state, tasks: vec![group, sweeper] })
+    let expired = Arc::new(Notify::new());
+    let archiver = ::retention::Sweeper::new(Arc::new(retention::Runs(store.clone())), blobs);
+    let tasks = vec![
+        group,
+        bus.consume(&store, &["conductor"], Arc::new(retention::Expired(Arc::clone(&expired))), stop.clone()),
+        tokio::spawn(archiver.run(state.config.retention_sweep, expired, stop.clone())),
+        tokio::spawn(sweeper::run(Arc::clone(&state), stop)),
+    ];
+    Ok(Service { state, tasks })
 }
 
 impl Service {

@@ -1,6 +1,7 @@
 //! Settings, section `[logs]`.
 
 use serde::Deserialize;
+use std::time::Duration;
 
 /// Limits and durations of output.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -22,6 +23,8 @@ pub struct Config {
     pub sweep_seconds: u64,
     /// What agents upload.
     pub stores: Stores,
+    /// Between two looks for jobs whose pipeline is past its retention, if none is announced.
+    pub retention_sweep: Duration,
 }
 
 /// Limits and retention of what agents upload (execution §30, security §5.2). Days of 0: for ever.
@@ -72,6 +75,7 @@ impl Default for Config {
             retention_days: 0,
             sweep_seconds: 3600,
             stores: Stores::default(),
+            retention_sweep: Duration::from_secs(3600),
         }
     }
 }

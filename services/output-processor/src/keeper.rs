@@ -1,7 +1,7 @@
 //! Moves sealed streams to the blob store, completes the records of finished tasks, and lets the journal go.
 
 use crate::{
-    hub::{Hub, TASK, Todo, Work, log_key},
+    hub::{Hub, STEP, TASK, Todo, Work, log_key},
     scribe, store,
     task::{Task, Whereabouts},
 };
@@ -10,11 +10,12 @@ use bytes::Bytes;
 use contracts::output::StepRecord;
 use futures::StreamExt;
 use ids::{JobId, StepId, TaskId, Timestamp};
-use records::NewDocument;
+use records::{Document, NewDocument};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// After a failure the work is tried again, at first soon.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -192,14 +193,7 @@ pub(crate) async fn sweep(hub: &Hub, now: Timestamp) -> anyhow::Result<usize> {
         let documents = hub.records.unchanged_since(TASK, before, PAGE).await?;
         let mut tasks = Vec::with_capacity(documents.len());
         for document in &documents {
-            let finished: Finished = serde_json::from_value(document.body.clone())?;
-            // The bytes go first, the document that names them last: a crash leaves nothing that nobody names.
-            for step in &finished.steps {
-                hub.blobs.delete(&log_key(*step)?).await?;
-            }
-            hub.blobs.delete(&Key::new(finished.record)?).await?;
-            let steps: Vec<_> = finished.steps.iter().map(|step| step.uuid()).collect();
-            hub.records.remove(crate::hub::STEP, &steps).await?;
+            remove_bytes(hub, document).await?;
             tasks.push(document.id);
         }
         store::forget(hub.store.pool(), &tasks).await?;
@@ -209,6 +203,34 @@ pub(crate) async fn sweep(hub: &Hub, now: Timestamp) -> anyhow::Result<usize> {
             return Ok(swept);
         }
     }
+}
+
+/// Removes the output and the record of a task, and what is recorded of its steps. The bytes go first, the document that
+/// names them is left to the caller: a crash leaves nothing that nobody names.
+async fn remove_bytes(hub: &Hub, document: &Document) -> anyhow::Result<()> {
+    let finished: Finished = serde_json::from_value(document.body.clone())?;
+    for step in &finished.steps {
+        hub.blobs.delete(&log_key(*step)?).await?;
+    }
+    hub.blobs.delete(&Key::new(finished.record)?).await?;
+    let steps: Vec<_> = finished.steps.iter().map(|step| step.uuid()).collect();
+    Ok(hub.records.remove(STEP, &steps).await?)
+}
+
+/// Removes the output and the records of a job.
+pub(crate) async fn forget_job(hub: &Hub, job: Uuid) -> anyhow::Result<()> {
+    let documents = hub.records.list_by(TASK, job).await?;
+    for document in &documents {
+        remove_bytes(hub, document).await?;
+    }
+    // Steps of a task that has no record.
+    let steps: Vec<_> = hub.records.list_by(STEP, job).await?.iter().map(|step| step.id).collect();
+    for step in &steps {
+        hub.blobs.delete(&log_key(StepId(*step))?).await?;
+    }
+    hub.records.remove(STEP, &steps).await?;
+    let tasks: Vec<_> = documents.iter().map(|document| document.id).collect();
+    Ok(hub.records.remove(TASK, &tasks).await?)
 }
 
 /// Sweeps now and then until `stop`.

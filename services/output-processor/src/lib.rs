@@ -12,6 +12,7 @@ mod http;
 mod hub;
 mod journal;
 mod keeper;
+mod retention;
 mod scribe;
 mod siblings;
 mod store;
@@ -31,7 +32,10 @@ use live::Live;
 use records::Records;
 use sqlx::PgPool;
 use std::{path::PathBuf, sync::Arc};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The service's own tables.
@@ -93,13 +97,18 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         async move { hub.journal.sync_loop(end).await }
     });
     let writing = Arc::new(tokio::sync::Mutex::new(()));
+    let (expired, sweep) = (Arc::new(Notify::new()), hub.config.retention_sweep);
+    let archiver =
+        ::retention::Sweeper::new(Arc::new(retention::Jobs(Arc::clone(&hub))), Arc::clone(&hub.blobs));
     let workers = vec![
         tokio::spawn(scribe::run(Arc::clone(&hub), Arc::clone(&writing), stop.clone())),
         tokio::spawn(keeper::run(Arc::clone(&hub), writing, todo, stop.clone())),
         tokio::spawn(keeper::sweep_loop(Arc::clone(&hub), stop.clone())),
         tokio::spawn(stores::sweep_loop(Arc::clone(&hub), stop.clone())),
         bus.consume(&store, &["conductor"], Arc::new(stores::Jobs), stop.clone()),
-        bus.consume(&store, &["dispatcher"], Arc::new(answers::Tasks(Arc::clone(&hub))), stop),
+        bus.consume(&store, &["dispatcher"], Arc::new(answers::Tasks(Arc::clone(&hub))), stop.clone()),
+        bus.consume(&store, &["conductor"], Arc::new(retention::Expired(Arc::clone(&expired))), stop.clone()),
+        tokio::spawn(archiver.run(sweep, expired, stop)),
     ];
     bus.respond("output-processor", Arc::new(answers::Answers(Arc::clone(&hub))));
     Ok(Service { hub, workers, journal, end_journal })

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use sqlx::{PgConnection, Row, types::Json};
 
 /// Hours after its creation within which a pipeline is continued.
-const HOURS: i32 = 6;
+pub(crate) const HOURS: i32 = 6;
 
 /// What is known of the pipeline.
 struct Held {

@@ -13,6 +13,7 @@ mod fetch;
 mod orbs;
 mod policies;
 mod queries;
+mod retention;
 mod trigger;
 mod values;
 
@@ -21,10 +22,11 @@ use blobs::Blobs;
 use bus::{Bus, Responder};
 use contracts::{
     Request, RequestError, delivery::GetDecision, orbs as orb, pipelines as ask, policies as rule,
+    retention::RunRetention,
 };
 use eventstore::Store;
 use sqlx::PgPool;
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use vcs::Git;
@@ -47,11 +49,28 @@ pub struct Deps {
     pub git_root: PathBuf,
     /// Where clients reach the git server: `<git_url>/git/<org>/<repo>.git` is `pipeline.project.git_url`.
     pub git_url: String,
+    /// How long pipelines are kept.
+    pub retention: Retention,
+}
+
+/// How long pipelines are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// After the end of their last workflow; `None`: for ever.
+    pub keep: Option<Duration>,
+    /// Between two looks.
+    pub sweep: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { keep: None, sweep: Duration::from_secs(3600) }
+    }
 }
 
 /// The running service.
 pub struct Service {
-    group: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// Migrates the schema, begins to answer and to follow deliveries.
@@ -67,20 +86,30 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         git_url: deps.git_url.trim_end_matches('/').into(),
         decided: Arc::new(watch::Sender::new(0)),
         policies: Arc::default(),
+        bus: deps.bus.clone(),
+        keep: deps.retention.keep,
     };
     deps.bus.register_source(&store);
     deps.bus.respond(NAME, Arc::new(state.clone()));
-    let group = deps.bus.consume(&store, &["api"], Arc::new(deliveries::Deliveries(state)), stop);
-    Ok(Service { group })
+    let deliveries = Arc::new(deliveries::Deliveries(state.clone()));
+    let mut tasks = vec![deps.bus.consume(&store, &["api"], deliveries, stop.clone())];
+    if deps.retention.keep.is_some() {
+        let sweeper = retention::sweeper(&state);
+        tasks.push(tokio::spawn(sweeper.run(deps.retention.sweep, Arc::default(), stop)));
+    }
+    Ok(Service { tasks })
 }
 
 impl Service {
-    /// Returns when the service was stopped and its group has ended.
+    /// Returns when the service was stopped and its loops have ended.
     ///
     /// # Errors
-    /// The group panicked.
+    /// A loop panicked.
     pub async fn join(self) -> anyhow::Result<()> {
-        Ok(self.group.await?)
+        for task in self.tasks {
+            task.await?;
+        }
+        Ok(())
     }
 }
 
@@ -94,6 +123,10 @@ pub(crate) struct State {
     pub(crate) decided: Arc<watch::Sender<u64>>,
     /// Parsed policies.
     pub(crate) policies: Arc<policies::Cache>,
+    /// Asks the conductor what may go.
+    pub(crate) bus: Bus,
+    /// How long pipelines are kept after the end of their last workflow.
+    pub(crate) keep: Option<Duration>,
 }
 
 #[async_trait]
@@ -125,6 +158,7 @@ impl Responder for State {
             rule::SetPolicySettings => policies::set_settings,
             rule::DecidePolicy => policies::decide,
             rule::ListPolicyDecisions => policies::list,
+            RunRetention => retention::run,
         })
     }
 }

@@ -90,9 +90,9 @@ pub(crate) async fn decision(state: &State, _: &Request, ask: GetDecision) -> Re
 
 async fn decision_of(state: &State, delivery: DeliveryId) -> sqlx::Result<Option<Decision>> {
     let row: Option<(Option<Uuid>, Option<i64>, Option<String>)> = sqlx::query_as(
-        "SELECT d.pipeline_id, p.number, d.reason
+        "SELECT d.pipeline_id, coalesce(p.number, x.number), d.reason
          FROM pipelines.decisions d LEFT JOIN pipelines.pipelines p ON p.id = d.pipeline_id
-         WHERE d.delivery_id = $1",
+         LEFT JOIN pipelines.expired x ON x.id = d.pipeline_id WHERE d.delivery_id = $1",
     )
     .bind(delivery.uuid())
     .fetch_optional(state.store.pool())

@@ -18,6 +18,7 @@ use contracts::{
     domain::ProjectCreated,
     output::StepReported,
     pipelines::{PipelineContinued, PipelineCreated},
+    retention::PipelineExpired,
 };
 use eventstore::{Key, Store, Tx};
 use ids::{JobId, PipelineId, WorkflowId};
@@ -86,6 +87,7 @@ const WANTED: &[&str] = &[
     ProjectCreated::TYPE,
     PipelineCreated::TYPE,
     PipelineContinued::TYPE,
+    PipelineExpired::TYPE,
     WorkflowCreated::TYPE,
     JobsAdded::TYPE,
     TurnWanted::TYPE,
@@ -142,6 +144,7 @@ impl Group for Views {
             let done = match event.kind.as_str() {
                 ProjectCreated::TYPE => store::project_created(db, event).await,
                 PipelineCreated::TYPE | PipelineContinued::TYPE => store::pipeline_created(db, event).await,
+                PipelineExpired::TYPE => store::pipeline_expired(db, event).await,
                 WorkflowCreated::TYPE => store::workflow_created(db, event).await,
                 JobsAdded::TYPE => store::jobs_added(db, event).await,
                 TurnWanted::TYPE => store::turn_wanted(db, event).await,

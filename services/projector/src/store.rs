@@ -12,6 +12,7 @@ use contracts::{
     domain::{Project, ProjectCreated},
     output::StepReported,
     pipelines::PipelineCreated,
+    retention::PipelineExpired,
 };
 use ids::{JobId, PipelineId, WorkflowId};
 use model::{plan::Executor, status::WorkflowStatus};
@@ -100,13 +101,30 @@ pub async fn pipeline_created(db: &mut PgConnection, event: &Envelope) -> Done {
     Ok(())
 }
 
+/// It goes from every view, and what is said of it later shows nothing.
+pub async fn pipeline_expired(db: &mut PgConnection, event: &Envelope) -> Done {
+    let pipeline = event.body_as::<PipelineExpired>()?.pipeline_id.uuid();
+    for sql in [
+        "INSERT INTO projector.expired (id) VALUES ($1) ON CONFLICT DO NOTHING",
+        "DELETE FROM projector.steps s USING projector.jobs j WHERE j.pipeline_id = $1 AND s.job_id = j.id",
+        "DELETE FROM projector.tasks t USING projector.jobs j WHERE j.pipeline_id = $1 AND t.job_id = j.id",
+        "DELETE FROM projector.jobs WHERE pipeline_id = $1",
+        "DELETE FROM projector.workflows WHERE pipeline_id = $1",
+        "DELETE FROM projector.pipelines WHERE id = $1",
+    ] {
+        sqlx::query(sql).bind(pipeline).execute(&mut *db).await?;
+    }
+    Ok(())
+}
+
 pub async fn workflow_created(db: &mut PgConnection, event: &Envelope) -> Done {
     let body = event.body_as::<WorkflowCreated>()?;
     let version = event.aggregate.version;
     sqlx::query(
         "INSERT INTO projector.workflows (id, pipeline_id, pipeline_number, project_id, org_id, slug, name,
             status, started_by, rerun_of, created_at, version)
-         VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12) ON CONFLICT (id) DO NOTHING",
+         SELECT $1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12
+         WHERE NOT EXISTS (SELECT 1 FROM projector.expired WHERE id = $2) ON CONFLICT (id) DO NOTHING",
     )
     .bind(body.workflow_id.uuid())
     .bind(body.pipeline_id.uuid())
@@ -177,6 +195,7 @@ async fn insert_jobs(db: &mut PgConnection, event: &Envelope, place: &Place<'_>,
          SELECT j.id, $1, $2, $3, $4, ($13 + j.ordinal - 1)::int, j.name, j.kind, j.status, j.requires, $11, j.ended, $12
          FROM unnest($5::uuid[], $6::text[], $7::text[], $8::text[], $9::jsonb[], $10::timestamptz[])
             WITH ORDINALITY AS j (id, name, kind, status, requires, ended, ordinal)
+         WHERE NOT EXISTS (SELECT 1 FROM projector.expired WHERE id = $2)
          ON CONFLICT (id) DO NOTHING",
     )
     .bind(place.workflow.uuid())

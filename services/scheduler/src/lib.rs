@@ -7,6 +7,7 @@
 mod config;
 mod http;
 mod placements;
+mod retention;
 mod state;
 mod tasks;
 
@@ -65,6 +66,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
     let group = Arc::new(placements::Placements(Arc::clone(&state)));
     let tasks = vec![
         bus.consume(&store, &["dispatcher"], group, stop.clone()),
+        bus.consume(&store, &["conductor"], Arc::new(retention::Expired), stop.clone()),
         tokio::spawn(tasks::starter(Arc::clone(&state), stop.clone())),
         tokio::spawn(tasks::ender(Arc::clone(&state), stop.clone())),
         tokio::spawn(tasks::watcher(Arc::clone(&state), stop)),

@@ -4,6 +4,7 @@ mod cancel;
 mod graph;
 mod redundant;
 mod reruns;
+mod retention;
 mod rows;
 mod serial;
 mod support;

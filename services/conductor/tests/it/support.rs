@@ -83,7 +83,7 @@ pub struct World {
     /// Branch of the next pipelines.
     pub branch: String,
     pub config: gantry_conductor::Config,
-    blobs: Arc<dyn Blobs>,
+    pub blobs: Arc<dyn Blobs>,
     _folder: TempDir,
     pipelines: Store,
     dispatcher: Store,

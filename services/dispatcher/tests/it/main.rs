@@ -4,6 +4,7 @@ mod claims;
 mod outcomes;
 mod permits;
 mod placements;
+mod retention;
 mod revocations;
 mod runners;
 mod slots;

@@ -6,6 +6,7 @@ use axum::{
     body::Body,
     http::{Request, StatusCode},
 };
+use blobs::{Blobs, FsBlobs};
 use bus::{Bus, Responder};
 use contracts::{
     Actor, Envelope, NewEvent, RequestError,
@@ -50,11 +51,15 @@ impl Responder for Receiver {
     }
 }
 
+/// Blobs and the folder where they lie.
+pub type Files = (Arc<dyn Blobs>, tempfile::TempDir);
+
 pub struct World {
     pub pool: sqlx::PgPool,
     pub bus: Bus,
     pub keys: Keys,
     pub receiver: Arc<Receiver>,
+    pub files: Files,
     router: Router,
     conductor: Store,
     dispatcher: Store,
@@ -97,15 +102,19 @@ impl World {
             slug: "git/local/shop".to_owned(),
             default_branch: "main".to_owned(),
         };
-        let (service, stop, router) = Self::boot(&pool, &bus, &keys, config).await;
+        let folder = tempfile::tempdir().unwrap();
+        let blobs: Arc<dyn Blobs> = Arc::new(FsBlobs::open(folder.path(), b"key").await.unwrap());
+        let files = (blobs, folder);
+        let (service, stop, router) = Self::boot(&pool, &bus, &keys, &files, config).await;
         let dispatcher = Store::open(pool.clone(), "dispatcher", &gantry_dispatcher::MIGRATOR).await.unwrap();
-        Self { pool, bus, keys, receiver, router, conductor, dispatcher, stop, service, project }
+        Self { pool, bus, keys, receiver, files, router, conductor, dispatcher, stop, service, project }
     }
 
     async fn boot(
         pool: &sqlx::PgPool,
         bus: &Bus,
         keys: &Keys,
+        files: &Files,
         config: Config,
     ) -> (gantry_dispatcher::Service, CancellationToken, Router) {
         let stop = CancellationToken::new();
@@ -113,6 +122,7 @@ impl World {
             pool: pool.clone(),
             bus: bus.clone(),
             keys: keys.clone(),
+            blobs: Arc::clone(&files.0),
             config,
             public_url: "http://ci.example".to_owned(),
             git_url: "http://127.0.0.1:1".to_owned(),
@@ -129,13 +139,24 @@ impl World {
 
     /// Stops the dispatcher, waits, and starts it with another configuration.
     pub async fn restart(self, down: Duration, config: Config) -> Self {
-        let Self { pool, bus, keys, receiver, conductor, dispatcher, stop, service, project, router: _ } =
-            self;
+        let Self {
+            pool,
+            bus,
+            keys,
+            receiver,
+            files,
+            conductor,
+            dispatcher,
+            stop,
+            service,
+            project,
+            router: _,
+        } = self;
         stop.cancel();
         service.join().await.unwrap();
         tokio::time::sleep(down).await;
-        let (service, stop, router) = Self::boot(&pool, &bus, &keys, config).await;
-        Self { pool, bus, keys, receiver, router, conductor, dispatcher, stop, service, project }
+        let (service, stop, router) = Self::boot(&pool, &bus, &keys, &files, config).await;
+        Self { pool, bus, keys, receiver, files, router, conductor, dispatcher, stop, service, project }
     }
 
     /// A job that the conductor found ready.
@@ -199,6 +220,13 @@ impl World {
         let event = NewEvent::new("workflow", workflow_id.uuid(), Actor::service("conductor"), &body)
             .in_project(project.org_id, project.id)
             .of_pipeline(body.pipeline_id);
+        tx.append(&[event]).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// The conductor says something.
+    pub async fn tell(&self, event: NewEvent) {
+        let mut tx = self.conductor.begin(&[]).await.unwrap();
         tx.append(&[event]).await.unwrap();
         tx.commit().await.unwrap();
     }

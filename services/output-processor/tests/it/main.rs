@@ -3,5 +3,6 @@
 mod chunks;
 mod closing;
 mod restart;
+mod retention;
 mod stores;
 mod support;

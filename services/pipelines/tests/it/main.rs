@@ -1,6 +1,7 @@
 //! From a commit in a bare repository to a pipeline.
 
 mod registry;
+mod retention;
 mod rules;
 mod setup;
 
@@ -44,6 +45,10 @@ struct Suite {
 }
 
 async fn suite() -> Suite {
+    suite_with(pipelines::Retention::default()).await
+}
+
+async fn suite_with(retention: pipelines::Retention) -> Suite {
     let db = testkit::postgres().await;
     let bus = Bus::local(db.pool.clone());
     let folder = tempfile::tempdir().unwrap();
@@ -61,6 +66,7 @@ async fn suite() -> Suite {
         blobs: blobs.clone(),
         git_root,
         git_url: "http://gantry.test/".into(),
+        retention,
     };
     pipelines::start(deps, stop.clone()).await.unwrap();
     let project = Project {

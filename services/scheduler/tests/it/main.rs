@@ -10,6 +10,7 @@ use contracts::{
     Actor, Event, NewEvent, Request, RequestError,
     dispatcher::{PlacementNews, PlacementReport, ReportPlacements, TaskFinished, TaskQueued},
     request::Ask,
+    retention::{Archived, WorkflowExpired},
 };
 use eventstore::{Key, NO_MIGRATIONS, Store};
 use gantry_scheduler::{Config, Deps, Service};
@@ -420,5 +421,56 @@ async fn real_processes_start_and_end() {
     world.finish(task, 1).await;
     world.reaches(&[(1, "gone")]).await;
     assert_eq!(world.alive(&name).await, None);
+    world.halt().await;
+}
+
+#[tokio::test]
+async fn placements_of_a_job_that_is_past_its_retention_go_once_their_agents_have_gone() {
+    let mut world = World::new(Arc::new(Fake::default())).await;
+    let (over, runs) = (TaskId::new(), TaskId::new());
+    world.queue(over, 1).await;
+    world.reaches(&[(1, "started")]).await;
+    world.finish(over, 1).await;
+    world.reaches(&[(1, "gone")]).await;
+    world.queue(runs, 1).await;
+    let job = async |task: TaskId| {
+        let id: Option<uuid::Uuid> =
+            sqlx::query_scalar("SELECT job_id FROM scheduler.placements WHERE task_id = $1")
+                .bind(task.uuid())
+                .fetch_optional(&world.pool)
+                .await
+                .unwrap();
+        id.map(JobId)
+    };
+    testkit::until("the second is placed", LIMIT, || async { job(runs).await.is_some() }).await;
+    let conductor = Store::open(world.pool.clone(), "conductor", &NO_MIGRATIONS).await.unwrap();
+    world.bus.register_source(&conductor);
+    for task in [over, runs] {
+        let body = WorkflowExpired {
+            workflow_id: WorkflowId::new(),
+            pipeline_id: ids::PipelineId::new(),
+            jobs: vec![job(task).await.unwrap()],
+            archived: Archived { archive: uuid::Uuid::nil(), events: 1 },
+        };
+        let mut tx = conductor.begin(&[]).await.unwrap();
+        let event = NewEvent::new("workflow", body.workflow_id.uuid(), Actor::service("conductor"), &body);
+        tx.append(&[event]).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    testkit::until("what is gone is forgotten", LIMIT, || async { job(over).await.is_none() }).await;
+    // Whose agent is there waits, and is tried again.
+    testkit::until("the other is parked", LIMIT, || async {
+        let parked: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM scheduler.parked WHERE group_name = 'scheduler.expired'",
+        )
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+        parked == 1
+    })
+    .await;
+    assert!(job(runs).await.is_some());
+    world.finish(runs, 1).await;
+    testkit::until("it follows", LIMIT, || async { job(runs).await.is_none() }).await;
     world.halt().await;
 }

@@ -7,7 +7,8 @@ use blobs::{Blobs, FsBlobs, Key};
 use bus::Bus;
 use chrono::{TimeDelta, Utc};
 use contracts::{
-    Actor,
+    Actor, NewEvent,
+    retention::{Archived, WorkflowExpired},
     test_results::{ListTests, TestPage},
 };
 use gantry_test_results::{Config, Deps, MIGRATOR, Service, start};
@@ -229,4 +230,42 @@ async fn a_job_is_told_where_tests_of_the_job_before_failed() {
     let waiting = "UPDATE test_results.reports SET state = 'waiting', due = 'infinity'";
     sqlx::query(waiting).execute(&world.database.pool).await.unwrap();
     assert_eq!(world.told::<FailedTests>(&service, job, "failed-tests").await.0, 503);
+}
+
+#[tokio::test]
+async fn a_job_whose_pipeline_is_past_its_retention_is_forgotten() {
+    let world = World::new().await;
+    let (gone, stays) = (JobId::new(), JobId::new());
+    for job in [gone, stays] {
+        world.announce(job, "main").await;
+        world.upload(job, "main", TimeDelta::zero(), run(&[("a.rb", 1.0)])).await;
+    }
+    let (bus, service) = world.start(Config::default()).await;
+    for job in [gone, stays] {
+        assert_eq!(world.timings(&service, job).await.0, 200);
+        assert_eq!(list(&bus, job, 0, 10).await.total, 1);
+    }
+    let conductor =
+        eventstore::Store::open(world.database.pool.clone(), "conductor", &eventstore::NO_MIGRATIONS)
+            .await
+            .unwrap();
+    bus.register_source(&conductor);
+    let body = WorkflowExpired {
+        workflow_id: fresh().into(),
+        pipeline_id: fresh().into(),
+        jobs: vec![gone],
+        archived: Archived { archive: fresh(), events: 1 },
+    };
+    let mut tx = conductor.begin(&[]).await.unwrap();
+    tx.append(&[NewEvent::new("workflow", body.workflow_id.uuid(), Actor::service("conductor"), &body)])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    testkit::until("it is forgotten", LIMIT, || async { list(&bus, gone, 0, 10).await.total == 0 }).await;
+    testkit::until("and what its tasks were told", LIMIT, || async {
+        world.timings(&service, gone).await.0 == 503
+    })
+    .await;
+    assert_eq!(list(&bus, stays, 0, 10).await.total, 1);
+    assert_eq!(world.timings(&service, stays).await.0, 200);
 }

@@ -1,0 +1,120 @@
+//! Output, records and files of a job go with it when its pipeline is past its retention.
+
+use crate::{hub::Hub, keeper};
+use async_trait::async_trait;
+use bus::{Fault, Group};
+use contracts::{Envelope, Event as _, NewEvent, retention::WorkflowExpired};
+use eventstore::{Key, Store, Tx};
+use ids::TaskId;
+use retention::{Owner, Sealed, State, Unit, fitting};
+use std::{collections::HashSet, sync::Arc};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// Jobs that go at once.
+const JOBS: i64 = 100;
+
+/// Notes jobs whose workflow is gone.
+pub(crate) struct Expired(pub(crate) Arc<Notify>);
+
+#[async_trait]
+impl Group for Expired {
+    fn name(&self) -> &'static str {
+        "output-processor.expired"
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        kind == WorkflowExpired::TYPE
+    }
+
+    fn batch(&self) -> usize {
+        64
+    }
+
+    fn locks(&self, _: &Envelope) -> Vec<Key> {
+        Vec::new()
+    }
+
+    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        for message in batch {
+            let jobs = message.body_as::<WorkflowExpired>()?.jobs;
+            sqlx::query(
+                "INSERT INTO output_processor.expiring (id) SELECT * FROM unnest($1::uuid[]) ON CONFLICT DO NOTHING",
+            )
+            .bind(jobs.iter().map(|job| job.uuid()).collect::<Vec<_>>())
+            .execute(tx.conn())
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn after_commit(&self, _: &[Envelope]) {
+        self.0.notify_one();
+    }
+}
+
+/// Jobs that are gone.
+pub(crate) struct Jobs(pub(crate) Arc<Hub>);
+
+#[async_trait]
+impl Owner for Jobs {
+    fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    async fn due(&self, skip: &HashSet<Uuid>) -> anyhow::Result<Vec<Unit>> {
+        let found: Vec<(Uuid, Vec<Uuid>)> = sqlx::query_as(
+            "SELECT x.id, ARRAY(SELECT t.task_id FROM output_processor.tasks t WHERE t.job_id = x.id ORDER BY t.index)
+             FROM output_processor.expiring x WHERE x.id <> ALL($1) ORDER BY x.noted_at, x.id LIMIT $2",
+        )
+        .bind(skip.iter().copied().collect::<Vec<_>>())
+        .bind(JOBS)
+        .fetch_all(self.0.store.pool())
+        .await?;
+        let units = found.into_iter().map(|(job, tasks)| {
+            let keys = tasks.into_iter().map(|task| Key::new("record", task)).collect();
+            Unit { id: job, keys }
+        });
+        Ok(fitting(units.collect()))
+    }
+
+    /// Steps are told whole by their last event.
+    async fn states(&self, _: &[Unit]) -> anyhow::Result<Vec<State>> {
+        Ok(Vec::new())
+    }
+
+    async fn prepare(&self, units: &[Unit]) -> anyhow::Result<()> {
+        for unit in units {
+            let open = unit.keys.iter().find(|key| self.0.task_in_memory(TaskId(key.id)).is_some());
+            if let Some(task) = open {
+                // Its record is not sealed yet, which ends in a moment or when a store is back.
+                anyhow::bail!("task {} is still being put away", task.id);
+            }
+            keeper::forget_job(&self.0, unit.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, tx: &mut Tx, units: &[Unit], _: &Sealed) -> anyhow::Result<Vec<NewEvent>> {
+        let jobs: Vec<Uuid> = units.iter().map(|unit| unit.id).collect();
+        let tasks: Vec<Uuid> = units.iter().flat_map(|unit| unit.keys.iter().map(|key| key.id)).collect();
+        for sql in [
+            "DELETE FROM output_processor.artifacts WHERE job_id = ANY($1)",
+            "DELETE FROM output_processor.layers WHERE job_id = ANY($1)",
+            "DELETE FROM output_processor.jobs WHERE job_id = ANY($1)",
+            "DELETE FROM output_processor.expiring WHERE id = ANY($1)",
+        ] {
+            sqlx::query(sql).bind(&jobs).execute(tx.conn()).await?;
+        }
+        // The sweep of stored files removes their bytes, and then their rows.
+        for sql in [
+            "UPDATE output_processor.objects SET state = 'deleted', due = clock_timestamp()
+             WHERE task_id = ANY($1) AND kind <> 'chunk'",
+            "DELETE FROM output_processor.tasks WHERE task_id = ANY($1)",
+            "DELETE FROM output_processor.fences WHERE task_id = ANY($1)",
+        ] {
+            sqlx::query(sql).bind(&tasks).execute(tx.conn()).await?;
+        }
+        Ok(Vec::new())
+    }
+}
