@@ -156,3 +156,26 @@ workflows: {{ main: {{ jobs: [victim] }} }}
     ensure!(jobs[0]["status"] == "success", "the next job is {}", jobs[0]["status"]);
     suite.down().await
 }
+
+/// The sample for containers: a database on `localhost`, a cache hit in the second run, artifacts, results of tests, and a
+/// split by timings, which the command itself looks for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sample_for_containers_shows_what_it_promises() -> anyhow::Result<()> {
+    const DATABASE: &str = "gantry-fixture-postgres:1";
+    let Some(engine) = testkit::docker::engine() else { return Ok(()) };
+    let _alone = ALONE.lock().await;
+    engine.postgres_image(DATABASE);
+    let work = tempfile::tempdir()?;
+    let suite = up(engine, &work.path().join("data")).await?;
+    let mut command = tokio::process::Command::new(gantry_e2e::binary());
+    command.args(["try", "--docker", "--image", DATABASE, "--server", &suite.url, "--token", &suite.token]);
+    let output =
+        tokio::time::timeout(LIMIT, command.kill_on_drop(true).output()).await.context("no end")??;
+    let said =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    ensure!(output.status.success(), "{}: {said}", output.status);
+    for part in ["Found a cache", "report/answer.txt", "Test results of job", "tests/d.sh"] {
+        ensure!(said.contains(part), "{part} is not in: {said}");
+    }
+    suite.down().await
+}

@@ -4,6 +4,7 @@
 mod config;
 mod decisions;
 mod limits;
+mod links;
 mod retention;
 mod runners;
 mod ssh;

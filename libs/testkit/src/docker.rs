@@ -50,7 +50,17 @@ impl Engine {
     /// # Panics
     /// The engine refuses.
     pub fn image(&self, name: &str, changes: &[&str]) {
-        image(&self.socket, name, changes).expect("the image is made");
+        image(&self.socket, name, changes, |_| Ok(())).expect("the image is made");
+    }
+
+    /// Makes an image with this machine's PostgreSQL, which its entrypoint starts, as the well-known images of databases do:
+    /// on port 5432, where everybody is trusted.
+    ///
+    /// # Panics
+    /// The engine refuses.
+    pub fn postgres_image(&self, name: &str) {
+        image(&self.socket, name, &["ENTRYPOINT [\"/bin/start-postgres\"]"], postgres)
+            .expect("the image is made");
     }
 
     /// Runs a command of the engine's own client, and returns what it prints.
@@ -93,7 +103,7 @@ fn start() -> Result<Engine> {
         .process_group(0)
         .spawn()?;
     wait_for(&socket, &dir)?;
-    image(&socket, IMAGE, &[])?;
+    image(&socket, IMAGE, &[], |_| Ok(()))?;
     Ok(Engine { socket, _watcher: watcher })
 }
 
@@ -125,8 +135,8 @@ fn client(socket: &Path, args: &[&str]) -> Result<String> {
     Ok(text(&output.stdout))
 }
 
-/// Makes an image out of this machine's programs and libraries.
-fn image(socket: &Path, name: &str, changes: &[&str]) -> Result<()> {
+/// Makes an image out of this machine's programs and libraries; `fill` puts more into its root folder.
+fn image(socket: &Path, name: &str, changes: &[&str], fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let root = dir.path();
     for folder in ["bin", "etc", "root", "tmp", "home/circleci", "lib64"] {
@@ -145,27 +155,22 @@ fn image(socket: &Path, name: &str, changes: &[&str]) -> Result<()> {
     for applet in String::from_utf8_lossy(&listed.stdout).lines().filter(|applet| *applet != "busybox") {
         symlink("busybox", root.join("bin").join(applet))?;
     }
-    let mut needed = libraries(&std::env::current_exe()?)?;
+    for library in libraries(&std::env::current_exe()?)? {
+        copy(&library, root)?;
+    }
     for name in ["bash", "git", "curl", "pgrep"] {
         let program = on_path(name).with_context(|| format!("{name} is missing"))?;
         fs::copy(&program, root.join("bin").join(name))?;
-        needed.extend(libraries(&program)?);
+        for library in libraries(&program)? {
+            copy(&library, root)?;
+        }
     }
     // What git runs to fetch over HTTP. It calls itself from there too.
     let core = Command::new("git").arg("--exec-path").output()?;
     let core = PathBuf::from(String::from_utf8(core.stdout)?.trim());
-    let inside = root.join(core.strip_prefix("/")?);
-    fs::create_dir_all(&inside)?;
-    symlink("/bin/git", inside.join("git"))?;
-    fs::copy(core.join("git-remote-http"), inside.join("git-remote-http"))?;
-    needed.extend(libraries(&core.join("git-remote-http"))?);
-    needed.sort();
-    needed.dedup();
-    for library in needed {
-        let place = root.join(library.strip_prefix("/").unwrap_or(&library));
-        fs::create_dir_all(place.parent().context("a library without a folder")?)?;
-        fs::copy(&library, place)?;
-    }
+    install(&core.join("git-remote-http"), root)?;
+    symlink("/bin/git", inside(&core.join("git"), root))?;
+    fill(root)?;
     let archive = dir.path().with_extension("tar");
     let made = Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg(".").status()?;
     ensure!(made.success(), "tar failed");
@@ -178,6 +183,51 @@ fn image(socket: &Path, name: &str, changes: &[&str]) -> Result<()> {
     let imported = client(socket, &args);
     fs::remove_file(&archive)?;
     imported.map(|_| ())
+}
+
+/// The place of a file of this machine in an image.
+fn inside(file: &Path, root: &Path) -> PathBuf {
+    root.join(file.strip_prefix("/").unwrap_or(file))
+}
+
+fn copy(file: &Path, root: &Path) -> Result<()> {
+    let place = inside(file, root);
+    fs::create_dir_all(place.parent().context("a file without a folder")?)?;
+    fs::copy(file, place).with_context(|| file.display().to_string())?;
+    Ok(())
+}
+
+/// Copies a program, or a library, with what it is linked with.
+fn install(program: &Path, root: &Path) -> Result<()> {
+    copy(program, root)?;
+    libraries(program)?.iter().try_for_each(|library| copy(library, root))
+}
+
+/// Debian's PostgreSQL, at its own places: it looks for its files from where it lies.
+fn postgres(root: &Path) -> Result<()> {
+    const START: &str = "#!/bin/bash
+if [ \"$(id -u)\" = 0 ]; then exec su -s /bin/bash circleci /bin/start-postgres; fi
+set -e
+initdb -D /tmp/database -U \"${POSTGRES_USER:-postgres}\" -A trust --no-sync > /dev/null
+exec postgres -D /tmp/database -k /tmp -c listen_addresses=localhost
+";
+    let bin =
+        fs::canonicalize(crate::program("initdb")?)?.parent().context("initdb lies nowhere")?.to_owned();
+    for name in ["initdb", "postgres", "psql"] {
+        install(&bin.join(name), root)?;
+        symlink(bin.join(name), root.join("bin").join(name))?;
+    }
+    let home = bin.parent().context("no folder of PostgreSQL's own")?;
+    for library in ["plpgsql.so", "dict_snowball.so"] {
+        install(&home.join("lib").join(library), root)?;
+    }
+    let share = Path::new("/usr/share/postgresql").join(home.file_name().context("no version")?);
+    let copied = Command::new("cp").args(["-r", "--parents"]).arg(&share).arg(root).status()?;
+    ensure!(copied.success(), "{} cannot be copied", share.display());
+    let start = root.join("bin/start-postgres");
+    fs::write(&start, START)?;
+    fs::set_permissions(&start, fs::Permissions::from_mode(0o755))?;
+    Ok(())
 }
 
 /// What a program is linked with. This one's libraries are those of the tests' agent.
