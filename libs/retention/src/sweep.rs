@@ -182,7 +182,7 @@ impl Sweeper {
     async fn expire(&self, units: &[Unit]) -> anyhow::Result<()> {
         let store = self.owner.store();
         let keys: Vec<Key> = units.iter().flat_map(|unit| unit.keys.iter().copied()).collect();
-        let id = Uuid::now_v7();
+        let id = ids::ObjectId::new().uuid();
         let mut writer = Writer::new(store.service(), id)?;
         for state in self.owner.states(units).await? {
             writer.state(state)?;

@@ -53,7 +53,7 @@ async fn expire(world: &World, pipeline_id: PipelineId) {
         pipeline_id,
         project_id: world.project.id,
         number: 1,
-        archived: Archived { archive: Uuid::now_v7(), events: 1 },
+        archived: Archived { archive: ids::ObjectId::new().uuid(), events: 1 },
     };
     append(&store, NewEvent::new("pipeline", pipeline_id.uuid(), Actor::service("pipelines"), &body)).await;
 }

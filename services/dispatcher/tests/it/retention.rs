@@ -21,7 +21,7 @@ async fn expire(world: &World, jobs: &[JobId]) {
         workflow_id,
         pipeline_id: PipelineId::new(),
         jobs: jobs.to_vec(),
-        archived: Archived { archive: Uuid::now_v7(), events: 1 },
+        archived: Archived { archive: ids::ObjectId::new().uuid(), events: 1 },
     };
     world.tell(NewEvent::new("workflow", workflow_id.uuid(), Actor::service("conductor"), &body)).await;
 }

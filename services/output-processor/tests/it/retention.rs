@@ -57,7 +57,7 @@ async fn expire(world: &World, jobs: &[JobId]) {
         workflow_id,
         pipeline_id: PipelineId::new(),
         jobs: jobs.to_vec(),
-        archived: Archived { archive: Uuid::now_v7(), events: 1 },
+        archived: Archived { archive: ids::ObjectId::new().uuid(), events: 1 },
     };
     let mut tx = conductor.begin(&[]).await.unwrap();
     tx.append(&[NewEvent::new("workflow", workflow_id.uuid(), Actor::service("conductor"), &body)])
@@ -88,7 +88,7 @@ async fn is_there(world: &World, key: String) -> bool {
 
 /// An artifact of the task, as its commit would have left it.
 async fn artifact(world: &World, agent: &Agent) -> String {
-    let (object, bytes) = (Uuid::now_v7(), b"file".to_vec());
+    let (object, bytes) = (ids::ObjectId::new().uuid(), b"file".to_vec());
     let key = format!("stores/{object}");
     let sha256 = blobs::digest(&bytes);
     world.blobs().put(&Key::new(key.clone()).unwrap(), blobs::body(bytes), sha256).await.unwrap();
