@@ -11,7 +11,6 @@ use gantry_conductor::Config;
 use ids::PipelineId;
 use model::status::WorkflowStatus;
 use std::{collections::BTreeSet, time::Duration};
-use uuid::Uuid;
 
 /// A world in which a workflow can be rerun for no time at all.
 async fn world() -> World {

@@ -8,7 +8,6 @@ use contracts::{
 use ids::{JobId, PipelineId, WorkflowId};
 use model::status::JobStatus;
 use retention::Fold;
-use uuid::Uuid;
 
 const FOLDS: [Fold; 2] = [
     Fold { aggregate: "run", event: "job.finished", value: "status" },

@@ -13,7 +13,6 @@ use gantry_output_processor::Config;
 use ids::{JobId, PipelineId, StepId, WorkflowId};
 use records::Records;
 use std::time::Duration;
-use uuid::Uuid;
 
 async fn world() -> World {
     World::new(Config { retention_sweep: Duration::from_millis(200), ..Config::default() }).await
