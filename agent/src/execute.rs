@@ -68,7 +68,7 @@ pub(crate) async fn execute(
     let mut services = containers::follow(services, &output, &reports);
     let own = (&output, &reports);
     let listen = launch.ssh.as_ref();
-    let ran = run_steps(dir, lease, control, &environment, &secrets, own, spin_up, listen).await;
+    let ran = run_steps(dir, lease, control, &environment, &secrets, own, (spin_up, listen)).await;
     environment.end().await;
     while services.join_next().await.is_some() {}
     output.settle().await;
@@ -180,8 +180,7 @@ async fn run_steps(
     sandbox: &Arc<dyn executors::Environment>,
     secrets: &Secrets,
     (output, reports): (&Arc<Output>, &Arc<Reports>),
-    mut spin_up: OwnStep,
-    listen: Option<&SshListen>,
+    (mut spin_up, listen): (OwnStep, Option<&SshListen>),
 ) -> Result<FinalReport, String> {
     let spec = &lease.spec;
     let facts = sandbox.facts().clone();

@@ -207,7 +207,7 @@ async fn enters(isolation: &str, job_user: Option<JobUser>) {
     let text: Vec<u8> = seen.streams.values().flatten().copied().collect();
     let text = String::from_utf8_lossy(&text);
     assert!(!text.contains("beside") && !text.contains("to errors"), "{text}");
-    assert!(text.contains(&mine) && !std::net::TcpStream::connect(("127.0.0.1", port(&suite))).is_ok());
+    assert!(text.contains(&mine) && std::net::TcpStream::connect(("127.0.0.1", port(&suite))).is_err());
 }
 
 #[tokio::test]
