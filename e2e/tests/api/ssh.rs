@@ -121,6 +121,11 @@ fn steps(build: &Value) -> Vec<String> {
     steps.iter().filter_map(|step| Some(step["name"].as_str()?.to_owned())).collect()
 }
 
+/// The number of a job, as commands take it.
+fn number_of(build: &Value) -> String {
+    build["build_num"].to_string()
+}
+
 // Rules: ssh.rerun, ssh.keys, ssh.step, ssh.session, ssh.status, ssh.idle, ssh.no-key, route.v1-user-ssh-key, route.v1-ssh
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_enters_a_failed_job_and_leaves_it() -> anyhow::Result<()> {
@@ -149,7 +154,7 @@ async fn a_person_enters_a_failed_job_and_leaves_it() -> anyhow::Result<()> {
     ensure!(status == 202 && answer["workflow_id"].is_string(), "{status} {answer}");
     let shown = until("the rerun's end", LIMIT, || async {
         let build = person.newest().await?;
-        Ok((build["build_num"].to_string() != number && build["lifecycle"] == "finished").then_some(build))
+        Ok((number_of(&build) != number && build["lifecycle"] == "finished").then_some(build))
     })
     .await?;
     ensure!(shown["status"] == "failed" && !steps(&shown).join(",").contains("SSH"), "{:?}", steps(&shown));
@@ -173,7 +178,7 @@ async fn a_person_enters_a_failed_job_and_leaves_it() -> anyhow::Result<()> {
     ensure!(code == Some(1) && err.contains("exit code 7"), "{code:?} {err}");
     // A session that stays: the job does not end by being idle.
     let build = person.newest().await?;
-    let again = build["build_num"].to_string();
+    let again = number_of(&build);
     let stays = person.command(&["job", "ssh", &again, "-i", &mine, "--", "echo in; sleep 1000"]).spawn()?;
     // Nothing is rerun for it.
     let (code, to, err) = person.gantry(&["job", "ssh", &again, "--print"]).await?;
@@ -186,7 +191,7 @@ async fn a_person_enters_a_failed_job_and_leaves_it() -> anyhow::Result<()> {
         Ok(steps(&build).iter().any(|name| name == "Wait for SSH").then_some(build))
     })
     .await?;
-    ensure!(waiting["build_num"].to_string() == again && waiting["lifecycle"] == "running", "{waiting}");
+    ensure!(number_of(&waiting) == again && waiting["lifecycle"] == "running", "{waiting}");
     ensure!(steps(&waiting)[..3] == ["Spin up environment", "Preparing environment variables", "Enable SSH"]);
     until("the session", LIMIT, || async {
         Ok(person.ssh(&to, "mine", "pgrep -f 'sleep 1000'").await?.0.filter(|code| *code == 0))
@@ -206,9 +211,9 @@ async fn a_person_enters_a_failed_job_and_leaves_it() -> anyhow::Result<()> {
     // Another, by the route of v1.1, that nobody enters: it ends by itself.
     let (status, made) =
         world.suite.post(&format!("/api/v1.1/project/git/local/ssh/{again}/ssh"), &json!({})).await?;
-    ensure!(status == 200 && made["retry_of"].to_string() == again, "{status} {made}");
+    ensure!(status == 200 && made["retry_of"].as_i64() == again.parse().ok(), "{status} {made}");
     until("the next job", LIMIT, || async {
-        Ok((person.newest().await?["build_num"].to_string() != again).then_some(()))
+        Ok((number_of(&person.newest().await?) != again).then_some(()))
     })
     .await?;
     let build = person.ended("failed").await?;
@@ -219,12 +224,12 @@ async fn a_person_enters_a_failed_job_and_leaves_it() -> anyhow::Result<()> {
     ensure!(log.contains("Nobody was connected for 8s."), "{log}");
     // A rerun of all of such an instance has SSH too.
     let instance = build["workflows"]["workflow_id"].as_str().context("id")?.to_owned();
-    let number = build["build_num"].to_string();
+    let number = number_of(&build);
     let (status, _) = world.suite.post(&format!("/api/v2/workflow/{instance}/rerun"), &json!({})).await?;
     ensure!(status == 202, "{status}");
     until("the step of the next job", LIMIT, || async {
         let build = person.newest().await?;
-        let new = build["build_num"].to_string() != number;
+        let new = number_of(&build) != number;
         Ok((new && steps(&build).iter().any(|name| name == "Enable SSH")).then_some(()))
     })
     .await?;

@@ -95,6 +95,7 @@ impl JobPayload {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "arguments of a mutation are named where it is called")]
 #[Object]
 impl Mutation {
     /// Makes a pipeline for a branch or tag.
