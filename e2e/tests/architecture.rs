@@ -120,8 +120,15 @@ fn heavy_crates_stay_in_their_places() {
             assert_eq!(name, "gantry-api", "{name} names async-graphql");
         }
         let may_sql = is_service(package)
-            || ["gantry-eventstore", "gantry-bus", "gantry-records", "gantry-testkit", "gantry-server"]
-                .contains(&name);
+            || [
+                "gantry-eventstore",
+                "gantry-bus",
+                "gantry-records",
+                "gantry-retention",
+                "gantry-testkit",
+                "gantry-server",
+            ]
+            .contains(&name);
         assert!(may_sql || !found.contains("sqlx"), "{name} names sqlx");
     }
 }

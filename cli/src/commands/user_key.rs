@@ -19,7 +19,7 @@ pub enum UserKey {
     List,
     /// Register a public key; prints its fingerprint
     #[command(
-        after_help = "Examples:\n  gantry user-key add ~/.ssh/id_ed25519.pub\n  ssh-add -L | head -1 | gantry user-key add --label laptop"
+        after_help = "Examples:\n  gantry user-key add ~/.ssh/id_ed25519.pub\n  gantry user-key add --label laptop < key.pub"
     )]
     Add {
         /// File with the public key; default: standard input

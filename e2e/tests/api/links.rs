@@ -192,7 +192,7 @@ async fn counted(file: &Path, least: u64) -> anyhow::Result<()> {
     until(&what, LIMIT, || async { Ok((count(file) >= least).then_some(())) }).await
 }
 
-// Rules: R-18 (a lease outlives a link that comes back)
+// Rules: runner.short-cut
 #[tokio::test]
 async fn a_link_that_comes_back_in_time_costs_nothing() -> anyhow::Result<()> {
     let (world, token) = world().await?;
@@ -218,7 +218,7 @@ async fn a_link_that_comes_back_in_time_costs_nothing() -> anyhow::Result<()> {
     world.suite.down().await
 }
 
-// Rules: R-16, R-17 (nothing runs after its lease), execution §25 (unreachable and back again)
+// Rules: runner.unreachable
 #[tokio::test]
 async fn who_is_cut_off_for_long_stops_before_it_is_given_up() -> anyhow::Result<()> {
     let (world, token) = world().await?;
@@ -277,7 +277,7 @@ async fn who_is_cut_off_for_long_stops_before_it_is_given_up() -> anyhow::Result
     world.suite.down().await
 }
 
-// Rules: execution §25 (delay and throttling)
+// Rules: runner.slow-line
 #[tokio::test]
 async fn a_slow_line_loses_nothing() -> anyhow::Result<()> {
     let (world, token) = world().await?;
