@@ -52,6 +52,18 @@ pub(crate) struct Ends {
 }
 
 impl Runner {
+    /// This program as a helper inside the environment, with three pipes, in the folder of the task's data.
+    pub(crate) fn helper_command(&self, words: &[&str]) -> Command {
+        let program = self.places.bin.join("gantry-runner").display().to_string();
+        Command {
+            argv: std::iter::once(program).chain(words.iter().map(|word| (*word).to_owned())).collect(),
+            env: self.environment.with(&[]),
+            dir: self.places.data.clone(),
+            make_dir: false,
+            io: Io::Pipes,
+        }
+    }
+
     /// Runs the helper in the environment. `work` moves bytes meanwhile; what the helper says to people goes to the
     /// step's output.
     pub(crate) async fn helper<T, F>(
@@ -64,13 +76,10 @@ impl Runner {
         F: Future<Output = Result<T, Failed>>,
     {
         let request = serde_json::to_string(ask).map_err(io::Error::from)?;
-        let program = self.places.bin.join("gantry-runner").display().to_string();
         let command = Command {
-            argv: vec![program, files::NAME.to_owned(), request],
-            env: self.environment.with(&[]),
             dir: self.places.work.clone(),
             make_dir: true,
-            io: Io::Pipes,
+            ..self.helper_command(&[files::NAME, &request])
         };
         let process = match self.sandbox.spawn(command).await {
             Ok(process) => process,

@@ -4,7 +4,6 @@
 //! server, carries the bytes. All connections share the helper's pipes.
 
 use crate::steps::Runner;
-use executors::{Command, Io};
 use futures::future::poll_fn;
 use reqwest::Url;
 use std::{
@@ -150,14 +149,7 @@ impl Runner {
             url.host_str().ok_or_else(unusable)?.trim_matches(['[', ']']).to_owned(),
             url.port_or_known_default().ok_or_else(unusable)?,
         );
-        let program = self.places.bin.join("gantry-runner").display().to_string();
-        let command = Command {
-            argv: vec![program, NAME.to_owned()],
-            env: self.environment.with(&[]),
-            dir: self.places.data.clone(),
-            make_dir: false,
-            io: Io::Pipes,
-        };
+        let command = self.helper_command(&[NAME]);
         let process = self.sandbox.spawn(command).await?;
         let no_pipes = || anyhow::anyhow!("the environment gave no pipes");
         let (input, errors) = (process.input.ok_or_else(no_pipes)?, process.errors.ok_or_else(no_pipes)?);

@@ -7,7 +7,6 @@ use crate::{
     steps::Runner,
 };
 use agent_api::{MintToken, MintedToken};
-use executors::{Command, Io};
 use serde::{Deserialize, Serialize};
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -162,15 +161,8 @@ impl Runner {
     }
 
     async fn serve(&self) -> anyhow::Result<()> {
-        let program = self.places.bin.join("gantry-runner").display().to_string();
         let path = self.places.data.join(FILE).display().to_string();
-        let command = Command {
-            argv: vec![program, NAME.to_owned(), path],
-            env: self.environment.with(&[]),
-            dir: self.places.data.clone(),
-            make_dir: false,
-            io: Io::Pipes,
-        };
+        let command = self.helper_command(&[NAME, &path]);
         let process = self.sandbox.spawn(command).await?;
         let mut input = process.input.ok_or_else(|| anyhow::anyhow!("the environment gave no pipes"))?;
         let mut questions = tokio::io::BufReader::new(process.output);

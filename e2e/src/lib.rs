@@ -1,5 +1,7 @@
 //! Drives the real `gantry` binary through its public contract only.
 
+pub mod ledger;
+
 use anyhow::{Context, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
@@ -16,6 +18,16 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
 };
+
+/// Durations of leases, shortened together by a factor of ten (outside §8).
+pub const SHORT_LEASES: [(&str, &str); 6] = [
+    ("GANTRY_DISPATCHER_LEASE", "18s"),
+    ("GANTRY_DISPATCHER_SELF_STOP", "15s"),
+    ("GANTRY_DISPATCHER_RENEW", "1s"),
+    ("GANTRY_DISPATCHER_UNREACHABLE", "4500ms"),
+    ("GANTRY_DISPATCHER_RECOVERY_GRACE", "6s"),
+    ("GANTRY_DISPATCHER_CLAIM_TIMEOUT", "6s"),
+];
 
 /// A running `gantry up` on a data folder.
 pub struct Suite {

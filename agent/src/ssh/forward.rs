@@ -2,7 +2,7 @@
 //! environment: what a session reaches is what steps reach.
 
 use super::Door;
-use executors::{Command, Io};
+use executors::Command;
 use russh::{
     Channel, ChannelOpenFailure,
     server::{ChannelOpenHandle, Msg},
@@ -88,14 +88,8 @@ pub(super) async fn serve(
     over: CancellationToken,
 ) {
     let runner = &door.runner;
-    let program = runner.places.bin.join("gantry-runner").display().to_string();
-    let command = Command {
-        argv: vec![program, NAME.to_owned(), host, port.to_string()],
-        env: runner.variables(&[]),
-        dir: runner.places.data.clone(),
-        make_dir: false,
-        io: Io::Pipes,
-    };
+    let command =
+        Command { env: runner.variables(&[]), ..runner.helper_command(&[NAME, &host, &port.to_string()]) };
     let Ok(process) = runner.sandbox.spawn(command).await else {
         return reply.reject(ChannelOpenFailure::ConnectFailed).await;
     };

@@ -3,7 +3,7 @@
 
 use crate::support::{LIMIT, World};
 use anyhow::{Context, ensure};
-use gantry_e2e::{binary, until};
+use gantry_e2e::{SHORT_LEASES, binary, until};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use std::{
@@ -19,15 +19,6 @@ use tokio::{
 };
 
 const CLASS: &str = "local/far";
-/// Leases of a tenth of their length.
-const SHORT: [(&str, &str); 5] = [
-    ("GANTRY_DISPATCHER_LEASE", "18s"),
-    ("GANTRY_DISPATCHER_SELF_STOP", "15s"),
-    ("GANTRY_DISPATCHER_RENEW", "1s"),
-    ("GANTRY_DISPATCHER_UNREACHABLE", "4500ms"),
-    ("GANTRY_DISPATCHER_RECOVERY_GRACE", "6s"),
-];
-
 /// How a line carries bytes.
 #[derive(Clone, Copy)]
 struct Line {
@@ -160,7 +151,7 @@ fn config(jobs: &[(&str, String)]) -> String {
 
 /// A suite whose class exists, and a token of it.
 async fn world() -> anyhow::Result<(World, String)> {
-    let world = World::up(&SHORT).await?;
+    let world = World::up(&SHORT_LEASES).await?;
     let (status, class) =
         world.suite.post("/api/v3/runner/resource", &json!({ "resource_class": CLASS })).await?;
     ensure!(status == 201, "{class}");

@@ -62,6 +62,12 @@ pub(crate) type Keys = BTreeMap<(String, Uuid), Vec<u8>>;
 /// An archive in the making.
 pub(crate) struct Writer {
     out: zstd::Encoder<'static, Vec<u8>>,
+    written: Written,
+}
+
+/// What an archive holds.
+#[derive(Default)]
+pub(crate) struct Written {
     pub(crate) keys: Keys,
     /// Last version of each aggregate.
     pub(crate) versions: BTreeMap<(String, Uuid), i64>,
@@ -71,7 +77,7 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(service: &str, id: Uuid) -> anyhow::Result<Self> {
         let out = zstd::Encoder::new(Vec::new(), LEVEL)?;
-        let mut writer = Self { out, keys: Keys::new(), versions: BTreeMap::new(), events: 0 };
+        let mut writer = Self { out, written: Written::default() };
         writer.line(&Head { archive: FORMAT, service: service.to_owned(), id })?;
         Ok(writer)
     }
@@ -88,7 +94,7 @@ impl Writer {
     /// Events of an aggregate come in the order of their versions, from the first one on.
     pub(crate) fn event(&mut self, mut event: Envelope) -> anyhow::Result<()> {
         let aggregate = (event.aggregate.kind.clone(), event.aggregate.id);
-        let last = self.versions.entry(aggregate.clone()).or_default();
+        let last = self.written.versions.entry(aggregate.clone()).or_default();
         ensure!(
             event.aggregate.version == *last + 1,
             "{} {}: version {} follows {last}: a history with a hole is not archived",
@@ -98,7 +104,7 @@ impl Writer {
         );
         *last += 1;
         if let Some(personal) = event.personal.take() {
-            let key = match self.keys.entry(aggregate) {
+            let key = match self.written.keys.entry(aggregate) {
                 std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
                 std::collections::btree_map::Entry::Vacant(new) => {
                     let mut key = vec![0; AES_256_GCM.key_len()];
@@ -108,15 +114,12 @@ impl Writer {
             };
             event.personal = Some(json!({ "sealed": seal(key, event.id.uuid(), &personal)? }));
         }
-        self.events += 1;
+        self.written.events += 1;
         self.line(&Line::Event(Box::new(event)))
     }
 
-    pub(crate) fn finish(self) -> anyhow::Result<(Vec<u8>, Self)> {
-        let Self { out, keys, versions, events } = self;
-        let bytes = out.finish()?;
-        let empty = zstd::Encoder::new(Vec::new(), LEVEL)?;
-        Ok((bytes, Self { out: empty, keys, versions, events }))
+    pub(crate) fn finish(self) -> anyhow::Result<(Vec<u8>, Written)> {
+        Ok((self.out.finish()?, self.written))
     }
 }
 

@@ -11,10 +11,12 @@
 
 mod archive;
 mod audit;
+mod follow;
 mod sweep;
 
 pub use archive::{Entry, State, read};
 pub use audit::{Audited, Fold, audit};
+pub use follow::ExpiredJobs;
 pub use sweep::{Done, Sealed, Sweeper};
 
 use async_trait::async_trait;
@@ -68,6 +70,11 @@ pub trait Owner: Send + Sync {
     /// # Errors
     /// One of them may not go after all, or the database is away.
     async fn remove(&self, tx: &mut Tx, units: &[Unit], sealed: &Sealed) -> anyhow::Result<Vec<NewEvent>>;
+}
+
+/// Their ids.
+pub fn ids(units: &[Unit]) -> Vec<Uuid> {
+    units.iter().map(|unit| unit.id).collect()
 }
 
 /// The first of these units that have room in one batch.

@@ -2,7 +2,7 @@
 
 use crate::{
     Owner, Unit,
-    archive::{Keys, Writer},
+    archive::{Keys, Writer, Written},
 };
 use anyhow::{Context, ensure};
 use blobs::{Blobs, Put};
@@ -188,12 +188,12 @@ impl Sweeper {
             writer.state(state)?;
         }
         store.histories(&keys, |event| writer.event(event)).await?;
-        let (bytes, writer) = writer.finish()?;
+        let (bytes, written) = writer.finish()?;
         // What never had a history needs no archive.
-        let archived = writer.events > 0;
+        let archived = written.events > 0;
         if archived {
-            self.plan(id, &bytes, &writer).await?;
             let sha256 = blobs::digest(&bytes);
+            self.plan(id, (bytes.len(), &sha256), &written).await?;
             let put = self.blobs.put(&place(store, id)?, blobs::body(bytes), sha256).await?;
             ensure!(matches!(put, Put::Stored(_)), "archive {id} is there already");
             failpoint(&format!("{}.archive.stored", store.service())).await?;
@@ -203,10 +203,10 @@ impl Sweeper {
         let versions: Vec<(Key, i64)> = keys
             .iter()
             .map(|key| {
-                (*key, writer.versions.get(&(key.kind.to_owned(), key.id)).copied().unwrap_or_default())
+                (*key, written.versions.get(&(key.kind.to_owned(), key.id)).copied().unwrap_or_default())
             })
             .collect();
-        let sealed = Sealed { id, versions: writer.versions };
+        let sealed = Sealed { id, versions: written.versions };
         let mut tx = store.begin(&keys).await?;
         tx.for_retention().await?;
         self.leader.fence(&mut tx).await?;
@@ -215,9 +215,9 @@ impl Sweeper {
         tx.append(&announced).await?;
         let forgotten = tx.forget(&versions).await?;
         ensure!(
-            i64::try_from(forgotten) == Ok(writer.events),
+            i64::try_from(forgotten) == Ok(written.events),
             "{forgotten} of {} archived events were in the log",
-            writer.events
+            written.events
         );
         let left = left(&mut tx, &keys).await?;
         ensure!(left == announced.len() as i64, "{left} events came after the archive was written");
@@ -232,7 +232,12 @@ impl Sweeper {
         Ok(tx.commit().await?)
     }
 
-    async fn plan(&self, id: Uuid, bytes: &[u8], writer: &Writer) -> anyhow::Result<()> {
+    async fn plan(
+        &self,
+        id: Uuid,
+        (size, sha256): (usize, &blobs::Digest),
+        written: &Written,
+    ) -> anyhow::Result<()> {
         let store = self.owner.store();
         let mut tx = store.begin(&[]).await?;
         self.leader.fence(&mut tx).await?;
@@ -243,21 +248,21 @@ impl Sweeper {
         sqlx::query(AssertSqlSafe(sql))
             .bind(id)
             .bind(place(store, id)?.as_str())
-            .bind(hex::encode(blobs::digest(bytes)))
-            .bind(i64::try_from(bytes.len())?)
-            .bind(writer.events)
-            .bind(i64::try_from(writer.versions.len())?)
+            .bind(hex::encode(sha256))
+            .bind(i64::try_from(size)?)
+            .bind(written.events)
+            .bind(i64::try_from(written.versions.len())?)
             .execute(tx.conn())
             .await?;
-        if !writer.keys.is_empty() {
+        if !written.keys.is_empty() {
             let sql = format!(
                 "INSERT INTO {}.archive_keys (archive_id, aggregate_kind, aggregate_id, key) \
                  SELECT $1, * FROM unnest($2::text[], $3::uuid[], $4::bytea[])",
                 store.schema()
             );
-            let kinds: Vec<&str> = writer.keys.keys().map(|(kind, _)| kind.as_str()).collect();
-            let ids: Vec<Uuid> = writer.keys.keys().map(|(_, id)| *id).collect();
-            let keys: Vec<&[u8]> = writer.keys.values().map(Vec::as_slice).collect();
+            let kinds: Vec<&str> = written.keys.keys().map(|(kind, _)| kind.as_str()).collect();
+            let ids: Vec<Uuid> = written.keys.keys().map(|(_, id)| *id).collect();
+            let keys: Vec<&[u8]> = written.keys.values().map(Vec::as_slice).collect();
             sqlx::query(AssertSqlSafe(sql))
                 .bind(id)
                 .bind(kinds)

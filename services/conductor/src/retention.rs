@@ -10,7 +10,7 @@ use contracts::{
 };
 use eventstore::{Key, Position, Store, Tx};
 use ids::{JobId, OrgId, PipelineId, ProjectId, WorkflowId};
-use retention::{Owner, Sealed, Unit};
+use retention::{Owner, Sealed, Unit, ids};
 use serde_json::Value;
 use sqlx::Row;
 use std::{
@@ -98,10 +98,6 @@ impl Group for Expired {
 
 /// Workflows of pipelines that are gone.
 pub(crate) struct Workflows(pub(crate) Store);
-
-fn ids(units: &[Unit]) -> Vec<Uuid> {
-    units.iter().map(|unit| unit.id).collect()
-}
 
 #[async_trait]
 impl Owner for Workflows {

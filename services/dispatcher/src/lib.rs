@@ -94,7 +94,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
     let archiver = ::retention::Sweeper::new(Arc::new(retention::Runs(store.clone())), blobs);
     let tasks = vec![
         group,
-        bus.consume(&store, &["conductor"], Arc::new(retention::Expired(Arc::clone(&expired))), stop.clone()),
+        bus.consume(&store, &["conductor"], Arc::new(retention::expired(Arc::clone(&expired))), stop.clone()),
         tokio::spawn(archiver.run(state.config.retention_sweep, expired, stop.clone())),
         tokio::spawn(sweeper::run(Arc::clone(&state), stop)),
     ];

@@ -2,10 +2,9 @@
 
 use crate::store::SERVICE;
 use anyhow::ensure;
-use bus::{Fault, Group};
-use contracts::{Envelope, Event as _, NewEvent, retention::WorkflowExpired};
+use contracts::NewEvent;
 use eventstore::{Key, Store, Tx};
-use retention::{Owner, Sealed, State, Unit, fitting};
+use retention::{ExpiredJobs, Owner, Sealed, State, Unit, fitting, ids};
 use serde_json::Value;
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::Notify;
@@ -15,51 +14,19 @@ use uuid::Uuid;
 const RUNS: i64 = 100;
 
 /// Notes jobs whose workflow is gone.
-pub struct Expired(pub Arc<Notify>);
-
-#[async_trait::async_trait]
-impl Group for Expired {
-    fn name(&self) -> &'static str {
-        "dispatcher.expired"
-    }
-
-    fn wants(&self, kind: &str) -> bool {
-        kind == WorkflowExpired::TYPE
-    }
-
-    fn batch(&self) -> usize {
-        64
-    }
-
-    fn locks(&self, _: &Envelope) -> Vec<Key> {
-        Vec::new()
-    }
-
-    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
-        for message in batch {
-            let jobs = message.body_as::<WorkflowExpired>()?.jobs;
-            sqlx::query(
-                "INSERT INTO dispatcher.expiring (id) SELECT job_id FROM dispatcher.runs WHERE job_id = ANY($1) \
-                 ON CONFLICT DO NOTHING",
-            )
-            .bind(jobs.iter().map(|job| job.uuid()).collect::<Vec<_>>())
-            .execute(tx.conn())
-            .await?;
-        }
-        Ok(())
-    }
-
-    async fn after_commit(&self, _: &[Envelope]) {
-        self.0.notify_one();
+pub fn expired(wake: Arc<Notify>) -> ExpiredJobs {
+    ExpiredJobs {
+        name: "dispatcher.expired",
+        statements: &[
+            "INSERT INTO dispatcher.expiring (id) SELECT job_id FROM dispatcher.runs WHERE job_id = ANY($1) \
+             ON CONFLICT DO NOTHING",
+        ],
+        wake: Some(wake),
     }
 }
 
 /// Runs of jobs that are gone.
 pub struct Runs(pub Store);
-
-fn ids(units: &[Unit]) -> Vec<Uuid> {
-    units.iter().map(|unit| unit.id).collect()
-}
 
 #[async_trait::async_trait]
 impl Owner for Runs {

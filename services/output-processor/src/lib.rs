@@ -107,7 +107,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         tokio::spawn(stores::sweep_loop(Arc::clone(&hub), stop.clone())),
         bus.consume(&store, &["conductor"], Arc::new(stores::Jobs), stop.clone()),
         bus.consume(&store, &["dispatcher"], Arc::new(answers::Tasks(Arc::clone(&hub))), stop.clone()),
-        bus.consume(&store, &["conductor"], Arc::new(retention::Expired(Arc::clone(&expired))), stop.clone()),
+        bus.consume(&store, &["conductor"], Arc::new(retention::expired(Arc::clone(&expired))), stop.clone()),
         tokio::spawn(archiver.run(sweep, expired, stop)),
     ];
     bus.respond("output-processor", Arc::new(answers::Answers(Arc::clone(&hub))));

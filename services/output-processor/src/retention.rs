@@ -2,11 +2,10 @@
 
 use crate::{hub::Hub, keeper};
 use async_trait::async_trait;
-use bus::{Fault, Group};
-use contracts::{Envelope, Event as _, NewEvent, retention::WorkflowExpired};
+use contracts::NewEvent;
 use eventstore::{Key, Store, Tx};
 use ids::TaskId;
-use retention::{Owner, Sealed, State, Unit, fitting};
+use retention::{ExpiredJobs, Owner, Sealed, State, Unit, fitting, ids};
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -15,41 +14,13 @@ use uuid::Uuid;
 const JOBS: i64 = 100;
 
 /// Notes jobs whose workflow is gone.
-pub(crate) struct Expired(pub(crate) Arc<Notify>);
-
-#[async_trait]
-impl Group for Expired {
-    fn name(&self) -> &'static str {
-        "output-processor.expired"
-    }
-
-    fn wants(&self, kind: &str) -> bool {
-        kind == WorkflowExpired::TYPE
-    }
-
-    fn batch(&self) -> usize {
-        64
-    }
-
-    fn locks(&self, _: &Envelope) -> Vec<Key> {
-        Vec::new()
-    }
-
-    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
-        for message in batch {
-            let jobs = message.body_as::<WorkflowExpired>()?.jobs;
-            sqlx::query(
-                "INSERT INTO output_processor.expiring (id) SELECT * FROM unnest($1::uuid[]) ON CONFLICT DO NOTHING",
-            )
-            .bind(jobs.iter().map(|job| job.uuid()).collect::<Vec<_>>())
-            .execute(tx.conn())
-            .await?;
-        }
-        Ok(())
-    }
-
-    async fn after_commit(&self, _: &[Envelope]) {
-        self.0.notify_one();
+pub(crate) fn expired(wake: Arc<Notify>) -> ExpiredJobs {
+    ExpiredJobs {
+        name: "output-processor.expired",
+        statements: &[
+            "INSERT INTO output_processor.expiring (id) SELECT * FROM unnest($1::uuid[]) ON CONFLICT DO NOTHING",
+        ],
+        wake: Some(wake),
     }
 }
 
@@ -96,7 +67,7 @@ impl Owner for Jobs {
     }
 
     async fn remove(&self, tx: &mut Tx, units: &[Unit], _: &Sealed) -> anyhow::Result<Vec<NewEvent>> {
-        let jobs: Vec<Uuid> = units.iter().map(|unit| unit.id).collect();
+        let jobs = ids(units);
         let tasks: Vec<Uuid> = units.iter().flat_map(|unit| unit.keys.iter().map(|key| key.id)).collect();
         for sql in [
             "DELETE FROM output_processor.artifacts WHERE job_id = ANY($1)",

@@ -127,7 +127,7 @@ impl Owner for Pipelines {
     }
 
     async fn states(&self, units: &[Unit]) -> anyhow::Result<Vec<retention::State>> {
-        let ids: Vec<Uuid> = units.iter().map(|unit| unit.id).collect();
+        let ids = retention::ids(units);
         // What a person wrote is in the event's personal part.
         let rows: Vec<(Uuid, Value)> = sqlx::query_as(
             "SELECT id, to_jsonb(p) - 'subject' FROM pipelines.pipelines p WHERE id = ANY($1) ORDER BY id",
@@ -139,7 +139,7 @@ impl Owner for Pipelines {
     }
 
     async fn remove(&self, tx: &mut Tx, units: &[Unit], sealed: &Sealed) -> anyhow::Result<Vec<NewEvent>> {
-        let ids: Vec<Uuid> = units.iter().map(|unit| unit.id).collect();
+        let ids = retention::ids(units);
         let rows = sqlx::query(
             "WITH gone AS (DELETE FROM pipelines.pipelines WHERE id = ANY($1)
                            RETURNING id, project_id, (project ->> 'org_id')::uuid AS org_id, number),

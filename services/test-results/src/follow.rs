@@ -3,8 +3,9 @@
 use crate::State;
 use async_trait::async_trait;
 use bus::{Fault, Group};
-use contracts::{Envelope, Event, conductor::JobReady, retention::WorkflowExpired, stores::ReportsStored};
+use contracts::{Envelope, Event, conductor::JobReady, stores::ReportsStored};
 use eventstore::{Key, Tx};
+use retention::ExpiredJobs;
 use std::sync::Arc;
 
 /// Remembers ready jobs of several tasks, and those that run failed tests again.
@@ -55,40 +56,16 @@ impl Group for Jobs {
 }
 
 /// Forgets jobs whose pipeline is past its retention.
-pub(crate) struct Expired;
-
-#[async_trait]
-impl Group for Expired {
-    fn name(&self) -> &'static str {
-        "test-results.expired"
-    }
-
-    fn wants(&self, kind: &str) -> bool {
-        kind == WorkflowExpired::TYPE
-    }
-
-    fn batch(&self) -> usize {
-        64
-    }
-
-    fn locks(&self, _: &Envelope) -> Vec<Key> {
-        Vec::new()
-    }
-
-    async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
-        for message in batch {
-            let jobs = message.body_as::<WorkflowExpired>()?.jobs;
-            let jobs: Vec<uuid::Uuid> = jobs.iter().map(|job| job.uuid()).collect();
-            // Their tests go with the reports.
-            for sql in [
-                "DELETE FROM test_results.reports WHERE job_id = ANY($1)",
-                "DELETE FROM test_results.jobs WHERE job_id = ANY($1)",
-                "DELETE FROM test_results.snapshots WHERE job_id = ANY($1)",
-            ] {
-                sqlx::query(sql).bind(&jobs).execute(tx.conn()).await?;
-            }
-        }
-        Ok(())
+pub(crate) const fn expired() -> ExpiredJobs {
+    ExpiredJobs {
+        name: "test-results.expired",
+        // Their tests go with the reports.
+        statements: &[
+            "DELETE FROM test_results.reports WHERE job_id = ANY($1)",
+            "DELETE FROM test_results.jobs WHERE job_id = ANY($1)",
+            "DELETE FROM test_results.snapshots WHERE job_id = ANY($1)",
+        ],
+        wake: None,
     }
 }
 

@@ -80,7 +80,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         tokio::spawn(read::run(Arc::clone(&state), stop.clone())),
         tokio::spawn(sweep::run(Arc::clone(&state), stop.clone())),
         bus.consume(&store, &["conductor"], Arc::new(follow::Jobs), stop.clone()),
-        bus.consume(&store, &["conductor"], Arc::new(follow::Expired), stop.clone()),
+        bus.consume(&store, &["conductor"], Arc::new(follow::expired()), stop.clone()),
         bus.consume(&store, &["output-processor"], Arc::new(follow::Reports(Arc::clone(&state))), stop),
     ];
     Ok(Service { state, workers })
