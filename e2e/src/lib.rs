@@ -9,7 +9,9 @@ use nix::{
 };
 use serde_json::Value;
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -48,6 +50,11 @@ pub fn binary() -> PathBuf {
         let target = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
         target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")).join("ci/gantry")
     })
+}
+
+/// The program that runs the suite as separate processes.
+pub fn stack_script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/stack")
 }
 
 impl Suite {
@@ -93,14 +100,19 @@ impl Suite {
         if env::var_os("GANTRY_TEST_STACK").is_none() {
             return Ok(None);
         }
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/stack");
+        Self::stack_with(&[]).await.map(Some)
+    }
+
+    /// The stack, whether the tests are to use one or not, with more environment.
+    pub async fn stack_with(environment: &[(&str, &OsStr)]) -> anyhow::Result<Self> {
+        let script = stack_script();
         let mut begun = Command::new(&script);
-        begun.args(["up", "--json"]).stdin(Stdio::null());
+        begun.args(["up", "--json"]).envs(environment.iter().copied()).stdin(Stdio::null());
         let output = begun.output().await.with_context(|| script.display().to_string())?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "scripts/stack up failed: {said}");
         eprint!("{said}");
-        Self::ready(String::from_utf8(output.stdout)?.trim(), None).map(Some)
+        Self::ready(String::from_utf8(output.stdout)?.trim(), None)
     }
 
     fn ready(line: &str, child: Option<Child>) -> anyhow::Result<Self> {
