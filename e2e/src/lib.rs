@@ -46,7 +46,9 @@ pub struct Suite {
 
 /// The built `gantry`: `GANTRY_BIN`, else the one of the test profile.
 pub fn binary() -> PathBuf {
-    env::var_os("GANTRY_BIN").map(PathBuf::from).unwrap_or_else(|| {
+    let named = env::var_os("GANTRY_BIN").map(PathBuf::from);
+    // `scripts/stack` is given the folder.
+    named.map(|bin| if bin.is_dir() { bin.join("gantry") } else { bin }).unwrap_or_else(|| {
         let target = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
         target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")).join("ci/gantry")
     })

@@ -1,0 +1,44 @@
+//! Rows whose victims are agents, and who starts them.
+
+use crate::world::Case;
+use gantry_e2e::{ledger::processes, until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::time::Duration;
+
+/// Agents of this stack, by their command line or what Nomad gave them.
+fn running(case: &Case<'_>) -> Vec<Pid> {
+    let folder = case.world.stack.folder.display().to_string();
+    processes(|line| line.contains("gantry-runner") && line.contains("--task-dir") && line.contains(&folder))
+}
+
+/// F15: an agent is part of its job here: that job ends as lost at once, the others go on.
+pub async fn killed(case: &Case<'_>) -> anyhow::Result<()> {
+    let found = until("an agent", Duration::from_secs(60), || async {
+        let found = running(case);
+        Ok((!found.is_empty()).then_some(found))
+    })
+    .await?;
+    let victim = found[case.draw(found.len())];
+    kill(victim, Signal::SIGKILL)?;
+    case.may_lose(1);
+    case.saw(format!("one of {} agents killed", found.len()));
+    case.back();
+    Ok(())
+}
+
+/// F35: what runs goes on and renews without Nomad; what is new waits.
+pub async fn nomad_away(case: &Case<'_>) -> anyhow::Result<()> {
+    let stack = &case.world.stack;
+    let signal = case.pick(&["KILL", "INT", "STOP"]);
+    stack.stop("nomad", signal).await?;
+    case.saw(format!("SIG{signal} to nomad, {} jobs begun", case.ran()?));
+    case.push_meanwhile().await;
+    case.read_log().await;
+    case.last().await;
+    case.none_failed().await;
+    case.back();
+    stack.start("nomad").await
+}
