@@ -27,6 +27,7 @@ fn config(engine: &Launched) -> Result<Config, String> {
         pids: engine.pids,
         no_new_privileges: engine.no_new_privileges,
         network: engine.network.clone(),
+        remote_docker_image: engine.remote_docker_image.clone(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Running the steps of a task, one after another (execution §13).
 
 mod process;
+mod remote_docker;
 mod reports;
 
 use crate::{
@@ -35,10 +36,6 @@ const DEFAULT_SHELL: &str = "/bin/bash -eo pipefail";
 /// Longest script that goes as an argument: the kernel takes 128 KiB.
 const MAX_ARGUMENT: usize = 96 * 1024;
 const FIRST_NUMBER: u32 = 101;
-/// A dedicated engine needs privileges that no container of a job has (security §8).
-const NO_REMOTE_DOCKER: &str = "This server has no remote Docker engine: containers of a job are never privileged. Give the \
-    job `machine: true` and a machine on which its user may use Docker, such as a runner of your own \
-    (`resource_class: NAMESPACE/NAME`), and leave out `setup_remote_docker`.";
 /// Between two looks at the other nodes.
 const SIBLINGS: Duration = Duration::from_secs(1);
 
@@ -273,6 +270,9 @@ impl Runner {
                 Some(ended) => self.judge(ended, false, stream),
                 None => Ok(Outcome { status: "failed", exit_code: None }),
             },
+            Step::SetupRemoteDocker { docker_layer_caching, version, .. } => {
+                self.setup_remote_docker(*docker_layer_caching, version.as_deref(), stream).await
+            }
             other => self.other_step(number, other, stream).await,
         }
     }
@@ -342,10 +342,7 @@ impl Runner {
             Some(Done::Stopped) => Ended::Stopped,
             Some(Done::Lost) => Ended::Lost,
             None => {
-                stream.note(&match step {
-                    Step::SetupRemoteDocker { .. } => NO_REMOTE_DOCKER.to_owned(),
-                    other => format!("This agent does not know the step `{}`.", other.name()),
-                })?;
+                stream.note(&format!("This agent does not know the step `{}`.", step.name()))?;
                 return Ok(Outcome { status: "failed", exit_code: None });
             }
         };

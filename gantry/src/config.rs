@@ -519,6 +519,10 @@ pub struct ContainerEngine {
     pub no_new_privileges: bool,
     /// Name of the network of all tasks' containers; it is made when it is missing.
     pub network: String,
+    /// Image of the Docker engine that a job with `setup_remote_docker` gets for itself, such as
+    /// `docker:28-dind`. It runs in a *privileged* container: whoever may change a configuration then owns the
+    /// machine. Empty: such a step fails.
+    pub remote_docker_image: String,
 }
 
 impl ResourceClass {
@@ -539,9 +543,10 @@ impl ResourceClass {
 
 impl Default for ContainerEngine {
     fn default() -> Self {
-        let executors_docker::Config { socket, pull, pids, no_new_privileges, network } =
+        let executors_docker::Config { socket, pull, pids, no_new_privileges, network, remote_docker_image } =
             executors_docker::Config::default();
-        Self { socket, pull, pids, no_new_privileges, network }
+        let remote_docker_image = remote_docker_image.unwrap_or_default();
+        Self { socket, pull, pids, no_new_privileges, network, remote_docker_image }
     }
 }
 

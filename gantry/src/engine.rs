@@ -14,6 +14,7 @@ fn of(executors: &Executors) -> executors_docker::Config {
         pids: engine.pids,
         no_new_privileges: engine.no_new_privileges,
         network: engine.network.clone(),
+        remote_docker_image: Some(engine.remote_docker_image.clone()).filter(|image| !image.is_empty()),
     }
 }
 
@@ -72,6 +73,7 @@ pub fn launched(config: &Config) -> agent_api::Engine {
         pids: engine.pids,
         no_new_privileges: engine.no_new_privileges,
         network: engine.network,
+        remote_docker_image: engine.remote_docker_image,
     }
 }
 

@@ -387,6 +387,7 @@ fn suite_with(
         pids: config.pids,
         no_new_privileges: false,
         network: config.network,
+        remote_docker_image: config.remote_docker_image,
     });
     suite
 }
@@ -496,4 +497,128 @@ async fn without_a_permit_nothing_runs() {
     assert_eq!(suite.finished(suite.agent("none", None, vec![])).await, "infrastructure_fail");
     assert!(suite.log(0).contains("no-such-image:1 is not on this machine"), "{}", suite.log(0));
     assert_eq!(suite.seen.lock().unwrap().permits, 0, "the task may be tried elsewhere");
+}
+
+const DOCKER: &str = testkit::docker::DOCKER_IMAGE;
+
+/// A job in containers of Docker's own image, where the operator allows an engine of that image, or of none.
+fn with_remote_docker(
+    engine: &testkit::docker::Engine,
+    image: Option<&str>,
+    steps: Vec<model::plan::Step>,
+) -> (Arc<Suite>, String) {
+    engine.docker_image(DOCKER);
+    let mut lease = docker_lease(vec![container(DOCKER)], steps);
+    lease.spec.resources.memory_bytes = Some(1 << 30);
+    let placement = label(&lease);
+    let suite = suite_with(engine, lease, vec![]);
+    suite.engine.lock().unwrap().as_mut().unwrap().remote_docker_image = image.map(str::to_owned);
+    (suite, placement)
+}
+
+fn setup(docker_layer_caching: bool, version: Option<&str>) -> model::plan::Step {
+    let name = "Setup a remote Docker engine".into();
+    model::plan::Step::SetupRemoteDocker { docker_layer_caching, version: version.map(str::to_owned), name }
+}
+
+/// Containers and networks of a placement.
+fn all_left(engine: &testkit::docker::Engine, placement: &str) -> String {
+    let label = format!("label=gantry.placement={placement}");
+    left(engine, placement) + &engine.client(&["network", "ls", "-q", "--filter", &label])
+}
+
+/// Execution §24: the engine is the job's own, reached over TLS alone, and goes with the job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_has_an_engine_of_its_own() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    let (suite, placement) = with_remote_docker(
+        engine,
+        Some(DOCKER),
+        vec![
+            run("docker version >/dev/null 2>&1 || echo none yet"),
+            setup(true, Some("20.10.24")),
+            run(
+                "docker version --format 'server {{.Server.Version}}'; docker ps -aq; docker info --format '{{.Name}}'",
+            ),
+            run(
+                "mkdir -p root/bin && cp /bin/busybox root/bin && tar -C root -c . | docker import - small >/dev/null; \
+                 docker run --name kept --network none small /bin/busybox sh -c 'echo in a container; echo made > /made'; \
+                 docker cp kept:/made . >/dev/null 2>&1 && cat made",
+            ),
+            run("curl -sS http://remote-docker:2376/containers/json 2>&1 || true; echo; \
+                 curl -sSk https://remote-docker:2376/containers/json 2>&1 || echo refused"),
+            setup(false, None),
+            run(
+                "docker ps -a --format '{{.Names}}'; stat -c %a $DOCKER_CERT_PATH/key.pem; echo $DOCKER_TLS_VERIFY $DOCKER_MACHINE_NAME $DOCKER_HOST",
+            ),
+        ],
+    );
+    let status = suite.finished(suite.agent("none", None, vec![])).await;
+    let said = (101..=107).map(|number| suite.log(number)).collect::<Vec<_>>().join("----\n");
+    assert_eq!(status, "success", "{said}");
+    assert_eq!(suite.log(101), "none yet\n");
+    for part in [
+        "Allocating a remote Docker Engine\n",
+        "Remote Docker Engine is ready after ",
+        "`version: 20.10.24` has no effect",
+        "`docker_layer_caching` has no effect",
+        "Created container accessible with:\n  DOCKER_TLS_VERIFY=1\n  DOCKER_HOST=tcp://remote-docker:2376\n",
+    ] {
+        assert!(suite.log(102).contains(part), "{part} is not in {}", suite.log(102));
+    }
+    let own = suite.log(103);
+    assert!(own.starts_with("server ") && own.ends_with("\nremote-docker\n"), "{own}");
+    assert_eq!(own.lines().count(), 2, "it begins with no containers: {own}");
+    assert_eq!(suite.log(104), "in a container\nmade\n");
+    assert!(
+        suite.log(105).starts_with("Client sent an HTTP request to an HTTPS server"),
+        "{}",
+        suite.log(105)
+    );
+    assert!(suite.log(105).ends_with("refused\n"), "{}", suite.log(105));
+    assert_eq!(suite.log(107), "kept\n600\n1 remote-docker tcp://remote-docker:2376\n", "it is the same one");
+    assert_eq!(all_left(engine, &placement), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sweep_removes_a_dead_agents_engine() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    let steps = vec![setup(false, None), run("echo up; sleep 1000")];
+    let (suite, placement) = with_remote_docker(engine, Some(DOCKER), steps);
+    let mut agent = suite.agent("none", None, vec![]);
+    suite
+        .until("the step writes", |seen| {
+            seen.steps.get(&102).is_some_and(|s| seen.streams.contains_key(&s.step_id))
+        })
+        .await;
+    assert_eq!(all_left(engine, &placement).lines().count(), 3, "two containers in a network");
+    agent.kill().await.unwrap();
+    let sweeper = Engine::connect(config(engine)).await.unwrap();
+    executors_docker::sweep(&sweeper, &placement).await.unwrap();
+    assert_eq!(all_left(engine, &placement), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_cannot_be_had_fails_its_step_with_the_reason() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    engine
+        .image("gantry-fixture-broken:1", &["ENTRYPOINT [\"/bin/sh\", \"-c\", \"echo no licence; exit 3\"]"]);
+    let idle =
+        "mkdir -p /var/run; printf '#!/bin/sh\\nexit 0\\n' > /bin/docker; chmod +x /bin/docker; sleep 1000";
+    engine.image(
+        "gantry-fixture-idle:1",
+        &[&format!("ENTRYPOINT [\"/bin/sh\", \"-c\", {}]", serde_json::Value::from(idle))],
+    );
+    for (image, reason) in [
+        (None, "This server has no remote Docker engine."),
+        (Some("no-such-engine:1"), "the image no-such-engine:1 is not on this machine"),
+        (Some("gantry-fixture-broken:1"), "The remote Docker engine ended. It said last:\nno licence\n"),
+        (Some("gantry-fixture-idle:1"), "has made no ca.pem, cert.pem, key.pem"),
+    ] {
+        let steps = vec![setup(false, None), run("echo not reached")];
+        let (suite, placement) = with_remote_docker(engine, image, steps);
+        assert_eq!(suite.finished(suite.agent("none", None, vec![])).await, "failed", "{image:?}");
+        assert!(suite.log(101).contains(reason), "{image:?}: {}", suite.log(101));
+        assert_eq!(all_left(engine, &placement), "", "{image:?}");
+    }
 }

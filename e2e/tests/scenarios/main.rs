@@ -46,11 +46,13 @@ async fn scenarios_that_say_so_end_alike_in_containers() -> anyhow::Result<()> {
     }
     let work = tempfile::tempdir()?;
     let socket = engine.socket.display().to_string();
+    engine.docker_image(testkit::docker::DOCKER_IMAGE);
     let environment = [
         ("GANTRY_DISPATCHER_SLOTS", "6"),
         ("GANTRY_EXECUTORS_DOCKER", "engine"),
         ("GANTRY_EXECUTORS_ENGINE_SOCKET", &socket),
         ("GANTRY_EXECUTORS_ENGINE_PULL", "never"),
+        ("GANTRY_EXECUTORS_ENGINE_REMOTE_DOCKER_IMAGE", testkit::docker::DOCKER_IMAGE),
     ];
     let suite = Suite::up_with(&work.path().join("data"), &[], &environment).await?;
     all(suite, work.path(), names, Some(testkit::docker::IMAGE)).await

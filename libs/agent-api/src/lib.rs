@@ -325,6 +325,9 @@ pub struct Engine {
     pub no_new_privileges: bool,
     /// Name of the containers' network.
     pub network: String,
+    /// Image of the engine that a job may have for itself, in a privileged container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_docker_image: Option<String>,
 }
 
 /// Name of the file in a task's folder that says that the task has made containers, so that a sweep must ask the

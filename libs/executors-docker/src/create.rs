@@ -2,7 +2,8 @@
 
 use crate::{Order, PLACEMENT_LABEL, PROGRAMS, engine::Config, images::Image};
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig, NetworkingConfig,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 use model::plan::Container;
 use std::collections::HashMap;
@@ -103,6 +104,37 @@ fn body(order: &Order, container: &Container, image: &Image) -> ContainerCreateB
         // Nobody waits for it, and each check is a process.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() }),
         ..ContainerCreateBody::default()
+    }
+}
+
+/// A job's own engine: the only container that is privileged, because an engine makes namespaces, mounts and networks.
+pub(crate) fn dedicated_engine(
+    order: &Order,
+    config: &Config,
+    image: &Image,
+    (network, alias, certificates): (&str, &str, &str),
+) -> ContainerCreateBody {
+    let shared = shared(order, config);
+    let host = HostConfig {
+        network_mode: Some(network.to_owned()),
+        privileged: Some(true),
+        cap_drop: None,
+        cap_add: None,
+        security_opt: None,
+        ..shared
+    };
+    let endpoint = EndpointSettings { aliases: Some(vec![alias.to_owned()]), ..EndpointSettings::default() };
+    ContainerCreateBody {
+        // The name that its certificate is for.
+        hostname: Some(alias.to_owned()),
+        // Goes with the container: an engine's layers cannot lie on another engine's.
+        volumes: Some(vec!["/var/lib/docker".to_owned()]),
+        env: Some(vec![format!("DOCKER_TLS_CERTDIR={certificates}")]),
+        networking_config: Some(NetworkingConfig {
+            endpoints_config: Some(HashMap::from([(network.to_owned(), endpoint)])),
+        }),
+        host_config: Some(host),
+        ..body(order, &Container::default(), image)
     }
 }
 

@@ -19,6 +19,10 @@ pub struct Config {
     pub no_new_privileges: bool,
     /// Name of the network, on which containers do not reach each other.
     pub network: String,
+    /// Image of the engine that a job with `setup_remote_docker` gets for itself, in a *privileged* container;
+    /// `None`: jobs get none.
+    #[serde(default)]
+    pub remote_docker_image: Option<String>,
 }
 
 impl Default for Config {
@@ -29,6 +33,7 @@ impl Default for Config {
             pids: 4096,
             no_new_privileges: false,
             network: "gantry".into(),
+            remote_docker_image: None,
         }
     }
 }

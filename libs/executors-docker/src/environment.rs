@@ -1,17 +1,25 @@
 //! The port's adapter: commands run in the primary container.
 
-use crate::{Engine, sweep::sweep};
-use executors::{Command, Environment, Error, Facts, Process, Remote, Signal};
+use crate::{
+    Engine,
+    remote_docker::{self, Dedicated},
+    start::{Log, Order},
+    sweep::sweep,
+};
+use executors::{Command, Environment, Error, Facts, Process, Remote, RemoteDocker, Signal};
 use std::path::Path;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, mpsc::UnboundedSender, watch};
 
 /// The containers of a task.
 pub struct Docker {
     pub(crate) engine: Engine,
-    pub(crate) placement: String,
+    pub(crate) order: Order,
+    /// Id of the primary container.
+    pub(crate) primary: String,
     pub(crate) remote: Remote,
     pub(crate) facts: Facts,
-    pub(crate) memory_bytes: Option<i64>,
+    /// The job's own engine, once it was asked for.
+    pub(crate) dedicated: Mutex<Option<Dedicated>>,
     /// Why the environment failed by itself.
     pub(crate) failed: watch::Receiver<Option<String>>,
 }
@@ -19,8 +27,8 @@ pub struct Docker {
 impl Docker {
     async fn clear(&self) {
         self.remote.close();
-        if let Err(error) = sweep(&self.engine, &self.placement).await {
-            tracing::error!(%error, placement = self.placement, "containers of the task are left to the sweep");
+        if let Err(error) = sweep(&self.engine, &self.order.placement).await {
+            tracing::error!(%error, placement = self.order.placement, "containers of the task are left to the sweep");
         }
     }
 }
@@ -61,9 +69,22 @@ impl Environment for Docker {
         if exit_code != 137 || !self.remote.ran_out_of_memory().await {
             return None;
         }
-        let limit =
-            self.memory_bytes.map_or_else(|| "its memory".into(), |bytes| format!("{} MiB", bytes >> 20));
+        let limit = self
+            .order
+            .resources
+            .memory_bytes
+            .map_or_else(|| "its memory".into(), |bytes| format!("{} MiB", bytes >> 20));
         Some(format!("oom_killed: the job needed more than {limit}; give it a larger resource class"))
+    }
+
+    async fn remote_docker(&self, log: UnboundedSender<String>) -> Result<RemoteDocker, Error> {
+        let mut dedicated = self.dedicated.lock().await;
+        if let Some(there) = &*dedicated {
+            return Ok(there.shown.clone());
+        }
+        let made = remote_docker::start(&self.engine, &self.order, &self.primary, &Log::to(log)).await;
+        let made = made.map_err(|error| Error::RemoteDocker(error.to_string()))?;
+        Ok(dedicated.insert(made).shown.clone())
     }
 
     async fn end(&self) {

@@ -8,6 +8,9 @@
 //! one. They do not end with it by themselves, so every container carries the name of its placement as a label, and
 //! [`sweep`] removes what carries one.
 //!
+//! A job's own engine ([`remote_docker`]), where the operator allows one, is one more container with that label, in a
+//! network with it.
+//!
 //! The program comes into the container as a read-only volume of a container that is never started
 //! ([`carrier`]), so that nothing of the machine is mounted and the engine may be elsewhere.
 
@@ -18,6 +21,7 @@ mod engine;
 mod environment;
 mod images;
 mod network;
+mod remote_docker;
 mod service;
 mod start;
 mod sweep;

@@ -1,7 +1,8 @@
 //! The network of all tasks' containers. One for all: each task has a network namespace of its own, the bridge
-//! carries nothing from one to another, and there is no limit to their number.
+//! carries nothing from one to another, and there is no limit to their number. A task with an engine of its own has
+//! one more network, in which there is nobody but both.
 
-use crate::{Engine, Error, engine::status};
+use crate::{Engine, Error, Order, PLACEMENT_LABEL, engine::status};
 use bollard::{models::NetworkCreateRequest, query_parameters::ListNetworksOptionsBuilder};
 use std::collections::HashMap;
 
@@ -44,4 +45,34 @@ async fn oldest(engine: &Engine) -> Result<Option<String>, Error> {
         of_name.filter_map(|network| Some((network.created.map(|at| at.to_string()), network.id?))).collect();
     by_age.sort();
     Ok(by_age.into_iter().next().map(|(_, id)| id))
+}
+
+/// Makes the network of a task and its own engine. Its id.
+pub(crate) async fn of_task(engine: &Engine, order: &Order) -> Result<String, Error> {
+    let request = NetworkCreateRequest {
+        name: format!("{}-{}", engine.config.network, order.placement),
+        driver: Some("bridge".into()),
+        labels: Some(HashMap::from([(PLACEMENT_LABEL.to_owned(), order.placement.clone())])),
+        ..NetworkCreateRequest::default()
+    };
+    Ok(engine.api.create_network(request).await?.id)
+}
+
+/// Whether no network of a placement is left; else one is still in use.
+pub(crate) async fn remove_all(engine: &Engine, placement: &str) -> Result<bool, Error> {
+    let filters = HashMap::from([("label".to_owned(), vec![format!("{PLACEMENT_LABEL}={placement}")])]);
+    let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+    let mut gone = true;
+    for id in engine.api.list_networks(Some(options)).await?.into_iter().filter_map(|network| network.id) {
+        match engine.api.remove_network(&id).await {
+            Ok(()) => {}
+            Err(error) => match status(&error) {
+                Some(404) => {}
+                // A container that is being removed is in it yet.
+                Some(403 | 409) => gone = false,
+                _ => return Err(error.into()),
+            },
+        }
+    }
+    Ok(gone)
 }

@@ -16,7 +16,7 @@ use executors::{Command, Environment as _, Facts, Io, Remote};
 use futures::{StreamExt, future::try_join_all};
 use model::plan::Container;
 use std::{io, path::PathBuf, pin::Pin, time::Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::io::StreamReader;
 
 /// What a task's containers may use, each of them.
@@ -52,6 +52,11 @@ impl Log {
     pub fn new() -> (Self, mpsc::UnboundedReceiver<String>) {
         let (texts, arriving) = mpsc::unbounded_channel();
         (Self(texts), arriving)
+    }
+
+    /// A log whose texts are taken there.
+    pub(crate) fn to(texts: mpsc::UnboundedSender<String>) -> Self {
+        Self(texts)
     }
 
     /// Adds to the log.
@@ -95,10 +100,11 @@ pub async fn start(engine: &Engine, order: &Order, log: &Log) -> Result<(Docker,
     let (failing, failed) = watch::channel(None);
     let docker = Docker {
         engine: engine.clone(),
-        placement: order.placement.clone(),
+        order: order.clone(),
+        primary,
         remote,
         facts,
-        memory_bytes: order.resources.memory_bytes,
+        dedicated: Mutex::default(),
         failed,
     };
     if let Some(argv) = create::own_process(&order.containers[0], &images[0]) {
@@ -151,7 +157,10 @@ async fn create_primary(
     Ok(create(engine, body).await?)
 }
 
-async fn create(engine: &Engine, body: ContainerCreateBody) -> Result<String, bollard::errors::Error> {
+pub(crate) async fn create(
+    engine: &Engine,
+    body: ContainerCreateBody,
+) -> Result<String, bollard::errors::Error> {
     Ok(engine.api.create_container(None, body).await?.id)
 }
 

@@ -1,6 +1,6 @@
 //! Removing what is left of a task.
 
-use crate::{Engine, Error, PLACEMENT_LABEL, engine::status};
+use crate::{Engine, Error, PLACEMENT_LABEL, engine::status, network};
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
 use futures::future::try_join_all;
 use std::{
@@ -11,7 +11,7 @@ use std::{
 /// How long the engine may take to remove a container that it is removing already.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Ends and removes every container of a placement, whatever state it is in.
+/// Ends and removes every container of a placement, whatever state it is in, and its networks.
 ///
 /// # Errors
 /// The engine refused, or does not get it done.
@@ -19,12 +19,12 @@ pub async fn sweep(engine: &Engine, placement: &str) -> Result<(), Error> {
     let began = Instant::now();
     loop {
         let ids = list(engine, placement).await?;
-        if ids.is_empty() {
+        if ids.is_empty() && network::remove_all(engine, placement).await? {
             return Ok(());
         }
         if began.elapsed() > LIMIT {
             return Err(Error::Refused(format!(
-                "containers of {placement} are not removed: {}",
+                "containers or networks of {placement} are not removed: {}",
                 ids.join(", ")
             )));
         }

@@ -9,7 +9,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::oneshot,
+    sync::{mpsc::UnboundedSender, oneshot},
 };
 
 /// Why an environment or a command in it could not be had.
@@ -21,6 +21,9 @@ pub enum Error {
     /// The program could not be started.
     #[error("{0}")]
     Start(String),
+    /// There is no engine for containers of the job's own; the text is for the job's author.
+    #[error("{0}")]
+    RemoteDocker(String),
     /// The environment was ended from outside.
     #[error("the processes of the task are gone")]
     Lost,
@@ -117,6 +120,17 @@ pub struct Process {
     pub exit: oneshot::Receiver<i32>,
 }
 
+/// A Docker engine that is one task's own, as its steps reach it (execution §24).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteDocker {
+    /// Its name, which is its host's name for the steps too.
+    pub name: String,
+    /// Where its API is, over TLS: `tcp://NAME:PORT`.
+    pub host: String,
+    /// What a client needs to be let in and to know the engine: file names and texts, `ca.pem`, `cert.pem`, `key.pem`.
+    pub certificates: Vec<(String, String)>,
+}
+
 /// The environment of one task: a sandbox on the machine, or containers. [`Environment::end`] ends all that runs
 /// in it; so does the death of this process, however it dies.
 #[async_trait::async_trait]
@@ -155,6 +169,20 @@ pub trait Environment: Send + Sync {
     /// memory.
     async fn explain(&self, _exit_code: i32) -> Option<String> {
         None
+    }
+
+    /// A Docker engine for containers of the job's own; asked for again it is the same one. It goes with the
+    /// environment. Lines for people are sent to `log` as they come, each with its line feed. The future may be
+    /// dropped: what was made is removed with the environment.
+    ///
+    /// # Errors
+    /// [`Error::RemoteDocker`]: there is none here, with the reason; or it could not be started.
+    async fn remote_docker(&self, _log: UnboundedSender<String>) -> Result<RemoteDocker, Error> {
+        Err(Error::RemoteDocker(
+            "A job on a machine has no remote Docker engine: it uses the machine's own, if its user may. Leave out \
+             `setup_remote_docker`, which is for jobs with `docker:`."
+                .into(),
+        ))
     }
 
     /// Ends every process of the task and waits until that is done. Files stay until [`Environment::remove`].

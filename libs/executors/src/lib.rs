@@ -28,7 +28,9 @@ mod remote;
 mod terminal;
 mod wire;
 
-pub use environment::{Command, Environment, Error, Facts, Input, Io, Output, Process, Resize, Size};
+pub use environment::{
+    Command, Environment, Error, Facts, Input, Io, Output, Process, RemoteDocker, Resize, Size,
+};
 pub use guest::GUEST as GUEST_ARGUMENT;
 pub use helper::main as helper_main;
 pub use host::{Identity, Isolation, Options, Sandbox};

@@ -19,6 +19,9 @@ pub use registry::{PASSWORD, Registry, USER};
 /// (3434). It has neither entrypoint nor labels.
 pub const IMAGE: &str = "gantry-fixture:1";
 
+/// The name that scenarios know an image of [`Engine::docker_image`] by.
+pub const DOCKER_IMAGE: &str = "gantry-fixture-docker:1";
+
 /// An engine that runs.
 pub struct Engine {
     /// Its socket.
@@ -63,6 +66,16 @@ impl Engine {
             .expect("the image is made");
     }
 
+    /// Makes an image with this machine's own Docker, whose entrypoint serves it over TLS with certificates that it
+    /// makes, as `docker:dind` does. Its containers have no network.
+    ///
+    /// # Panics
+    /// The engine refuses.
+    pub fn docker_image(&self, name: &str) {
+        image(&self.socket, name, &["ENTRYPOINT [\"/bin/serve-docker\"]"], docker)
+            .expect("the image is made");
+    }
+
     /// Runs a command of the engine's own client, and returns what it prints.
     ///
     /// # Panics
@@ -87,7 +100,7 @@ fn start() -> Result<Engine> {
     // its own, and another one's with it.
     let script = "trap '' INT TERM HUP; \
         unshare --net dockerd --data-root \"$DIR/data\" --exec-root \"$DIR/exec\" --pidfile \"$DIR/pid\" -H \"unix://$DIR/docker.sock\" \
-            --bridge=none >\"$DIR/log\" 2>&1 </dev/null & engine=$!; \
+            --bridge=none $RUNTIME >\"$DIR/log\" 2>&1 </dev/null & engine=$!; \
         cat >/dev/null; \
         ids=$(docker -H \"unix://$DIR/docker.sock\" ps -aq 2>/dev/null); \
         [ -z \"$ids\" ] || docker -H \"unix://$DIR/docker.sock\" rm -fv $ids >/dev/null 2>&1; \
@@ -96,6 +109,7 @@ fn start() -> Result<Engine> {
     let watcher = Command::new("sh")
         .args(["-c", script])
         .env("DIR", &dir)
+        .env("RUNTIME", runtime(&dir)?)
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -105,6 +119,32 @@ fn start() -> Result<Engine> {
     wait_for(&socket, &dir)?;
     image(&socket, IMAGE, &[], |_| Ok(()))?;
     Ok(Engine { socket, _watcher: watcher })
+}
+
+/// Arguments by which privileged containers can be had on a machine that itself lacks a capability, as virtual machines
+/// may: its engine would ask for all that there are.
+fn runtime(dir: &Path) -> Result<String> {
+    const SYS_RESOURCE: u32 = 24;
+    const WITHOUT: &str = r#"#!/bin/sh
+for word; do
+  case $before in
+    --bundle) file=$word/config.json ;;
+    --process) file=$word ;;
+  esac
+  before=$word
+done
+[ -z "$file" ] || sed -i 's/,"CAP_SYS_RESOURCE"//g; s/"CAP_SYS_RESOURCE",//g' "$file"
+exec runc "$@"
+"#;
+    let status = fs::read_to_string("/proc/self/status")?;
+    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).context("no CapBnd")?;
+    if u64::from_str_radix(bounding.trim(), 16)? >> SYS_RESOURCE & 1 == 1 {
+        return Ok(String::new());
+    }
+    let path = dir.join("runc");
+    fs::write(&path, WITHOUT)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(format!("--add-runtime held={} --default-runtime held", path.display()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "waits on a condition with a limit, outside of any runtime")]
@@ -226,6 +266,59 @@ exec postgres -D /tmp/database -k /tmp -c listen_addresses=localhost
     ensure!(copied.success(), "{} cannot be copied", share.display());
     let start = root.join("bin/start-postgres");
     fs::write(&start, START)?;
+    fs::set_permissions(&start, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// Debian's Docker, and what makes certificates.
+fn docker(root: &Path) -> Result<()> {
+    const SERVE: &str = "#!/bin/bash
+set -e
+cd \"$DOCKER_TLS_CERTDIR\" 2>/dev/null || { mkdir -p \"$DOCKER_TLS_CERTDIR\"; cd \"$DOCKER_TLS_CERTDIR\"; }
+mkdir -p ca server client
+key() { openssl ecparam -name prime256v1 -genkey -noout -out \"$1\"; }
+key ca/key.pem
+openssl req -new -x509 -key ca/key.pem -subj '/CN=of this container' -days 2 -out ca/cert.pem
+for end in server client; do
+  key $end/key.pem
+  openssl req -new -key $end/key.pem -subj \"/CN=$end\" -out $end/csr.pem
+  [ $end = server ] && more=\"subjectAltName = DNS:$(hostname)\" || more='extendedKeyUsage = clientAuth'
+  echo \"$more\" > $end/more
+  openssl x509 -req -in $end/csr.pem -CA ca/cert.pem -CAkey ca/key.pem -CAcreateserial -days 2 -extfile $end/more -out $end/cert.pem
+  cp ca/cert.pem $end/ca.pem
+done
+exec dockerd --host=unix:///var/run/docker.sock --host=tcp://0.0.0.0:2376 --tlsverify \
+  --tlscacert server/ca.pem --tlscert server/cert.pem --tlskey server/key.pem --bridge=none --iptables=false --ip6tables=false
+";
+    let programs = [
+        "docker",
+        "dockerd",
+        "docker-proxy",
+        "docker-init",
+        "containerd",
+        "containerd-shim-runc-v2",
+        "runc",
+        "iptables",
+        "openssl",
+    ];
+    for name in programs {
+        // Some are beside others, or of newer versions alone.
+        let Some(program) = on_path(name) else { continue };
+        let program = fs::canonicalize(program)?;
+        install(&program, root)?;
+        let place = root.join("bin").join(name);
+        if !place.exists() {
+            symlink(&program, place)?;
+        }
+    }
+    let settings = Path::new("/etc/ssl/openssl.cnf");
+    copy(&fs::canonicalize(settings)?, root)?;
+    for place in ["usr/lib/ssl", "etc/ssl"] {
+        fs::create_dir_all(root.join(place))?;
+        fs::copy(settings, root.join(place).join("openssl.cnf"))?;
+    }
+    let start = root.join("bin/serve-docker");
+    fs::write(&start, SERVE)?;
     fs::set_permissions(&start, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
