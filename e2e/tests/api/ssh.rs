@@ -256,3 +256,71 @@ async fn a_server_that_does_not_want_it_says_so() -> anyhow::Result<()> {
     ensure!(status >= 400 && answer.to_string().contains("[executors.ssh] enabled"), "{status} {answer}");
     tokio::time::timeout(Duration::from_secs(60), world.suite.down()).await?
 }
+
+/// The same client enters the primary container of a job, as its user, and not the machine.
+// Rules: ssh.session
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_enters_a_container() -> anyhow::Result<()> {
+    let client = std::process::Command::new("ssh").arg("-V").stderr(Stdio::null()).status();
+    if !client.is_ok_and(|status| status.success()) {
+        eprintln!("NOT TESTED: there is no ssh (openssh-client)");
+        return Ok(());
+    }
+    let Some(engine) = testkit::docker::engine() else { return Ok(()) };
+    let socket = engine.socket.display().to_string();
+    let world = World::up(&[
+        ("GANTRY_EXECUTORS_DOCKER", "engine"),
+        ("GANTRY_EXECUTORS_ENGINE_SOCKET", &socket),
+        ("GANTRY_EXECUTORS_ENGINE_PULL", "never"),
+    ])
+    .await?;
+    let person = Person { world: &world, keys: tempfile::tempdir()? };
+    person.make("mine")?;
+    let config = format!(
+        "version: 2.1
+jobs:
+  broken:
+    docker: [{{ image: {image}, user: circleci }}, {{ image: {image}, name: side, command: [sleep, \"1000\"] }}]
+    resource_class: small
+    environment: {{ OF_JOB: job value }}
+    steps: [{{ run: echo kept > file; exit 3 }}]
+workflows: {{ main: {{ jobs: [broken] }} }}
+",
+        image = testkit::docker::IMAGE
+    );
+    let pipeline = world.push("ssh", &config).await?;
+    let workflow = world.workflow(&pipeline, |workflow| workflow["stopped_at"].is_string()).await?;
+    let number = world.job(&workflow, "broken").await?["job_number"].to_string();
+    let public = person.key("mine.pub").display().to_string();
+    let (code, _, err) = person.gantry(&["user-key", "add", &public]).await?;
+    ensure!(code == Some(0), "{err}");
+    let (code, to, err) = person.gantry(&["job", "ssh", &number, "--print"]).await?;
+    ensure!(code == Some(0) && to.starts_with("ssh -p "), "{to} {err}");
+    let script = "cat /etc/hostname; id -un; pwd; cat file; echo $OF_JOB; exit 7";
+    let (code, out, err) = until("the way in", LIMIT, || async {
+        let entered = person.ssh(&to, "mine", script).await?;
+        // The steps begin after the door is open.
+        Ok(entered.1.contains("kept").then_some(entered))
+    })
+    .await?;
+    ensure!(code == Some(7), "{code:?} {out} {err}");
+    let lines: Vec<&str> = out.lines().collect();
+    let running = engine.client(&["ps", "-q", "--filter", "label=gantry.placement"]);
+    ensure!(
+        lines[0].len() == 12 && running.lines().any(|id| id == lines[0]),
+        "{} is none of {running}",
+        lines[0]
+    );
+    ensure!(lines[1..] == ["circleci", "/home/circleci/project", "kept", "job value"], "{out}");
+    // Cancelled, it goes with its containers.
+    let build = person.newest().await?;
+    let job = build["workflows"]["job_id"].as_str().context("id")?.to_owned();
+    let (status, _) = world.suite.post(&format!("/api/v2/jobs/{job}/cancel"), &json!({})).await?;
+    ensure!(status == 200, "{status}");
+    person.ended("failed").await?;
+    until("nothing is left", LIMIT, || async {
+        Ok(engine.client(&["ps", "-aq", "--filter", "label=gantry.placement"]).is_empty().then_some(()))
+    })
+    .await?;
+    world.suite.down().await
+}
