@@ -3,6 +3,7 @@
 
 mod config;
 mod decisions;
+mod files;
 mod limits;
 mod links;
 mod retention;
