@@ -1,9 +1,12 @@
 //! Who is it? Every form in which clients send a token (api-v2 §0.2).
 
-use crate::{error::Fail, state::App};
+use crate::{
+    error::Fail,
+    state::{App, Intent},
+};
 use axum::{
     extract::{FromRef, FromRequestParts},
-    http::{HeaderMap, Uri, header::AUTHORIZATION, request::Parts},
+    http::{HeaderMap, Method, Uri, header::AUTHORIZATION, request::Parts},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use contracts::{Actor, domain::User};
@@ -25,13 +28,17 @@ impl Caller {
 
     /// From the headers of a request.
     pub async fn of(app: &App, headers: &HeaderMap, uri: &Uri) -> Result<Self, Fail> {
+        Self::who(app, headers, uri, Intent::Change).await
+    }
+
+    async fn who(app: &App, headers: &HeaderMap, uri: &Uri, intent: Intent) -> Result<Self, Fail> {
         let token = token(headers)
             .or_else(|| {
                 let old = uri.path().starts_with("/api/v1.1/") || uri.path().starts_with("/artifacts/");
                 old.then(|| query_token(uri))?
             })
             .ok_or_else(Fail::unauthenticated)?;
-        let user = app.holder(&token).await?;
+        let user = app.holder(&token, intent).await?;
         let idempotency_key =
             headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
         Ok(Self { user, idempotency_key })
@@ -50,7 +57,9 @@ where
         if let Some(caller) = parts.extensions.get::<Self>() {
             return Ok(caller.clone());
         }
-        Self::of(&App::from_ref(state), &parts.headers, &parts.uri).await
+        let reads = matches!(parts.method, Method::GET | Method::HEAD);
+        let intent = if reads { Intent::Read } else { Intent::Change };
+        Self::who(&App::from_ref(state), &parts.headers, &parts.uri, intent).await
     }
 }
 

@@ -11,12 +11,18 @@ use live::Live;
 use model::permission::Permission;
 use moka::future::Cache;
 use secrets::Secrets;
-use std::{collections::HashMap, future::Future, ops::Deref, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, future::Future, hash::Hash, ops::Deref, path::PathBuf, sync::Arc, time::Duration,
+};
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// How long a verified token or permission is believed.
 const BELIEVED: Duration = Duration::from_secs(5);
+/// While the owner of tokens or grants does not answer, reads go on for so long with what it said last (architecture §3).
+const READS_GO_ON: Duration = Duration::from_secs(60);
+/// How long a read that can go on with that waits for the owner.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a reader waits for a view to catch up (architecture §5).
 pub const CATCH_UP: Duration = Duration::from_millis(500);
 
@@ -48,6 +54,15 @@ impl Config {
     }
 }
 
+/// What a request is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Look: what the owners of tokens and grants said last is good for a minute without them.
+    Read,
+    /// Anything else: waits for the owners.
+    Change,
+}
+
 /// Shared state; cheap to clone.
 #[derive(Clone)]
 pub struct App(Arc<Inner>);
@@ -70,6 +85,9 @@ pub struct Inner {
     pub sign_in: crate::setup::SignIn,
     tokens: Cache<[u8; 32], User>,
     grants: Cache<(uuid::Uuid, OrgId, Permission), bool>,
+    /// The same for longer, for reads while the owner is away.
+    last_tokens: Cache<[u8; 32], User>,
+    last_grants: Cache<(uuid::Uuid, OrgId, Permission), bool>,
 }
 
 impl Deref for App {
@@ -97,11 +115,13 @@ impl App {
             sign_in: crate::setup::SignIn::default(),
             tokens: Cache::builder().max_capacity(10_000).time_to_live(BELIEVED).build(),
             grants: Cache::builder().max_capacity(50_000).time_to_live(BELIEVED).build(),
+            last_tokens: Cache::builder().max_capacity(10_000).time_to_live(READS_GO_ON).build(),
+            last_grants: Cache::builder().max_capacity(50_000).time_to_live(READS_GO_ON).build(),
         }))
     }
 
     /// The holder of a token.
-    pub async fn holder(&self, token: &str) -> Result<User, Fail> {
+    pub async fn holder(&self, token: &str, intent: Intent) -> Result<User, Fail> {
         use sha2::{Digest, Sha256};
         if token.is_empty() || token.len() > 4096 {
             return Err(Fail::unauthenticated());
@@ -111,13 +131,18 @@ impl App {
             return Ok(user);
         }
         let ask = contracts::domain::VerifyToken { sha256: hex::encode(digest) };
-        match self.bus.ask(&Actor::service("api"), &ask).await {
+        let last = self.last(intent, &self.last_tokens, &digest).await;
+        match self.bus.ask_with(patience(&last), &Actor::service("api"), &ask).await {
             Ok(user) => {
                 self.tokens.insert(digest, user.clone()).await;
+                self.last_tokens.insert(digest, user.clone()).await;
                 Ok(user)
             }
-            Err(RequestError::Refused(_)) => Err(Fail::unauthenticated()),
-            Err(other) => Err(other.into()),
+            Err(RequestError::Refused(_)) => {
+                self.last_tokens.invalidate(&digest).await;
+                Err(Fail::unauthenticated())
+            }
+            Err(other) => last.filter(|_| away(&other)).ok_or_else(|| other.into()),
         }
     }
 
@@ -136,9 +161,16 @@ impl App {
                     permission: permission.as_str().to_owned(),
                     org_id: org,
                 };
-                let allowed = self.bus.ask(&caller.actor(), &ask).await?;
-                self.grants.insert(key, allowed).await;
-                allowed
+                let intent = if permission == Permission::Read { Intent::Read } else { Intent::Change };
+                let last = self.last(intent, &self.last_grants, &key).await;
+                match self.bus.ask_with(patience(&last), &caller.actor(), &ask).await {
+                    Ok(allowed) => {
+                        self.grants.insert(key, allowed).await;
+                        self.last_grants.insert(key, allowed).await;
+                        allowed
+                    }
+                    Err(other) => last.filter(|_| away(&other)).ok_or(other)?,
+                }
             }
         };
         if allowed {
@@ -148,6 +180,16 @@ impl App {
         } else {
             Err(Fail::forbidden())
         }
+    }
+
+    /// What an owner said last, where that is good enough.
+    async fn last<K: Hash + Eq + Send + Sync + 'static, V: Clone + Send + Sync + 'static>(
+        &self,
+        intent: Intent,
+        known: &Cache<K, V>,
+        key: &K,
+    ) -> Option<V> {
+        if intent == Intent::Read { known.get(key).await } else { None }
     }
 
     /// Asks an owner on behalf of the caller.
@@ -213,3 +255,20 @@ impl App {
 
 /// Topic on which `projector` announces that views changed.
 pub const VIEWS_TOPIC: &str = "views";
+
+/// Whoever can go on without an answer does not wait long for it.
+fn patience<T>(last: &Option<T>) -> AskOptions {
+    let mut options = AskOptions::default();
+    if last.is_some() {
+        options.deadline = PATIENCE;
+    }
+    options
+}
+
+/// The owner did not answer, rather than against it.
+fn away(error: &RequestError) -> bool {
+    matches!(
+        error,
+        RequestError::NoResponder { .. } | RequestError::Deadline { .. } | RequestError::Unavailable { .. }
+    )
+}
