@@ -8,10 +8,14 @@ use nix::{
 };
 use std::time::Duration;
 
-/// Agents of this stack, by their command line or what Nomad gave them.
+/// Agents of this stack: Nomad's clients, and the scheduler where there is none, start them with their folder.
 fn running(case: &Case<'_>) -> Vec<Pid> {
     let folder = case.world.stack.folder.display().to_string();
-    processes(|line| line.contains("gantry-runner") && line.contains("--task-dir") && line.contains(&folder))
+    processes(|line| {
+        let mut words = line.split(' ');
+        let program = words.next().is_some_and(|program| program.ends_with("gantry-runner"));
+        program && matches!(words.next(), Some("--placed" | "--task-dir")) && line.contains(&folder)
+    })
 }
 
 /// F15: an agent is part of its job here: that job ends as lost at once, the others go on.

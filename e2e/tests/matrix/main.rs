@@ -24,13 +24,13 @@ use anyhow::Context;
 use std::{
     env,
     process::ExitCode,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// The same each time, so that a change is judged by the same failures as the one before.
 const SEEDS: [u64; 3] = [11, 12, 13];
 /// A row that does not end within it is broken.
-const ROW: Duration = Duration::from_secs(900);
+const ROW: Duration = Duration::from_secs(600);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -56,23 +56,24 @@ async fn main() -> anyhow::Result<ExitCode> {
             let broken = outcome.verdict == Verdict::Broken;
             let left_broken = broken && outcome.recovered.is_none();
             outcomes.push(outcome);
+            if env::var_os("GANTRY_UPDATE").is_some() {
+                page::write(&outcomes, world.health, full)?;
+            }
             if broken {
                 failed += 1;
             }
             if left_broken {
                 println!("{}", world.stack.complaints(2));
                 // Nothing of what it left is to be taken for the next row's.
-                world.stack.all(proxy::Way::Through);
-                world.stack.down().await?;
-                world.suite = world.stack.suite().await?;
+                if let Err(error) = world.stack.down().await {
+                    println!("the stack does not end: {error:#}");
+                }
+                std::fs::remove_dir_all(&world.stack.folder)?;
+                world = World::up().await?;
             }
         }
     }
-    let health = world.health;
     world.stack.down().await?;
-    if env::var_os("GANTRY_UPDATE").is_some() {
-        page::write(&outcomes, health, full)?;
-    }
     println!("{failed} of {} failed", outcomes.len());
     Ok(if failed == 0 && !outcomes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -96,16 +97,23 @@ async fn run(world: &World, row: &Row, seed: u64, full: bool) -> Outcome {
     let Proof::Here { outage, within, run, .. } = row.proof else { unreachable!("only these are chosen") };
     let outage = Duration::from_secs(if full { outage.1 } else { outage.0 });
     let case = Case::new(world, row.id, seed, outage);
+    let begun = Instant::now();
+    let mark = |stage: &str| println!("  {:>5.1} s {} {stage}", begun.elapsed().as_secs_f64(), row.id);
     let done = async {
         case.push().await?;
         // The moment: from the first job, over the middle of the fan, to near its end.
         let moment = 1 + case.draw(4);
         case.begun(moment).await?;
         case.saw(format!("at {moment} jobs begun"));
+        mark("the failure");
         run(&case).await?;
+        mark("over");
         let recovered = case.recovered().await.context("recovery")?;
+        mark("recovered");
         case.judge().await.context("judge")?;
+        mark("judged");
         world.verify().await?;
+        mark("verified");
         anyhow::Ok(recovered)
     };
     let ended = match tokio::time::timeout(ROW, done).await {

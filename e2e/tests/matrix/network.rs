@@ -6,7 +6,7 @@ use std::time::Duration;
 /// F17: jobs go on and their output comes later.
 pub async fn agents_cut(case: &Case<'_>) -> anyhow::Result<()> {
     let stack = &case.world.stack;
-    stack.way("agents", Way::Silent)?;
+    stack.way("agents", Way::Cut)?;
     case.saw(format!("agents' line cut, {} jobs begun", case.ran()?));
     case.last().await;
     case.none_failed().await;
@@ -14,15 +14,16 @@ pub async fn agents_cut(case: &Case<'_>) -> anyhow::Result<()> {
     stack.way("agents", Way::Through)
 }
 
-/// F19: what was open stays silent, and nobody says that it is dead.
+/// F19: what was open stays silent, and nobody says that it is dead. Harder than a dead line, since TCP's own probes are
+/// answered: only limits of whoever waits can notice.
 pub async fn half_open(case: &Case<'_>) -> anyhow::Result<()> {
     let stack = &case.world.stack;
-    let name = case.pick(&["agents", "postgres", "amqp", "redis", "s3"]);
-    stack.way(name, Way::Silent)?;
-    case.saw(format!("connections to {name} half-open, {} jobs begun", case.ran()?));
+    stack.way("agents", Way::Silent)?;
+    case.saw(format!("agents' connections half-open, {} jobs begun", case.ran()?));
     case.last().await;
+    case.none_failed().await;
     case.back();
-    stack.way(name, Way::Through)
+    stack.way("agents", Way::Through)
 }
 
 /// F40: half a second more on every answer of every store, and one parcel in twenty lost.

@@ -23,7 +23,9 @@ pub enum Way {
     Slow { by: Duration, lost: u8 },
     /// Not at all: connections are taken and nothing comes through. What was open then stays silent for ever.
     Silent,
-    /// Every request over HTTP is answered with 500.
+    /// Not now: what is sent waits, and arrives when the line is whole again.
+    Cut,
+    /// Every request over HTTP is answered with 500, and what is open breaks.
     Errors,
 }
 
@@ -54,12 +56,13 @@ impl Proxy {
     }
 }
 
-async fn carry(mut near: TcpStream, target: Option<u16>, way: watch::Receiver<Way>) {
+async fn carry(mut near: TcpStream, target: Option<u16>, mut way: watch::Receiver<Way>) {
     let _ = near.set_nodelay(true);
     let now = *way.borrow();
     match now {
         Way::Errors => return refuse(near).await,
         Way::Silent => return silence(near).await,
+        Way::Cut => drop(way.wait_for(|way| *way != Way::Cut).await),
         Way::Through | Way::Slow { .. } => {}
     }
     // A server that is away refuses; so does the proxy.
@@ -92,7 +95,7 @@ async fn pass(
                 Way::Slow { by, lost } => {
                     by + if fastrand::u8(0..100) < lost { SENT_AGAIN } else { Duration::ZERO }
                 }
-                Way::Through | Way::Silent | Way::Errors => Duration::ZERO,
+                Way::Through | Way::Cut | Way::Silent | Way::Errors => Duration::ZERO,
             };
             if parcels.send((Instant::now() + later, buffer[..count].to_vec())).await.is_err() {
                 return;
@@ -102,7 +105,7 @@ async fn pass(
     let write = async move {
         while let Some((due, parcel)) = arriving.recv().await {
             tokio::time::sleep_until(due).await;
-            if *way.borrow_and_update() == Way::Silent {
+            if way.wait_for(|way| *way != Way::Cut).await.is_ok_and(|way| *way == Way::Silent) {
                 // Nothing says that the line is dead.
                 std::future::pending::<()>().await;
             }

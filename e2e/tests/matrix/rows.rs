@@ -150,7 +150,7 @@ pub static ROWS: [Row; 42] = [
         "Redis is away, flushed or out of memory",
         here(true, (3, 30), 5, |case| Box::pin(stores::redis(case))),
     ),
-    row("F27", "RabbitMQ is away", here(true, (4, 30), 30, |case| Box::pin(stores::rabbitmq_away(case)))),
+    row("F27", "RabbitMQ is away", here(false, (4, 30), 30, |case| Box::pin(stores::rabbitmq_away(case)))),
     row(
         "F28",
         "RabbitMQ blocks publishers by an alarm",

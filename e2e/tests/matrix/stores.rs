@@ -67,7 +67,7 @@ pub async fn postgres_read_only(case: &Case<'_>) -> anyhow::Result<()> {
     case.claim("a change", changed.await);
     case.last().await;
     run(stack
-        .psql("SET default_transaction_read_only = off; ALTER SYSTEM RESET default_transaction_read_only")?
+        .psql("ALTER SYSTEM RESET default_transaction_read_only")?
         .env("PGOPTIONS", "-c default_transaction_read_only=off"))
     .await?;
     case.back();
@@ -151,7 +151,6 @@ pub async fn rabbitmq_alarm(case: &Case<'_>) -> anyhow::Result<()> {
 pub async fn rabbitmq_wiped(case: &Case<'_>) -> anyhow::Result<()> {
     gone(case, "rabbitmq", &["KILL", "TERM"]).await?;
     fs::remove_dir_all(case.world.stack.folder.join("rabbitmq/mnesia"))?;
-    case.push_meanwhile().await;
     return_of(case, "rabbitmq").await
 }
 

@@ -16,8 +16,8 @@ use tokio::process::Command;
 
 /// What runs while something fails: one job, then many side by side of which one takes a secret and keeps a file, then one.
 pub const FAN: Fan = Fan {
-    jobs: 8,
-    lines: 20,
+    jobs: 7,
+    lines: 15,
     between: "sleep 0.1",
     more: (
         ", context: matrix",
