@@ -18,7 +18,7 @@ fn running(case: &Case<'_>) -> Vec<Pid> {
     })
 }
 
-/// F15: an agent is part of its job here: that job ends as lost at once, the others go on.
+/// F15: an agent that Nomad started is part of its job: that job ends as lost with its lease, the others go on.
 pub async fn killed(case: &Case<'_>) -> anyhow::Result<()> {
     let found = until("an agent", Duration::from_secs(60), || async {
         let found = running(case);
