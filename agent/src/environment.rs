@@ -106,6 +106,13 @@ impl Environment {
         Ok(Self { variables, shown, given })
     }
 
+    /// What programs of the agent's own get.
+    pub(crate) fn of_helpers(&self) -> Vec<(String, String)> {
+        const NAMES: [&str; 5] = ["PATH", "HOME", "USER", "LOGNAME", "CIRCLE_INTERNAL_TASK_DATA"];
+        let kept = self.variables.iter().filter(|(name, _)| NAMES.contains(&name.as_str()));
+        kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     pub(crate) fn with(&self, more: &[(String, String)]) -> Vec<(String, String)> {
         let mut all = self.variables.clone();
         all.extend(more.iter().cloned());

@@ -52,12 +52,13 @@ pub(crate) struct Ends {
 }
 
 impl Runner {
-    /// This program as a helper inside the environment, with three pipes, in the folder of the task's data.
+    /// This program as a helper inside the environment, with three pipes, in the folder of the task's data. It has no
+    /// variable of the job's: secrets are for the steps alone (security §4.3).
     pub(crate) fn helper_command(&self, words: &[&str]) -> Command {
         let program = self.places.bin.join("gantry-runner").display().to_string();
         Command {
             argv: std::iter::once(program).chain(words.iter().map(|word| (*word).to_owned())).collect(),
-            env: self.environment.with(&[]),
+            env: self.environment.of_helpers(),
             dir: self.places.data.clone(),
             make_dir: false,
             io: Io::Pipes,

@@ -2,7 +2,6 @@
 //! environment: what a session reaches is what steps reach.
 
 use super::Door;
-use executors::Command;
 use russh::{
     Channel, ChannelOpenFailure,
     server::{ChannelOpenHandle, Msg},
@@ -88,8 +87,7 @@ pub(super) async fn serve(
     over: CancellationToken,
 ) {
     let runner = &door.runner;
-    let command =
-        Command { env: runner.variables(&[]), ..runner.helper_command(&[NAME, &host, &port.to_string()]) };
+    let command = runner.helper_command(&[NAME, &host, &port.to_string()]);
     let Ok(process) = runner.sandbox.spawn(command).await else {
         return reply.reject(ChannelOpenFailure::ConnectFailed).await;
     };

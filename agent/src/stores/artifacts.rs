@@ -44,7 +44,8 @@ impl Runner {
         stream.note(&format!("Uploading {} to {}", place.display(), destination.unwrap_or(path)))?;
         for batch in artifacts.chunks(MAX_BATCH) {
             let files = batch.iter().map(|artifact| ArtifactUpload {
-                path: artifact.name.clone(),
+                // Names are shown to everybody who may see the job (security §4.5).
+                path: self.output.mask(&artifact.name),
                 size: artifact.size,
                 sha256: artifact.sha256.clone(),
             });
