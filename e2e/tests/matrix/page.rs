@@ -53,6 +53,8 @@ impl Outcome {
 /// Writes the page of a run.
 pub fn write(outcomes: &[Outcome], health: Duration, full: bool) -> anyhow::Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/failure-matrix.md");
+    // A run of some rows leaves the others as they were seen last.
+    let before = fs::read_to_string(&path).unwrap_or_default();
     let mut page = format!(
         "# The failure matrix, as it was seen\n\nWritten by a run of the test `matrix` with `GANTRY_UPDATE=1` ([how](../../e2e/README.md)); do \
          not edit it. Every row ran on the suite as separate processes on real servers (`scripts/stack`), with {}, while jobs ran. \
@@ -70,11 +72,18 @@ pub fn write(outcomes: &[Outcome], health: Duration, full: bool) -> anyhow::Resu
         let limit = within.map_or_else(|| "–".to_owned(), |limit| format!("{limit} s"));
         let mine: Vec<_> = outcomes.iter().filter(|outcome| outcome.row == row.id).collect();
         if mine.is_empty() {
-            writeln!(
-                page,
-                "| {} | {} | – | – | not part of this run | {limit} | – | – |",
-                row.id, row.fails
-            )?;
+            let prefix = format!("| {} | ", row.id);
+            let old: Vec<_> = before.lines().filter(|line| line.starts_with(&prefix)).collect();
+            if old.is_empty() {
+                writeln!(
+                    page,
+                    "| {} | {} | – | – | not part of this run | {limit} | – | – |",
+                    row.id, row.fails
+                )?;
+            }
+            for line in old {
+                writeln!(page, "{line}")?;
+            }
         }
         for one in mine {
             let seen = one.notes.join("; ").replace('|', "\\|").replace('\n', " ");

@@ -137,6 +137,8 @@ pub async fn output_away(case: &Case<'_>) -> anyhow::Result<()> {
 /// F39: power loss of the whole site; jobs' own processes survive where Nomad keeps them.
 pub async fn everything(case: &Case<'_>) -> anyhow::Result<()> {
     let stack = &case.world.stack;
+    // What Nomad was about to start, or had just started, may go with it; it is said to be lost.
+    case.may_lose(case.ran()?);
     let mut names = stack.kill_all()?;
     case.saw(format!("{} processes killed at {} jobs begun", names.len(), case.ran()?));
     case.last().await;

@@ -7,7 +7,6 @@ use crate::{
 };
 use anyhow::{Context, ensure};
 use gantry_e2e::until;
-use serde_json::json;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -58,13 +57,7 @@ pub async fn postgres_read_only(case: &Case<'_>) -> anyhow::Result<()> {
     };
     set("on").await?;
     case.saw(format!("read-only at {} jobs begun", case.ran()?));
-    let changed = async {
-        let path = format!("/api/v2/context/{}/environment-variable/OTHER", case.world.context);
-        let (status, _) = case.world.ask("PUT", &path, Some(&json!({ "value": "a-value" }))).await?;
-        ensure!(status >= 500, "answered {status}");
-        Ok(format!("answered {status}"))
-    };
-    case.claim("a change", changed.await);
+    case.edit_refused().await;
     case.last().await;
     run(stack
         .psql("ALTER SYSTEM RESET default_transaction_read_only")?
@@ -205,9 +198,12 @@ pub async fn s3_corrupt(case: &Case<'_>) -> anyhow::Result<()> {
     };
     fs::create_dir_all(&files)?;
     fs::write(files.join("words"), &words)?;
+    let bucket = world.stack.folder.join("s3/buckets/gantry");
+    let before = stored(&bucket)?;
     let saved = push(job("      - checkout\n      - save_cache: { key: words, paths: [words] }\n")).await?;
     ensure!(saved["status"] == "success", "the cache is not saved: {saved}");
-    let objects = chunks(&world.stack.folder.join("s3/buckets/gantry"), words.as_bytes())?;
+    let mut objects = stored(&bucket)?;
+    objects.retain(|object| !before.contains(object));
     ensure!(!objects.is_empty(), "the store holds no object of the cache");
     case.saw(format!("{} objects changed", objects.len()));
     let sound: Vec<_> = objects.iter().map(fs::read).collect::<Result<_, _>>()?;
@@ -243,8 +239,8 @@ pub async fn s3_corrupt(case: &Case<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Objects of the store that were made last and may be of a cache: all below its folder.
-fn chunks(bucket: &Path, _saved: &[u8]) -> anyhow::Result<Vec<PathBuf>> {
+/// Objects of caches, workspaces and artifacts.
+fn stored(bucket: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![bucket.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -252,7 +248,7 @@ fn chunks(bucket: &Path, _saved: &[u8]) -> anyhow::Result<Vec<PathBuf>> {
             let path = entry?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.display().to_string().contains("chunk") {
+            } else if path.display().to_string().contains("/stores/") {
                 found.push(path);
             }
         }
