@@ -145,7 +145,8 @@ impl Output {
         self.hidden.changed();
     }
 
-    fn secrets(&self) -> masking::Secrets {
+    /// What is hidden by now.
+    pub(crate) fn secrets(&self) -> masking::Secrets {
         self.hidden.lock().clone()
     }
 

@@ -1,5 +1,5 @@
-//! The task's socket: what steps ask of the agent while they run (execution §20). A helper inside the environment
-//! listens, on the machine and in containers alike, and passes lines on over its pipes; the agent answers.
+//! The task's socket: what steps ask of the agent while they run (execution §20). On the machine the agent itself listens;
+//! in a container a helper does, and passes lines on over its pipes.
 
 use crate::{
     control::{Control, Gone},
@@ -7,6 +7,7 @@ use crate::{
     steps::Runner,
 };
 use agent_api::{MintToken, MintedToken};
+use futures::{TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -15,7 +16,10 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 /// The argument that makes this program the helper.
 pub const NAME: &str = "__socket";
@@ -26,6 +30,8 @@ const MAX_MASKS: usize = 1000;
 const MAX_MASK: usize = 64 * 1024;
 /// Longest line: a value in JSON, escaped.
 const MAX_LINE: u64 = 8 * MAX_MASK as u64;
+/// Questions that are read at once: one that is not finished holds up no other.
+const AT_ONCE: usize = 16;
 /// How long one side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -152,30 +158,68 @@ impl Desk {
     }
 }
 
+impl Desk {
+    fn of(runner: &Runner) -> Self {
+        Self { control: Arc::clone(&runner.control), output: Arc::clone(&runner.output), masks: 0 }
+    }
+
+    async fn reply(&mut self, line: &str) -> io::Result<Vec<u8>> {
+        let mut answer = serde_json::to_vec(&self.answer(line).await)?;
+        answer.push(b'\n');
+        Ok(answer)
+    }
+}
+
 impl Runner {
     /// Listens until the environment ends. A task without it runs all the same; those who ask are told.
-    pub(crate) async fn serve_socket(self: Arc<Self>) {
-        if let Err(e) = self.serve().await {
-            tracing::warn!(error = %e, "steps cannot ask the agent");
+    pub(crate) fn serve_socket(self: &Arc<Self>) -> impl Future<Output = ()> + use<> {
+        let (runner, path) = (Arc::clone(self), self.places.data.join(FILE));
+        // Here and now: the first step may ask at once.
+        let listener = self.sandbox.listen(&path);
+        async move {
+            let served = match listener {
+                Ok(Some(listener)) => runner.serve_here(&listener).await,
+                Ok(None) => runner.serve_by_helper(&path).await,
+                Err(e) => Err(e.into()),
+            };
+            if let Err(e) = served {
+                tracing::warn!(error = %e, "steps cannot ask the agent");
+            }
         }
     }
 
-    async fn serve(&self) -> anyhow::Result<()> {
-        let path = self.places.data.join(FILE).display().to_string();
-        let command = self.helper_command(&[NAME, &path]);
+    async fn serve_here(&self, listener: &tokio::net::UnixListener) -> anyhow::Result<()> {
+        let desk = &tokio::sync::Mutex::new(Desk::of(self));
+        let asked = stream::try_unfold((), |()| async move { Ok(Some((listener.accept().await?.0, ()))) });
+        asked
+            .try_for_each_concurrent(AT_ONCE, |mut asking| async move {
+                let mut line = String::new();
+                let (read, mut write) = asking.split();
+                let mut read = tokio::io::BufReader::new(read).take(MAX_LINE);
+                let read = timeout(PATIENCE, read.read_line(&mut line)).await;
+                // A line that was cut off, or that never ended, is no question.
+                if matches!(read, Ok(Ok(_))) && line.ends_with('\n') {
+                    let answer = desk.lock().await.reply(&line).await?;
+                    // Who asked may have gone.
+                    let _ = timeout(PATIENCE, write.write_all(&answer)).await;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn serve_by_helper(&self, path: &Path) -> anyhow::Result<()> {
+        let command = self.helper_command(&[NAME, &path.display().to_string()]);
         let process = self.sandbox.spawn(command).await?;
         let mut input = process.input.ok_or_else(|| anyhow::anyhow!("the environment gave no pipes"))?;
         let mut questions = tokio::io::BufReader::new(process.output);
-        let mut desk =
-            Desk { control: Arc::clone(&self.control), output: Arc::clone(&self.output), masks: 0 };
+        let mut desk = Desk::of(self);
         loop {
             let mut line = String::new();
             if (&mut questions).take(MAX_LINE).read_line(&mut line).await? == 0 {
                 return Ok(());
             }
-            let mut answer = serde_json::to_vec(&desk.answer(&line).await)?;
-            answer.push(b'\n');
-            input.write_all(&answer).await?;
+            input.write_all(&desk.reply(&line).await?).await?;
             input.flush().await?;
         }
     }

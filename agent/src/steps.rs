@@ -74,7 +74,7 @@ pub(crate) struct Runner {
     added: Mutex<Vec<(String, String)>>,
     ending: AtomicBool,
     background: Mutex<JoinSet<()>>,
-    /// Terminals of steps that ended and left something running.
+    /// Terminals of steps that ended and left something running, and the task's socket.
     leftovers: Mutex<JoinSet<()>>,
     /// From the job's container to the server, once it was needed.
     pub(crate) way: tokio::sync::Mutex<Option<Way>>,
@@ -110,7 +110,7 @@ impl Runner {
 
     /// Runs all steps. Background steps go on until [`Runner::end`].
     pub(crate) async fn run(self: &Arc<Self>) -> Result {
-        tokio::spawn(Arc::clone(self).serve_socket());
+        lock(&self.leftovers).spawn(self.serve_socket());
         self.fetch_timings().await;
         if let Err(why) = self.fetch_failed_tests().await
             && self.control.stopped().is_none()

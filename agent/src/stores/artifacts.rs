@@ -92,7 +92,8 @@ impl Runner {
 
     pub(super) async fn store_test_results(&self, path: &str, stream: &mut Stream) -> Result<(), Failed> {
         let ask = Ask::PackReports { path: self.located(path) };
-        let (reports, packed) = self.helper(&ask, stream, packed_reports).await?;
+        let secrets = self.output.secrets();
+        let (reports, packed) = self.helper(&ask, stream, |ends| packed_reports(ends, secrets)).await?;
         if reports.is_empty() {
             return Ok(stream.note(&format!("No test results found at {}", self.located(path).display()))?);
         }
@@ -129,29 +130,38 @@ async fn all(work: Vec<impl Future<Output = Result<(), Failed>>>) -> Result<(), 
     done.into_iter().collect()
 }
 
-/// A compressed archive of reports in memory, and what was found.
-async fn packed_reports(ends: Ends) -> Result<(Vec<Report>, Vec<u8>), Failed> {
+/// A compressed archive of reports in memory, without secrets (security §4.5), and what was found.
+async fn packed_reports(ends: Ends, secrets: masking::Secrets) -> Result<(Vec<Report>, Vec<u8>), Failed> {
     drop(ends.input);
     let output = tokio_util::io::SyncIoBridge::new(ends.output);
     let read = move || {
         let mut reader = archive::frames::Reader::new(io::BufReader::new(output));
-        let mut packed = zstd::Encoder::new(Vec::new(), 3)?;
-        let mut piece = vec![0; 128 << 10];
-        loop {
-            let read = io::Read::read(&mut reader, &mut piece)?;
-            if read == 0 {
-                break;
-            }
-            packed.write_all(&piece[..read])?;
-            if packed.get_ref().len() as u64 > MAX_REPORTS {
-                return Err(io::Error::other(format!("they have more than {MAX_REPORTS} bytes, compressed")));
-            }
-        }
-        let packed = packed.finish()?;
+        let packed = zstd::Encoder::new(Limited(Vec::new()), 3)?;
+        let packed = archive::change_files(&mut reader, packed, |bytes| secrets.mask(bytes))
+            .map_err(io::Error::other)?;
+        // What follows the last file only fills a block.
+        io::copy(&mut reader, &mut io::sink())?;
+        let Limited(packed) = packed.finish()?;
         Ok((serde_json::from_slice(&reader.finish(crate::files::MAX_ANSWER)?)?, packed))
     };
     let read = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
-    read.map_err(|e| Failed::Told(e.to_string()))
+    read.map_err(|e: io::Error| Failed::Told(e.to_string()))
+}
+
+/// Takes no more than [`MAX_REPORTS`].
+struct Limited(Vec<u8>);
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.0.len() + bytes.len()) as u64 > MAX_REPORTS {
+            return Err(io::Error::other(format!("they have more than {MAX_REPORTS} bytes, compressed")));
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Files out of one stream.

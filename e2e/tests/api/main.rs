@@ -4,6 +4,7 @@
 mod config;
 mod decisions;
 mod files;
+mod leaks;
 mod limits;
 mod links;
 mod retention;

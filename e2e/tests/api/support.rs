@@ -34,6 +34,20 @@ impl World {
         .await
     }
 
+    /// The same for a project that has pipelines.
+    pub async fn push_another(&self, project: &str, config: &str) -> anyhow::Result<String> {
+        let path = format!("/api/v2/project/git/local/{project}/pipeline");
+        let before = self.suite.items(&path).await?.len();
+        self.push(project, config).await?;
+        until("another pipeline", LIMIT, || async {
+            let found = self.suite.items(&path).await?;
+            let newest = found.iter().max_by_key(|pipeline| pipeline["number"].as_i64());
+            let newest = newest.filter(|_| found.len() > before);
+            Ok(newest.and_then(|pipeline| Some(pipeline["id"].as_str()?.to_owned())))
+        })
+        .await
+    }
+
     /// The pipeline's only workflow, as soon as it is so.
     pub async fn workflow(&self, pipeline: &str, so: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         until("the workflow", LIMIT, || async {

@@ -65,3 +65,58 @@ pub fn each_file<R: std::io::Read>(from: R, mut each: impl FnMut(&str, &[u8])) -
     }
     Ok(())
 }
+
+/// Copies a small archive of files, their names and contents changed on the way; whatever is no file stays behind.
+///
+/// # Errors
+/// The stream breaks off or is no archive, or `to` takes no more.
+pub fn change_files<R: std::io::Read, W: std::io::Write>(
+    from: R,
+    to: W,
+    mut change: impl FnMut(&[u8]) -> Vec<u8>,
+) -> Result<W> {
+    let mut changed = tar::Builder::new(to);
+    let mut failed = None;
+    each_file(from, |name, content| {
+        let (name, content) = (change(name.as_bytes()), change(content));
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o600);
+        let name = String::from_utf8_lossy(&name).into_owned();
+        if failed.is_none()
+            && let Err(error) = changed.append_data(&mut header, name, content.as_slice())
+        {
+            failed = Some(error);
+        }
+    })?;
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(changed.into_inner()?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Source, change_files, each_file, pack};
+
+    #[test]
+    fn files_are_copied_with_what_is_changed_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a-secret.xml"), "<x name=\"secret\"/>").unwrap();
+        std::fs::write(folder.path().join("b.xml"), "").unwrap();
+        let mut packed = Vec::new();
+        let source = Source { name: "reports".into(), path: folder.path().to_owned() };
+        pack(&mut packed, &[source]).unwrap();
+        let hide =
+            |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("secret", "hidden-from-all").into_bytes();
+        let changed = change_files(packed.as_slice(), Vec::new(), hide).unwrap();
+        let mut found = Vec::new();
+        each_file(changed.as_slice(), |name, content| {
+            found.push((name.to_owned(), String::from_utf8_lossy(content).into_owned()));
+        })
+        .unwrap();
+        found.sort();
+        let first = ("reports/a-hidden-from-all.xml".to_owned(), "<x name=\"hidden-from-all\"/>".to_owned());
+        assert_eq!(found, [first, ("reports/b.xml".to_owned(), String::new())]);
+    }
+}

@@ -99,10 +99,11 @@ impl Error {
 /// Whether a database could not be reached, or cannot serve anybody now.
 pub fn is_away(error: &sqlx::Error) -> bool {
     match error {
-        // 57P0x: the server shuts down or ended the session; 53xxx: out of resources; 08xxx: connection.
-        sqlx::Error::Database(db) => {
-            db.code().is_some_and(|c| c.starts_with("57P") || c.starts_with("53") || c.starts_with("08"))
-        }
+        // 57P0x: the server shuts down or ended the session; 53xxx: out of resources; 08xxx: connection; 25006: it only
+        // reads, as one does that follows another or was told to (reliability F23).
+        sqlx::Error::Database(db) => db.code().is_some_and(|c| {
+            c.starts_with("57P") || c.starts_with("53") || c.starts_with("08") || c == "25006"
+        }),
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::PoolTimedOut

@@ -9,6 +9,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::UnixListener,
     sync::{mpsc::UnboundedSender, oneshot},
 };
 
@@ -159,6 +160,15 @@ pub trait Environment: Send + Sync {
     /// # Errors
     /// The environment is gone.
     async fn exists(&self, path: &Path) -> Result<bool, Error>;
+
+    /// Listens at a socket, as the task sees its path, that commands may connect to; `None` where this process is too far
+    /// from the task's files, and only a command could listen.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    fn listen(&self, _path: &Path) -> Result<Option<UnixListener>, Error> {
+        Ok(None)
+    }
 
     /// Waits until the environment fails by itself, and says why. One of the machine never does.
     async fn failed(&self) -> String {

@@ -21,6 +21,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    net::UnixListener,
     process::{Child, ChildStdin, ChildStdout},
     sync::oneshot,
 };
@@ -270,6 +271,10 @@ impl Environment for Sandbox {
 
     async fn exists(&self, path: &Path) -> Result<bool, Error> {
         Ok(self.of_agent(path).exists())
+    }
+
+    fn listen(&self, path: &Path) -> Result<Option<UnixListener>, Error> {
+        Ok(Some(files::listen(&self.of_agent(path), self.owner)?))
     }
 
     async fn end(&self) {

@@ -145,17 +145,20 @@ pub async fn next_due(state: &State, which: &str) -> sqlx::Result<Option<Duratio
     Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))))
 }
 
-/// Moves a placement on; without effect if it is no longer where we saw it.
-pub async fn advance(state: &State, row: &Row, from: &str, to: &str) -> eventstore::Result<()> {
-    let mut tx = state.store.begin(&[]).await?;
-    tx.relaxed().await?;
+/// Moves placements on, in one commit; without effect on those that are no longer where we saw them.
+pub async fn advance(state: &State, rows: &[Row], from: &str, to: &str) -> eventstore::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut tx = state.store.begin_relaxed(&[]).await?;
     sqlx::query(
-        "UPDATE scheduler.placements SET state = $4, next_action_at = NULL, attempts = 0, \
+        "UPDATE scheduler.placements p SET state = $4, next_action_at = NULL, attempts = 0, \
              started_at = CASE WHEN $4 = 'started' THEN clock_timestamp() ELSE started_at END \
-         WHERE task_id = $1 AND epoch = $2 AND state = $3",
+         FROM unnest($1::uuid[], $2::bigint[]) AS r(task_id, epoch) \
+         WHERE p.task_id = r.task_id AND p.epoch = r.epoch AND p.state = $3",
     )
-    .bind(row.task_id)
-    .bind(row.epoch)
+    .bind(rows.iter().map(|row| row.task_id).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.epoch).collect::<Vec<_>>())
     .bind(from)
     .bind(to)
     .execute(tx.conn())

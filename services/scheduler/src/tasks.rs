@@ -63,9 +63,14 @@ async fn pass(state: &State, which: &'static str) -> Duration {
             if due.is_empty() {
                 break;
             }
-            for row in &due {
-                step(state, which, row).await?;
+            let mut done = Vec::with_capacity(due.len());
+            for row in due {
+                if step(state, which, &row).await? {
+                    done.push(row);
+                }
             }
+            let next = if which == "wanted" { "started" } else { "gone" };
+            placements::advance(state, &done, which, next).await?;
         }
         Ok(placements::next_due(state, which).await?.unwrap_or(AT_LEAST_EVERY))
     }
@@ -77,13 +82,14 @@ async fn pass(state: &State, which: &'static str) -> Duration {
     wait.clamp(AT_MOST_EVERY, AT_LEAST_EVERY)
 }
 
-async fn step(state: &State, which: &'static str, row: &Row) -> anyhow::Result<()> {
-    let (done, next) = match which {
-        "wanted" => (start(state, row).await, "started"),
-        _ => (state.compute.remove(&row.name()).await, "gone"),
+/// Whether the placement is where it was to be; else it is tried again later.
+async fn step(state: &State, which: &'static str, row: &Row) -> anyhow::Result<bool> {
+    let done = match which {
+        "wanted" => start(state, row).await,
+        _ => state.compute.remove(&row.name()).await,
     };
     match done {
-        Ok(()) => placements::advance(state, row, which, next).await?,
+        Ok(()) => Ok(true),
         Err(error) => {
             if which == "wanted" {
                 let why = format!("it cannot be started: {error}");
@@ -96,9 +102,9 @@ async fn step(state: &State, which: &'static str, row: &Row) -> anyhow::Result<(
                 "compute failed; it is tried again"
             );
             placements::postpone(state, row).await?;
+            Ok(false)
         }
     }
-    Ok(())
 }
 
 async fn start(state: &State, row: &Row) -> Result<(), compute::Error> {

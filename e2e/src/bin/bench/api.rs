@@ -15,7 +15,7 @@ use std::{
 /// Clients of the mix.
 const CLIENTS: usize = 8;
 /// Requests of each.
-const EACH: usize = 60;
+const EACH: usize = 70;
 
 /// What the mix asks for.
 pub struct Places {
@@ -25,6 +25,44 @@ pub struct Places {
     graph: String,
     job: String,
     log: String,
+    /// What stands before page 1,000 of the list, once there are so many.
+    deep: Option<String>,
+    slug: String,
+}
+
+/// What is asked of a pipeline in a list.
+const PAGE: &str = "nodes { id number state status branch subject createdAt workflows { id name status jobs { id name status } } }";
+/// Pipelines of a page of the mix.
+const PAGE_SIZE: usize = 25;
+/// The page that lies deep in the list.
+const DEEP: usize = 1000;
+/// Pipelines that are leafed through at once on the way there.
+const LEAF: usize = 100;
+
+impl Places {
+    /// Finds page 1,000 of the list, as soon as there are so many.
+    pub async fn find_deep(&mut self, suite: &Suite) -> anyhow::Result<()> {
+        let (mut after, mut passed) = (String::new(), 0);
+        while self.deep.is_none() && passed < (DEEP - 1) * PAGE_SIZE {
+            let query = format!(
+                "{{ pipelines(projectSlug: \"{}\", first: {LEAF}{after}) {{ pageInfo {{ hasNextPage endCursor }} }} }}",
+                self.slug
+            );
+            let (answer, _) = ask(suite, &query).await?;
+            let info = &answer["data"]["pipelines"]["pageInfo"];
+            if info["hasNextPage"] != true {
+                return Ok(());
+            }
+            after = format!(", after: \"{}\"", info["endCursor"].as_str().context("no cursor")?);
+            passed += LEAF;
+        }
+        let deep = format!(
+            "{{ pipelines(projectSlug: \"{}\", first: {PAGE_SIZE}{after}) {{ {PAGE} }} }}",
+            self.slug
+        );
+        self.deep.get_or_insert(deep);
+        Ok(())
+    }
 }
 
 /// Makes what the mix asks for, beside the history of `project`: a graph of 300 jobs and a job of 30 steps.
@@ -43,18 +81,21 @@ pub async fn prepare(suite: &Suite, work: &Path, project: &str) -> anyhow::Resul
     let jobs = suite.items(&format!("/api/v2/workflow/{workflow}/job")).await?;
     let job = jobs.first().and_then(|job| job["id"].as_str()).context("no job")?.to_owned();
     let slug = format!("git/local/{project}");
-    let page = "nodes { id number state status branch subject createdAt workflows { id name status jobs { id name status } } }";
     Ok(Places {
         list: format!(
-            "{{ pipelines(projectSlug: \"{slug}\", first: 25) {{ {page} pageInfo {{ endCursor }} }} }}"
+            "{{ pipelines(projectSlug: \"{slug}\", first: {PAGE_SIZE}) {{ {PAGE} pageInfo {{ endCursor }} }} }}"
         ),
-        branch: format!("{{ pipelines(projectSlug: \"{slug}\", branch: \"main\", first: 25) {{ {page} }} }}"),
+        branch: format!(
+            "{{ pipelines(projectSlug: \"{slug}\", branch: \"main\", first: {PAGE_SIZE}) {{ {PAGE} }} }}"
+        ),
         number: format!("/api/v2/project/{slug}/pipeline/500"),
         graph: format!(
             "{{ pipeline(id: \"{graph}\") {{ workflows {{ jobs {{ id name status requires {{ jobId }} }} }} }} }}"
         ),
         job: format!("{{ job(id: \"{job}\") {{ id name steps {{ id name status log {{ bytes }} }} }} }}"),
         log: format!("/logs/{step}/raw"),
+        deep: None,
+        slug,
     })
 }
 
@@ -123,14 +164,18 @@ pub async fn mix(suite: &Suite, places: &Places) -> anyhow::Result<Value> {
     let clients = (0..CLIENTS).map(|client| async move {
         let mut times: Vec<(usize, Duration)> = Vec::new();
         for round in 0..EACH {
-            let kind = (client + round) % 6;
+            let kind = (client + round) % 7;
             let took = match kind {
                 0 => ask(suite, &places.list).await?.1,
                 1 => ask(suite, &places.branch).await?.1,
                 2 => get(suite, &places.number).await?,
                 3 => ask(suite, &places.graph).await?.1,
                 4 => ask(suite, &places.job).await?.1,
-                _ => get(suite, &places.log).await?,
+                5 => get(suite, &places.log).await?,
+                _ => match &places.deep {
+                    Some(deep) => ask(suite, deep).await?.1,
+                    None => continue,
+                },
             };
             times.push((kind, took));
         }
@@ -144,7 +189,7 @@ pub async fn mix(suite: &Suite, places: &Places) -> anyhow::Result<Value> {
     let mut every: Vec<Duration> = all.iter().map(|(_, took)| *took).collect();
     Ok(json!({
         "clients": CLIENTS, "all": spread(&mut every), "bar_p99_ms": 50, "page_of_25": of(0), "by_branch": of(1),
-        "by_number": of(2), "graph_of_300": of(3), "job_of_30_steps": of(4), "log": of(5),
+        "by_number": of(2), "graph_of_300": of(3), "job_of_30_steps": of(4), "log": of(5), "page_1000": of(6),
     }))
 }
 

@@ -23,7 +23,7 @@ pub async fn measure(bench: &mut Bench, lengths: &[u32], limits: &Limits) -> any
     let suite = bench.suite("history", 8).await?;
     let database = Database::of(&bench.work.join("history"))?;
     let template = template(&suite, bench).await?;
-    let places = api::prepare(&suite, &bench.work, "past").await?;
+    let mut places = api::prepare(&suite, &bench.work, "past").await?;
     let files = files(&bench.work, "rate-files", &many(JOBS))?;
     let (mut made, mut first_rate) = (0, None);
     for length in lengths {
@@ -35,6 +35,7 @@ pub async fn measure(bench: &mut Bench, lengths: &[u32], limits: &Limits) -> any
         }
         database.run("VACUUM ANALYZE")?;
         let took = begun.elapsed();
+        places.find_deep(&suite).await?;
         let recent = api::recent(&suite, "past").await?;
         let mix = api::mix(&suite, &places).await?;
         let begun = Instant::now();

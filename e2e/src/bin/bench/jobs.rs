@@ -1,5 +1,7 @@
 //! Jobs: how soon they begin, how many run, how soon their output is seen.
 
+pub mod flood;
+
 use crate::{
     LIMIT,
     database::{Database, Work},
@@ -47,6 +49,76 @@ pub async fn trigger(suite: &Suite, work: &Path, limits: &Limits) -> anyhow::Res
         "call_p50_ms": ms(median(&mut calls)), "first_effect": spread(&mut firsts),
         "times_the_least": limits.times_least(first),
     }))
+}
+
+/// From the API call to the job's first output at somebody who watches it as the page does: the pipeline until the step is
+/// there, then its log.
+pub async fn seen(suite: &Suite, work: &Path) -> anyhow::Result<Value> {
+    let config = "version: 2.1\njobs:\n  one:\n    machine: true\n    steps:\n      - run: { name: say, command: echo hello; sleep 0.3 }\nworkflows:\n  main:\n    jobs: [one]\n";
+    let files = files(work, "seen-files", config)?;
+    suite.push(work, "seen", &files, "refs/heads/main").await?;
+    settle(suite, "seen", 1).await?;
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let begun = Instant::now();
+        let (status, answer) = suite.post("/api/v2/project/git/local/seen/pipeline", &json!({})).await?;
+        ensure!(status == 201, "trigger: {status} {answer}");
+        let mut pipeline = Subscription::open(suite, STEPS, json!({ "id": answer["id"] })).await?;
+        let step = loop {
+            let data = pipeline.next().await?.context("the pipeline's stream ended")?;
+            let steps = data["pipeline"]["workflows"][0]["jobs"][0]["steps"].as_array().cloned();
+            let say = steps.unwrap_or_default().into_iter().find(|step| step["name"] == "say");
+            if let Some(id) = say.and_then(|step| step["id"].as_str().map(str::to_owned)) {
+                break id;
+            }
+        };
+        let mut log = Subscription::open(suite, LOG, json!({ "step": step })).await?;
+        while !log.next().await?.context("the log's stream ended")?["log"]["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("hello"))
+        {}
+        times.push(begun.elapsed());
+        settle(suite, "seen", 1).await?;
+    }
+    Ok(spread(&mut times))
+}
+
+const STEPS: &str =
+    "subscription ($id: ID!) { pipeline(id: $id) { workflows { jobs { steps { id name } } } } }";
+const LOG: &str = "subscription ($step: ID!) { log(stepId: $step) { text end } }";
+
+/// A GraphQL subscription over server-sent events.
+struct Subscription {
+    answer: reqwest::Response,
+    events: String,
+}
+
+impl Subscription {
+    async fn open(suite: &Suite, query: &str, variables: Value) -> anyhow::Result<Self> {
+        let answer = reqwest::Client::new()
+            .post(format!("{}/graphql/stream", suite.url))
+            .header("Circle-Token", &suite.token)
+            .json(&json!({ "query": query, "variables": variables }))
+            .send()
+            .await?
+            .error_for_status()?;
+        Ok(Self { answer, events: String::new() })
+    }
+
+    /// The next event's data; none at the end.
+    async fn next(&mut self) -> anyhow::Result<Option<Value>> {
+        loop {
+            while let Some(end) = self.events.find("\n\n") {
+                let event: String = self.events.drain(..end + 2).collect();
+                let Some(data) = event.lines().find_map(|line| line.strip_prefix("data:")) else { continue };
+                if let Ok(data) = serde_json::from_str::<Value>(data.trim()) {
+                    return Ok(Some(data["data"].clone()));
+                }
+            }
+            let Some(bytes) = self.answer.chunk().await? else { return Ok(None) };
+            self.events.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    }
 }
 
 /// Many jobs of one command in one workflow of a new project.
@@ -184,33 +256,20 @@ pub async fn lines(suite: &Suite, work: &Path) -> anyhow::Result<Value> {
         Ok(print.and_then(|step| step["actions"][0]["step_id"].as_str().map(str::to_owned)))
     })
     .await?;
-    let query = "subscription ($step: ID!) { log(stepId: $step) { text end } }";
-    let mut answer = reqwest::Client::new()
-        .post(format!("{}/graphql/stream", suite.url))
-        .header("Circle-Token", &suite.token)
-        .json(&json!({ "query": query, "variables": { "step": step } }))
-        .send()
-        .await?
-        .error_for_status()?;
-    let (mut events, mut text, mut delays) = (String::new(), String::new(), Vec::new());
-    'all: while let Some(bytes) = answer.chunk().await? {
+    let mut log = Subscription::open(suite, LOG, json!({ "step": step })).await?;
+    let (mut text, mut delays) = (String::new(), Vec::new());
+    while let Some(data) = log.next().await? {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        events.push_str(&String::from_utf8_lossy(&bytes));
-        while let Some(end) = events.find("\n\n") {
-            let event: String = events.drain(..end + 2).collect();
-            let Some(data) = event.lines().find_map(|line| line.strip_prefix("data:")) else { continue };
-            let Ok(data) = serde_json::from_str::<Value>(data.trim()) else { continue };
-            let piece = &data["data"]["log"];
-            text.push_str(piece["text"].as_str().unwrap_or_default());
-            while let Some(end) = text.find('\n') {
-                let line: String = text.drain(..=end).collect();
-                if let Ok(nanoseconds) = line.trim().parse::<u64>() {
-                    delays.push(now.saturating_sub(Duration::from_nanos(nanoseconds)));
-                }
+        let piece = &data["log"];
+        text.push_str(piece["text"].as_str().unwrap_or_default());
+        while let Some(end) = text.find('\n') {
+            let line: String = text.drain(..=end).collect();
+            if let Ok(nanoseconds) = line.trim().parse::<u64>() {
+                delays.push(now.saturating_sub(Duration::from_nanos(nanoseconds)));
             }
-            if piece["end"] == true {
-                break 'all;
-            }
+        }
+        if piece["end"] == true {
+            break;
         }
     }
     ensure!(delays.len() == 200, "{} lines of 200 were seen", delays.len());

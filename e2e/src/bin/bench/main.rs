@@ -1,7 +1,8 @@
 //! Measures the real `gantry up`, each figure beside the machine's own limit taken in the same run.
 //!
 //! Usage: `scripts/bench [--jobs N] [--history N,N,…] [--only NAME,NAME,…]`. Prints a table on standard error and one
-//! JSON document on standard output. Parts: `start`, `trigger`, `throughput`, `fan`, `lines`, `log`, `history`.
+//! JSON document on standard output. Parts: `start`, `trigger`, `throughput`, `fan`, `step`,
+//! `lines`, `flood`, `log`, `history`.
 
 mod api;
 mod database;
@@ -9,6 +10,7 @@ mod history;
 mod jobs;
 mod machine;
 mod numbers;
+mod step;
 mod trace;
 
 use anyhow::{Context, bail};
@@ -97,6 +99,8 @@ async fn main() -> anyhow::Result<()> {
         let suite = bench.suite("data", 8).await?;
         let figure = jobs::trigger(&suite, &bench.work, &limits).await?;
         bench.note("trigger", figure);
+        let figure = jobs::seen(&suite, &bench.work).await?;
+        bench.note("trigger_to_output_seen", figure);
         let figure = trace::one_job(&suite, &bench.work.join("data")).await?;
         bench.note("one_job", figure);
         suite.down().await?;
@@ -117,10 +121,22 @@ async fn main() -> anyhow::Result<()> {
         bench.note("fan_1_50_1", figure);
         suite.down().await?;
     }
+    if arguments.wants("step") {
+        let suite = bench.suite("data", 8).await?;
+        let figure = step::measure(&suite, &bench.work, &bench.work.join("data")).await?;
+        bench.note("step_of_a_workflow_of", figure);
+        suite.down().await?;
+    }
     if arguments.wants("lines") {
         let suite = bench.suite("data", 8).await?;
         let figure = jobs::lines(&suite, &bench.work).await?;
         bench.note("line_delay", figure);
+        suite.down().await?;
+    }
+    if arguments.wants("flood") {
+        let suite = bench.suite("flood", 100).await?;
+        let figure = jobs::flood::measure(&suite, &bench.work, arguments.jobs.min(100)).await?;
+        bench.note("output_of_many_jobs", figure);
         suite.down().await?;
     }
     if arguments.wants("log") {

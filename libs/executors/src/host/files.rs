@@ -4,9 +4,13 @@ use super::Identity;
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
+    },
     path::Path,
 };
+use tokio::net::UnixListener;
 
 /// Variables of the agent's own environment that steps see too; everything else is the server's business. By
 /// the mark of its placement a sweep finds what a dead agent left.
@@ -79,6 +83,20 @@ pub(super) fn write(path: &Path, text: &str, mode: u32, owner: Option<Identity>)
     fs::write(path, text)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     give(path, owner)
+}
+
+/// Listens at a socket that the task's user alone may connect to. By way of its folder's descriptor: the name of a
+/// socket has room for a hundred bytes, and data folders may lie deep.
+pub(super) fn listen(path: &Path, owner: Option<Identity>) -> io::Result<UnixListener> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a socket needs a folder and a name"));
+    };
+    let folder = fs::File::open(folder)?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    let listener = UnixListener::bind(&short)?;
+    fs::set_permissions(&short, fs::Permissions::from_mode(0o600))?;
+    give(&short, owner)?;
+    Ok(listener)
 }
 
 fn give(path: &Path, owner: Option<Identity>) -> io::Result<()> {

@@ -15,8 +15,9 @@ use futures::{StreamExt, stream::BoxStream};
 use ids::{OrgId, PipelineId, Timestamp};
 use live::Message;
 use std::{collections::BTreeSet, time::Duration};
+use tokio::time::{Instant, timeout, timeout_at};
 
-/// Changes within this time are told at once.
+/// Changes within this time of the last that was told are told together.
 const COALESCE: Duration = Duration::from_millis(50);
 /// After so long without news the views are read anyway.
 const QUIET: Duration = Duration::from_secs(5);
@@ -41,23 +42,38 @@ pub struct LogPiece {
 /// Live updates.
 pub struct Subscription;
 
-/// Waits for a message on the topic, or for long silence; gathers what comes in quick succession. `None`
-/// among the messages: some were missed, or it was silence.
-async fn news(topic: &mut BoxStream<'static, Message>) -> Option<Vec<Option<bytes::Bytes>>> {
-    let take = |message| match message {
-        Message::Data(data) => Some(data),
-        Message::Missed => None,
-    };
-    let mut found = match tokio::time::timeout(QUIET, topic.next()).await {
-        Ok(Some(message)) => vec![take(message)],
-        Ok(None) => return None,
-        Err(_) => return Some(vec![None]),
-    };
-    let end = tokio::time::Instant::now() + COALESCE;
-    while let Ok(Some(message)) = tokio::time::timeout_at(end, topic.next()).await {
-        found.push(take(message));
+/// What a subscriber listens to.
+struct Topic {
+    messages: BoxStream<'static, Message>,
+    /// Nothing is told before: the first change after a quiet time goes at once.
+    next: Instant,
+}
+
+impl Topic {
+    async fn of(app: &App, name: &str) -> Result<Self, Fail> {
+        let messages = app.live.subscribe(name).await.map_err(|error| unavailable(&error))?;
+        Ok(Self { messages, next: Instant::now() })
     }
-    Some(found)
+
+    /// Waits for a message, or for long silence; gathers what comes in quick succession. `None` among the messages:
+    /// some were missed, or it was silence.
+    async fn news(&mut self) -> Option<Vec<Option<bytes::Bytes>>> {
+        let take = |message| match message {
+            Message::Data(data) => Some(data),
+            Message::Missed => None,
+        };
+        let mut found = match timeout(QUIET, self.messages.next()).await {
+            Ok(Some(message)) => vec![take(message)],
+            Ok(None) => return None,
+            Err(_) => return Some(vec![None]),
+        };
+        let end = self.next.max(Instant::now());
+        while let Ok(Some(message)) = timeout_at(end, self.messages.next()).await {
+            found.push(take(message));
+        }
+        self.next = end + COALESCE;
+        Some(found)
+    }
 }
 
 fn unavailable(error: &live::Error) -> Fail {
@@ -127,12 +143,11 @@ impl Subscription {
         let (app, caller) = (app(ctx).clone(), caller(ctx)?.clone());
         let id = parse::<PipelineId>(&id, "Pipeline")?;
         // First listen, then look: nothing falls between.
-        let topic =
-            app.live.subscribe(&live::pipeline_topic(id)).await.map_err(|error| unavailable(&error))?;
+        let topic = Topic::of(&app, &live::pipeline_topic(id)).await?;
         let first = view::pipeline(&app, &caller, id).await?;
         let later =
             futures::stream::unfold((app, caller, topic), move |(app, caller, mut topic)| async move {
-                news(&mut topic).await?;
+                topic.news().await?;
                 let row = view::pipeline(&app, &caller, id).await.map(Pipeline).map_err(Into::into);
                 Some((row, (app, caller, topic)))
             });
@@ -148,7 +163,7 @@ impl Subscription {
         since: Option<Timestamp>,
     ) -> async_graphql::Result<BoxStream<'static, Outcome<Pipeline>>> {
         let (app, caller) = (app(ctx).clone(), caller(ctx)?.clone());
-        let topic = app.live.subscribe(VIEWS_TOPIC).await.map_err(|error| unavailable(&error))?;
+        let topic = Topic::of(&app, VIEWS_TOPIC).await?;
         let project = match project_slug {
             Some(slug) => Some(view::project(&app, &caller, &slug).await?.id),
             None => None,
@@ -160,7 +175,7 @@ impl Subscription {
         };
         let batches =
             futures::stream::unfold((app, caller, topic), move |(app, caller, mut topic)| async move {
-                let messages = news(&mut topic).await?;
+                let messages = topic.news().await?;
                 let found = changed(&app, &caller, named(&messages), project).await;
                 Some((futures::stream::iter(found), (app, caller, topic)))
             });
