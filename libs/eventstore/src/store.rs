@@ -1,9 +1,10 @@
 //! A service's schema and the way to it.
 
 use crate::{
-    Error, Page, Position, Result, Tx, schema,
+    Error, Page, Position, Result, Tx, is_away, schema,
     tail::{COLUMNS, envelope_from_row, read_after},
 };
+use backon::{ConstantBuilder, Retryable};
 use contracts::Envelope;
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
@@ -12,7 +13,12 @@ use sqlx::{
     migrate::{Migration, MigrationType, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -53,6 +59,9 @@ pub fn schema_of(service: &str) -> String {
     service.replace('-', "_")
 }
 
+/// How long a server that is away at the start is waited for.
+const APPEARS: Duration = Duration::from_secs(30);
+
 /// Opens a pool the way the suite needs it: one for all services of a process.
 ///
 /// # Errors
@@ -61,10 +70,11 @@ pub async fn open_pool(url: &str, max_connections: u32) -> Result<PgPool> {
     open_pool_with(PgConnectOptions::from_str(url)?, max_connections).await
 }
 
-/// The same, for a server whose address is known already.
+/// The same, for a server whose address is known already. One that is away, that starts or whose balancer has nobody
+/// behind it yet, is waited for: everything may be started in any order (reliability F39).
 ///
 /// # Errors
-/// The server does not answer.
+/// The server has not answered within half a minute, or refuses us.
 pub async fn open_pool_with(options: PgConnectOptions, max_connections: u32) -> Result<PgPool> {
     // Each service has statements of its own text, all on the same connections. An open transaction holds back every
     // reader of the log: it may neither idle nor wait for a lock for long.
@@ -72,13 +82,20 @@ pub async fn open_pool_with(options: PgConnectOptions, max_connections: u32) -> 
         .statement_cache_capacity(1024)
         .options([("jit", "off"), ("idle_in_transaction_session_timeout", "5000"), ("lock_timeout", "10000")])
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
-    let pool = PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(Duration::from_secs(30))
-        .test_before_acquire(false)
-        .connect_with(options)
-        .await?;
-    Ok(pool)
+    let connect = || {
+        PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(Duration::from_secs(30))
+            .test_before_acquire(false)
+            .connect_with(options.clone())
+    };
+    let pauses = ConstantBuilder::default().with_delay(APPEARS / 120).with_max_times(120);
+    let begun = Instant::now();
+    let waits = |error: &sqlx::Error| {
+        // A connection that is closed at once looks like an answer that makes no sense.
+        begun.elapsed() < APPEARS && (is_away(error) || matches!(error, sqlx::Error::Protocol(_)))
+    };
+    Ok(connect.retry(pauses).when(waits).await?)
 }
 
 struct Inner {

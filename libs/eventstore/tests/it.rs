@@ -40,6 +40,31 @@ async fn store() -> Store {
     Store::open(testkit::postgres().await.pool, "things", &NO_MIGRATIONS).await.unwrap()
 }
 
+/// As a balancer does that is up before the server behind it.
+#[tokio::test]
+async fn a_server_that_hangs_up_at_first_is_waited_for() {
+    let url = testkit::postgres().await.url;
+    let (before, folder) = url.split_once("?host=").unwrap();
+    let real = std::path::Path::new(folder).join(".s.PGSQL.5432");
+    let place = tempfile::tempdir().unwrap();
+    let listener = tokio::net::UnixListener::bind(place.path().join(".s.PGSQL.5432")).unwrap();
+    let hung_up = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&hung_up);
+    tokio::spawn(async move {
+        while let Ok((mut ours, _)) = listener.accept().await {
+            if counted.fetch_add(1, Ordering::Relaxed) < 3 {
+                continue;
+            }
+            let mut theirs = tokio::net::UnixStream::connect(&real).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut ours, &mut theirs).await });
+        }
+    });
+    let pool = eventstore::open_pool(&format!("{before}?host={}", place.path().display()), 1).await.unwrap();
+    let one: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&pool).await.unwrap();
+    assert_eq!(one, 1);
+    assert!(hung_up.load(Ordering::Relaxed) > 3);
+}
+
 #[tokio::test]
 async fn events_get_versions_and_come_back_as_they_were() {
     let store = store().await;
