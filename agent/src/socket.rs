@@ -122,6 +122,17 @@ struct Desk {
 }
 
 impl Desk {
+    fn of(runner: &Runner) -> Self {
+        Self { control: Arc::clone(&runner.control), output: Arc::clone(&runner.output), masks: 0 }
+    }
+
+    /// A line for a line.
+    async fn reply(&mut self, line: &str) -> io::Result<Vec<u8>> {
+        let mut answer = serde_json::to_vec(&self.answer(line).await)?;
+        answer.push(b'\n');
+        Ok(answer)
+    }
+
     async fn answer(&mut self, line: &str) -> Answer {
         match serde_json::from_str(line).map_err(|e| format!("the question cannot be read: {e}"))? {
             Ask::Mask(value) => self.mask(&value),
@@ -155,18 +166,6 @@ impl Desk {
             Err(Gone::Fenced) => Err("the task is no longer this agent's".into()),
             Err(Gone::Refused(failure)) => Err(failure.to_string()),
         }
-    }
-}
-
-impl Desk {
-    fn of(runner: &Runner) -> Self {
-        Self { control: Arc::clone(&runner.control), output: Arc::clone(&runner.output), masks: 0 }
-    }
-
-    async fn reply(&mut self, line: &str) -> io::Result<Vec<u8>> {
-        let mut answer = serde_json::to_vec(&self.answer(line).await)?;
-        answer.push(b'\n');
-        Ok(answer)
     }
 }
 

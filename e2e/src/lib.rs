@@ -316,3 +316,16 @@ pub fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// A program of the newest PostgreSQL here; its bare name where none lies in the usual place.
+pub fn postgres(program: &str) -> PathBuf {
+    let mut found: Vec<_> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("bin").join(program))
+        .filter(|path| path.exists())
+        .collect();
+    found.sort();
+    found.pop().unwrap_or_else(|| PathBuf::from(program))
+}

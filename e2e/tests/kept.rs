@@ -4,7 +4,7 @@
 //! found. `GANTRY_KEEP=1` keeps the present version; do it when a build is tagged, and never change what is kept.
 
 use anyhow::{Context, bail, ensure};
-use gantry_e2e::{Suite, binary, until};
+use gantry_e2e::{Suite, binary, postgres, until};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -39,19 +39,6 @@ workflows:
 
 fn kept() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kept")
-}
-
-/// A program of the newest PostgreSQL here.
-fn postgres(program: &str) -> PathBuf {
-    let mut found: Vec<_> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path().join("bin").join(program))
-        .filter(|path| path.exists())
-        .collect();
-    found.sort();
-    found.pop().unwrap_or_else(|| PathBuf::from(program))
 }
 
 async fn run(command: &mut Command) -> anyhow::Result<String> {

@@ -109,15 +109,11 @@ fn processes(needles: &Needles) -> anyhow::Result<usize> {
 }
 
 fn dump(data: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")?
-        .flatten()
-        .map(|entry| entry.path().join("bin/pg_dumpall"))
-        .filter(|program| program.exists())
-        .collect();
-    found.sort();
-    let program = found.pop().context("no pg_dumpall below /usr/lib/postgresql")?;
     let folder = fs::canonicalize(data.join("run"))?;
-    let output = Command::new(program).args(["-U", "gantry", "-l", "postgres", "-h"]).arg(folder).output()?;
+    let output = Command::new(gantry_e2e::postgres("pg_dumpall"))
+        .args(["-U", "gantry", "-l", "postgres", "-h"])
+        .arg(folder)
+        .output()?;
     ensure!(output.status.success(), "pg_dumpall: {}", String::from_utf8_lossy(&output.stderr));
     Ok(output.stdout)
 }

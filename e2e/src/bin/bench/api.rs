@@ -118,7 +118,8 @@ fn steps(n: usize) -> String {
     config + "workflows:\n  main:\n    jobs: [one]\n"
 }
 
-async fn newest(suite: &Suite, project: &str) -> anyhow::Result<String> {
+/// The newest pipeline of a project, as soon as there is one.
+pub async fn newest(suite: &Suite, project: &str) -> anyhow::Result<String> {
     gantry_e2e::until("a pipeline", crate::LIMIT, || async {
         let page = suite.get(&format!("/api/v2/project/git/local/{project}/pipeline")).await?;
         Ok(page["items"][0]["id"].as_str().map(str::to_owned))

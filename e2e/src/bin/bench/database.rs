@@ -17,14 +17,7 @@ pub struct Database {
 impl Database {
     /// The database of a data folder.
     pub fn of(data: &Path) -> anyhow::Result<Self> {
-        let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")?
-            .flatten()
-            .map(|entry| entry.path().join("bin/psql"))
-            .filter(|psql| psql.exists())
-            .collect();
-        versions.sort();
-        let psql = versions.pop().context("no psql below /usr/lib/postgresql")?;
-        Ok(Self { psql, folder: fs::canonicalize(data.join("run"))? })
+        Ok(Self { psql: gantry_e2e::postgres("psql"), folder: fs::canonicalize(data.join("run"))? })
     }
 
     /// Runs a script; what it printed, a row a line, columns divided by `|`.

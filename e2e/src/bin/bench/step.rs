@@ -1,9 +1,9 @@
 //! What one step of a workflow costs, by the size of the workflow: an approval, and the job that waited for it.
 
 use crate::{
-    LIMIT,
+    LIMIT, api,
     database::Database,
-    files,
+    files, jobs,
     numbers::{median, ms, round},
 };
 use anyhow::{Context, ensure};
@@ -24,13 +24,13 @@ const STEPS: usize = 5;
 pub async fn measure(suite: &Suite, work: &Path, data: &Path) -> anyhow::Result<Value> {
     let database = Database::of(data)?;
     let mut figures = Map::new();
-    for jobs in SIZES {
-        let project = format!("step-{jobs}");
+    for size in SIZES {
+        let project = format!("step-{size}");
         let signal = work.join(&project);
-        let files = files(work, &format!("{project}-files"), &config(jobs, &signal))?;
+        let files = files(work, &format!("{project}-files"), &config(size, &signal))?;
         suite.push(work, &project, &files, "refs/heads/main").await?;
         let workflow = workflow(suite, &project).await?;
-        let approvals = approvals(suite, &workflow, jobs).await?;
+        let approvals = approvals(suite, &workflow, size).await?;
         // Until what the push began has been written down.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let (mut times, mut rows, mut bytes, mut transactions) =
@@ -41,11 +41,7 @@ pub async fn measure(suite: &Suite, work: &Path, data: &Path) -> anyhow::Result<
             let (status, answer) = suite.post(&path, &json!({})).await?;
             ensure!(status == 202, "approve: {status} {answer}");
             let signal = signal.with_extension(step.to_string());
-            while !signal.exists() {
-                ensure!(begun.elapsed() < LIMIT, "the job does not run");
-                tokio::time::sleep(Duration::from_micros(500)).await;
-            }
-            times.push(begun.elapsed());
+            times.push(jobs::effect(&signal, begun).await?);
             until("the job's end", LIMIT, || async {
                 let ended = database.numbers::<1>(&format!(
                     "SELECT count(*) FROM conductor.jobs WHERE workflow_id = '{workflow}' AND status = 'success'"
@@ -62,7 +58,7 @@ pub async fn measure(suite: &Suite, work: &Path, data: &Path) -> anyhow::Result<
             transactions.push(after.transactions - before.transactions);
         }
         figures.insert(
-            jobs.to_string(),
+            size.to_string(),
             json!({
                 "first_effect_ms": ms(median(&mut times)), "rows": middle(rows),
                 "wal_kib": round(middle(bytes) as f64 / 1024.0), "writing_transactions": middle(transactions),
@@ -100,9 +96,8 @@ fn config(jobs: usize, signal: &Path) -> String {
 }
 
 async fn workflow(suite: &Suite, project: &str) -> anyhow::Result<String> {
+    let id = api::newest(suite, project).await?;
     until("the workflow", LIMIT, || async {
-        let page = suite.get(&format!("/api/v2/project/git/local/{project}/pipeline")).await?;
-        let Some(id) = page["items"][0]["id"].as_str() else { return Ok(None) };
         let found = suite.items(&format!("/api/v2/pipeline/{id}/workflow")).await?;
         Ok(found.first().and_then(|workflow| workflow["id"].as_str()).map(str::to_owned))
     })

@@ -1,19 +1,15 @@
 //! Many jobs that all write as much as they can be expected to, each watched by somebody.
 
-use super::{LOG, Subscription, settle};
+use super::{printing, settle, watch};
 use crate::{
-    LIMIT, files,
+    files,
     machine::resident,
     numbers::{ms, percentile, ratio, round, spread},
 };
 use anyhow::{Context, ensure};
-use gantry_e2e::{Suite, until};
+use gantry_e2e::Suite;
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fs, path::Path, time::Duration};
 
 /// How long each job writes.
 const SECONDS: usize = 10;
@@ -45,16 +41,7 @@ pub async fn measure(suite: &Suite, work: &Path, jobs: usize) -> anyhow::Result<
     suite.push(work, "flood", &files, "refs/heads/main").await?;
     let mut watchers = tokio::task::JoinSet::new();
     for number in 1..=jobs {
-        let path = format!("/api/v1.1/project/git/local/flood/{number}");
-        let step = until("the step", LIMIT, || async {
-            let build = suite.get(&path).await.unwrap_or_default();
-            let steps = build["steps"].as_array().cloned().unwrap_or_default();
-            let print = steps.iter().find(|step| step["name"] == "print");
-            Ok(print.and_then(|step| step["actions"][0]["step_id"].as_str().map(str::to_owned)))
-        })
-        .await?;
-        let log = Subscription::open(suite, LOG, json!({ "step": step })).await?;
-        watchers.spawn(watch(log));
+        watchers.spawn(watch(printing(suite, "flood", number).await?));
     }
     let before = agents(suite)?;
     fs::write(&gate, "")?;
@@ -78,22 +65,4 @@ pub async fn measure(suite: &Suite, work: &Path, jobs: usize) -> anyhow::Result<
 /// Proportional memory of all agents with their helpers, in KiB.
 fn agents(suite: &Suite) -> anyhow::Result<u64> {
     resident(suite.pid)?["proportional_kib"]["gantry-runner"].as_u64().context("no agent runs")
-}
-
-async fn watch(mut log: Subscription) -> anyhow::Result<Vec<Duration>> {
-    let (mut text, mut delays) = (String::new(), Vec::new());
-    while let Some(data) = log.next().await? {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        let piece = &data["log"];
-        text.push_str(piece["text"].as_str().unwrap_or_default());
-        while let Some(end) = text.find('\n') {
-            let line: String = text.drain(..=end).collect();
-            let printed = line.split(' ').next().and_then(|stamp| stamp.parse::<u64>().ok());
-            delays.extend(printed.map(|stamp| now.saturating_sub(Duration::from_nanos(stamp))));
-        }
-        if piece["end"] == true {
-            break;
-        }
-    }
-    Ok(delays)
 }
