@@ -46,6 +46,7 @@ pub async fn all(pool: &PgPool) -> anyhow::Result<Vec<Migrated>> {
         let version = migrations.iter().map(|step| step.version).max().unwrap_or(0);
         done.push(Migrated { service, version });
     }
+    bus::Bus::prepare(pool).await.context("the tables of the bus cannot be made")?;
     records::PostgresRecords::open(pool.clone()).await.context("the records cannot be migrated")?;
     Ok(done)
 }

@@ -19,10 +19,17 @@ pub mod topology;
 use async_trait::async_trait;
 use bus::broker::{Answer, Broker, BrokerError, Deliveries, LaneQueue, Outgoing};
 use link::Link;
-use std::{fmt, sync::Arc};
-use tokio::{sync::Mutex, time::Instant};
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 
 pub use signature::SigningKey;
+
+/// The broker takes a request within this, connecting included; who asks learns within 2 s that it does not
+/// (architecture §4).
+const TAKEN: Duration = Duration::from_millis(1500);
 
 /// The adapter; cheap to clone.
 #[derive(Clone)]
@@ -34,6 +41,8 @@ struct Inner {
     publishing: Link,
     consuming: Link,
     requests: Link,
+    /// Answers are published too: on the connection of the consumers an alarm would hold back what they acknowledge.
+    answers: Link,
     publisher: Mutex<Option<lapin::Channel>>,
     caller: Mutex<Option<Arc<request::Caller>>>,
 }
@@ -55,6 +64,7 @@ impl Amqp {
             publishing: link("publish"),
             consuming: link("consume"),
             requests: link("request"),
+            answers: link("answer"),
             publisher: Mutex::default(),
             caller: Mutex::default(),
         }))
@@ -71,13 +81,18 @@ impl Amqp {
 
 #[async_trait]
 impl Broker for Amqp {
-    async fn request(&self, service: &str, request: Vec<u8>, until: Instant) -> Result<Vec<u8>, BrokerError> {
-        let caller = self.caller().await?;
-        caller.ask(&self.0.key, service, request, until).await
+    async fn request(&self, service: &str, request: &[u8], until: Instant) -> Result<Vec<u8>, BrokerError> {
+        let sent = async {
+            let caller = self.caller().await?;
+            caller.send(&self.0.key, service, request, until).await
+        };
+        let sent =
+            timeout(TAKEN, sent).await.map_err(|_| unavailable("it did not take a request in time"))??;
+        sent.answer(&self.0.key).await
     }
 
     async fn serve(&self, service: &str, answer: Answer) -> Result<(), BrokerError> {
-        request::serve(&self.0.consuming, &self.0.key, service, answer).await
+        request::serve(&self.0.answers, &self.0.key, service, answer).await
     }
 
     async fn publish(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {
@@ -99,6 +114,9 @@ impl Broker for Amqp {
 
 impl Amqp {
     async fn caller(&self) -> Result<Arc<request::Caller>, BrokerError> {
+        if self.0.requests.is_blocked().await {
+            return Err(unavailable("it takes no messages now"));
+        }
         let mut known = self.0.caller.lock().await;
         match known.as_ref().filter(|caller| caller.is_open()) {
             Some(caller) => Ok(Arc::clone(caller)),

@@ -38,6 +38,11 @@ impl Link {
             .map_err(unavailable)
     }
 
+    /// Whether an alarm of the broker holds back what is published on this connection.
+    pub(crate) async fn is_blocked(&self) -> bool {
+        self.connection.lock().await.as_ref().is_some_and(|connection| connection.status().blocked())
+    }
+
     async fn connection(&self) -> Result<Arc<Connection>, BrokerError> {
         let mut known = self.connection.lock().await;
         if let Some(connection) = known.as_ref().filter(|connection| connection.status().connected()) {

@@ -61,13 +61,14 @@ impl Caller {
         self.channel.status().connected()
     }
 
-    pub(crate) async fn ask(
+    /// Sends a request; the broker has it when this returns.
+    pub(crate) async fn send(
         &self,
         key: &SigningKey,
         service: &str,
-        request: Vec<u8>,
+        request: &[u8],
         until: Instant,
-    ) -> Result<Vec<u8>, BrokerError> {
+    ) -> Result<Sent, BrokerError> {
         let left = until.saturating_duration_since(Instant::now()).as_millis();
         if left == 0 {
             return Err(BrokerError::Deadline);
@@ -75,10 +76,11 @@ impl Caller {
         let id = ids::MessageId::new().to_string();
         let (asker, answer) = oneshot::channel();
         lock(&self.waiting).insert(id.clone(), asker);
-        let _forget = Forget { waiting: &self.waiting, id: &id };
+        let forget = Forget { waiting: Arc::clone(&self.waiting), id };
+        let id = &forget.id;
         let queue = request_queue(service);
         let mut headers = FieldTable::default();
-        key.sign(&queue, &request, &mut headers);
+        key.sign(&queue, request, &mut headers);
         let properties = BasicProperties::default()
             .with_correlation_id(id.as_str().into())
             .with_reply_to(REPLY_TO.into())
@@ -88,7 +90,7 @@ impl Caller {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let sent = self
             .channel
-            .basic_publish("".into(), queue.as_str().into(), options, &request, properties)
+            .basic_publish("".into(), queue.as_str().into(), options, request, properties)
             .await
             .map_err(unavailable)?;
         match sent.await.map_err(unavailable)? {
@@ -97,21 +99,34 @@ impl Caller {
             Confirmation::Ack(Some(_)) | Confirmation::Nack(_) => return Err(BrokerError::NoResponder),
             Confirmation::NotRequested => return Err(unavailable("it does not confirm")),
         }
-        let answer = answer.await.map_err(|_| unavailable("the connection broke before the answer"))?;
-        key.check(&id, &answer.data, &answer.properties)?;
+        Ok(Sent { answer, forget })
+    }
+}
+
+/// A request that the broker has taken.
+pub(crate) struct Sent {
+    answer: oneshot::Receiver<Delivery>,
+    forget: Forget,
+}
+
+impl Sent {
+    /// Waits for its answer.
+    pub(crate) async fn answer(self, key: &SigningKey) -> Result<Vec<u8>, BrokerError> {
+        let answer = self.answer.await.map_err(|_| unavailable("the connection broke before the answer"))?;
+        key.check(&self.forget.id, &answer.data, &answer.properties)?;
         Ok(answer.data)
     }
 }
 
 /// Takes an asker out when it stops waiting, however that comes about.
-struct Forget<'a> {
-    waiting: &'a Waiting,
-    id: &'a str,
+struct Forget {
+    waiting: Waiting,
+    id: String,
 }
 
-impl Drop for Forget<'_> {
+impl Drop for Forget {
     fn drop(&mut self) {
-        lock(self.waiting).remove(self.id);
+        lock(&self.waiting).remove(&self.id);
     }
 }
 

@@ -82,7 +82,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// Nobody answers, the deadline passed, or the broker is away.
-    async fn request(&self, service: &str, request: Vec<u8>, until: Instant) -> Result<Vec<u8>, BrokerError>;
+    async fn request(&self, service: &str, request: &[u8], until: Instant) -> Result<Vec<u8>, BrokerError>;
 
     /// Answers requests to a service, in competition with other processes, until the connection breaks.
     ///

@@ -22,6 +22,7 @@ mod admission;
 pub mod broker;
 pub mod contract;
 mod dead;
+mod detour;
 mod feed;
 mod group;
 mod lane;
@@ -55,6 +56,9 @@ use tokio_util::sync::CancellationToken;
 /// A message, encoded, has at most so many bytes, in both directions.
 pub const MESSAGE_LIMIT: usize = eventstore::MESSAGE_LIMIT;
 
+/// Channel on which processes tell each other who committed; the payload is the teller and the services.
+const COMMITTED: &str = "gantry_committed";
+
 struct Source {
     wake: watch::Sender<u64>,
     /// Where its events are read, once it registered.
@@ -74,6 +78,8 @@ pub(crate) struct Inner {
     /// Services that committed here and that other processes have not been told of.
     own: Mutex<BTreeSet<&'static str>>,
     own_changed: Notify,
+    /// Who waits for an answer that does not come over the broker.
+    waiting: detour::Waiting,
     /// Messages that all groups together handle at a time.
     turns: Arc<Semaphore>,
     admission: Admission,
@@ -116,6 +122,7 @@ impl Bus {
             sources: Mutex::new(HashMap::new()),
             own: Mutex::default(),
             own_changed: Notify::new(),
+            waiting: detour::Waiting::default(),
             admission: Admission::default(),
         }))
     }
@@ -168,8 +175,17 @@ impl Bus {
         });
     }
 
-    /// Wakes the readers in other processes that use this database after commits here, and the other way round.
-    /// Takes one connection for good. Without it other processes notice by timer, within 10 s.
+    /// Makes the table through which queries go while the broker is away, where it is missing.
+    ///
+    /// # Errors
+    /// The database is away or refuses.
+    pub async fn prepare(pool: &PgPool) -> Result<(), sqlx::Error> {
+        detour::prepare(pool).await
+    }
+
+    /// Wakes the readers in other processes that use this database after commits here, and the other way round;
+    /// carries queries while the broker is away. Takes one connection for good. Without it other processes notice
+    /// commits by timer, within 10 s.
     pub fn across_processes(&self, stop: CancellationToken) -> JoinHandle<()> {
         let bus = self.clone();
         tokio::spawn(async move {
@@ -199,7 +215,8 @@ impl Bus {
                 // Never inside the appending transaction: all commits of the cluster would wait for each other.
                 let payload = services.into_iter().fold(me.clone(), |text, service| text + " " + service);
                 if payload.len() > me.len() {
-                    sqlx::query("SELECT pg_notify('gantry_committed', $1)")
+                    sqlx::query("SELECT pg_notify($1, $2)")
+                        .bind(COMMITTED)
                         .bind(payload)
                         .execute(&self.0.pool)
                         .await?;
@@ -210,16 +227,18 @@ impl Bus {
         };
         let listen = async {
             let mut listener = PgListener::connect_with(&self.0.pool).await?;
-            listener.listen("gantry_committed").await?;
+            listener.listen_all([COMMITTED, detour::ASKED, detour::ANSWERED]).await?;
             loop {
                 match listener.try_recv().await? {
+                    Some(news) if news.channel() == detour::ASKED => self.queries_wait(news.payload()),
+                    Some(news) if news.channel() == detour::ANSWERED => self.0.waiting.wake(news.payload()),
                     Some(news) => {
                         let mut words = news.payload().split(' ');
                         if words.next() != Some(me.as_str()) {
                             words.for_each(|service| self.wake(service));
                         }
                     }
-                    // The connection broke: something may have been missed.
+                    // The connection broke: something may have been missed. Who asks, asks again.
                     None => self.wake_all(),
                 }
             }
@@ -227,6 +246,13 @@ impl Bus {
         tokio::select! {
             ended = tell => ended,
             ended = listen => ended,
+        }
+    }
+
+    /// Has the responder of a service look for queries in the database, if it is in this process.
+    fn queries_wait(&self, service: &str) {
+        if let Some(slot) = self.0.responders.borrow().get(service) {
+            slot.asked.notify_one();
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::{
     Bus, Inner, MESSAGE_LIMIT,
     broker::{Answer, Broker, BrokerError},
+    detour,
 };
 use async_trait::async_trait;
 use contracts::{Actor, Refusal, Request, RequestError, request::Ask};
@@ -17,7 +18,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     time::{Instant, timeout_at},
 };
 
@@ -56,14 +57,18 @@ impl Default for AskOptions {
 pub(crate) struct Slot {
     responder: Arc<dyn Responder>,
     permits: Arc<Semaphore>,
+    /// A query may wait for it in the database.
+    pub(crate) asked: Arc<Notify>,
 }
 
 impl Bus {
     /// Registers the one responder of a service; a second takes the place of the first.
     pub fn respond(&self, service: &'static str, responder: Arc<dyn Responder>) {
-        let slot = Slot { responder, permits: Arc::new(Semaphore::new(AT_A_TIME)) };
+        let permits = Arc::new(Semaphore::new(AT_A_TIME));
+        let slot = Slot { responder, permits, asked: Arc::default() };
         if let Some(broker) = self.broker() {
             tokio::spawn(serve(Arc::downgrade(&self.0), broker, service, slot.clone()));
+            tokio::spawn(detour::serve(Arc::downgrade(&self.0), service, slot.clone()));
         }
         self.0.responders.send_modify(|all| {
             all.insert(service, slot);
@@ -102,7 +107,7 @@ impl Bus {
             trace: eventstore::trace::current().map(|trace| trace.to_string()),
             body,
         };
-        let result = self.exchange(A::SERVICE, &request, until).await;
+        let result = self.exchange::<A>(&request, until).await;
         metrics::counter!("gantry.bus.requests", "name" => A::NAME, "outcome" => outcome(&result))
             .increment(1);
         let value = result?;
@@ -110,20 +115,22 @@ impl Bus {
     }
 
     /// The request goes encoded, and so does the answer: what works here works over a broker.
-    async fn exchange(
-        &self,
-        service: &'static str,
-        request: &Request,
-        until: Instant,
-    ) -> Result<Value, RequestError> {
+    async fn exchange<A: Ask>(&self, request: &Request, until: Instant) -> Result<Value, RequestError> {
+        let service = A::SERVICE;
         let encoded = serde_json::to_vec(request).map_err(failed(service))?;
         fits(service, encoded.len())?;
         let here = self.0.responders.borrow().get(service).cloned();
         let encoded = match (here, self.broker()) {
             (Some(slot), _) => slot.execute(service, encoded, until).await?,
             (None, Some(broker)) => {
-                let asked = timeout_at(until, broker.request(service, encoded, until)).await;
-                asked.unwrap_or(Err(BrokerError::Deadline)).map_err(|error| away(service, error))?
+                let asked = timeout_at(until, broker.request(service, &encoded, until)).await;
+                match asked.unwrap_or(Err(BrokerError::Deadline)) {
+                    Err(BrokerError::Unavailable(reason)) if A::QUERY => {
+                        tracing::debug!(service, reason, "a query goes through the database");
+                        detour::ask(self, service, &encoded, until).await?
+                    }
+                    asked => asked.map_err(|error| away(service, error))?,
+                }
             }
             (None, None) => self.slot(service, until).await?.execute(service, encoded, until).await?,
         };
@@ -174,7 +181,7 @@ impl Slot {
     }
 
     /// The same for a request of another process: whatever happens is an answer.
-    async fn answer(&self, service: &'static str, encoded: Vec<u8>) -> Vec<u8> {
+    pub(crate) async fn answer(&self, service: &'static str, encoded: Vec<u8>) -> Vec<u8> {
         let answer = async {
             let request: Request = serde_json::from_slice(&encoded).map_err(failed(service))?;
             let left = request.deadline.signed_duration_since(chrono::Utc::now());
@@ -221,7 +228,7 @@ fn away(service: &str, error: BrokerError) -> RequestError {
         BrokerError::NoResponder => RequestError::NoResponder { service: service.to_owned() },
         BrokerError::Unavailable(reason) => {
             tracing::warn!(service, reason, "a request was not sent");
-            RequestError::NoResponder { service: service.to_owned() }
+            RequestError::Unsent { service: service.to_owned() }
         }
     }
 }
@@ -251,6 +258,7 @@ fn outcome(result: &Result<Value, RequestError>) -> &'static str {
         Ok(_) => "ok",
         Err(RequestError::Refused(_)) => "refused",
         Err(RequestError::NoResponder { .. }) => "no_responder",
+        Err(RequestError::Unsent { .. }) => "unsent",
         Err(RequestError::Deadline { .. }) => "deadline",
         Err(RequestError::Oversize { .. }) => "oversize",
         Err(RequestError::Unavailable { .. }) => "unavailable",

@@ -316,7 +316,7 @@ pub struct ExplainWait {
     /// Which.
     pub job_id: JobId,
 }
-ask!(ExplainWait, "conductor", "job.explain_wait", Explanation);
+ask!(query ExplainWait, "conductor", "job.explain_wait", Explanation);
 
 /// Where a job stands and what it waits for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -371,7 +371,7 @@ pub struct JobAncestry {
     /// Which job.
     pub job_id: JobId,
 }
-ask!(JobAncestry, "conductor", "job.ancestry", Vec<Ancestor>);
+ask!(query JobAncestry, "conductor", "job.ancestry", Vec<Ancestor>);
 
 /// A job upstream of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

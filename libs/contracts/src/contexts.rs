@@ -106,7 +106,7 @@ pub struct ListVariables {
     /// Where.
     pub scope: Scope,
 }
-ask!(ListVariables, "contexts", "variable.list", Vec<VariableInfo>);
+ask!(query ListVariables, "contexts", "variable.list", Vec<VariableInfo>);
 
 /// Makes a context. Refused `exists`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -124,7 +124,7 @@ pub struct ListContexts {
     /// Whose.
     pub org_id: OrgId,
 }
-ask!(ListContexts, "contexts", "context.list", Vec<ContextInfo>);
+ask!(query ListContexts, "contexts", "context.list", Vec<ContextInfo>);
 
 /// One context.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -132,7 +132,7 @@ pub struct GetContext {
     /// Which.
     pub id: ContextId,
 }
-ask!(GetContext, "contexts", "context.get", ContextInfo);
+ask!(query GetContext, "contexts", "context.get", ContextInfo);
 
 /// Deletes a context.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -227,7 +227,7 @@ pub struct ListRestrictions {
     /// Which context.
     pub context_id: ContextId,
 }
-ask!(ListRestrictions, "contexts", "restriction.list", Vec<Restriction>);
+ask!(query ListRestrictions, "contexts", "restriction.list", Vec<Restriction>);
 
 /// Removes a restriction. Without the last one of a kind nobody may use the context, until it is unrestricted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -318,7 +318,7 @@ pub struct ListSshKeys {
     /// For what.
     pub purpose: SshKeyPurpose,
 }
-ask!(ListSshKeys, "contexts", "ssh_key.list", Vec<SshKeyInfo>);
+ask!(query ListSshKeys, "contexts", "ssh_key.list", Vec<SshKeyInfo>);
 
 /// Removes a key. Refused `not_found`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -359,4 +359,4 @@ event!(SshKeyRemoved, "ssh_key.removed", 1);
 /// The keys that OIDC tokens of jobs are verified with, as a JSON Web Key Set (execution §21).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GetJwks {}
-ask!(GetJwks, "contexts", "oidc.jwks", serde_json::Value);
+ask!(query GetJwks, "contexts", "oidc.jwks", serde_json::Value);

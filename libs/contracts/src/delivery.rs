@@ -63,4 +63,4 @@ pub struct GetDecision {
     /// How long to wait.
     pub wait_ms: u64,
 }
-ask!(GetDecision, "pipelines", "delivery.decision", Decision);
+ask!(query GetDecision, "pipelines", "delivery.decision", Decision);

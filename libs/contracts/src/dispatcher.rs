@@ -130,7 +130,7 @@ pub struct ExplainJob {
     /// Which.
     pub job_id: JobId,
 }
-ask!(ExplainJob, "dispatcher", "job.explain", Vec<Wait>);
+ask!(query ExplainJob, "dispatcher", "job.explain", Vec<Wait>);
 
 /// What compute says of tasks whose agents have not been heard of. A hint: a task that an agent has claimed is the lease's.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -206,7 +206,7 @@ pub struct ListRunnerClasses {
     /// Whose.
     pub org_ids: Vec<OrgId>,
 }
-ask!(ListRunnerClasses, "dispatcher", "runner_class.list", Vec<RunnerClass>);
+ask!(query ListRunnerClasses, "dispatcher", "runner_class.list", Vec<RunnerClass>);
 
 /// A class by its id or its name. Refused `not_found`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -214,7 +214,7 @@ pub struct GetRunnerClass {
     /// Id or name.
     pub reference: String,
 }
-ask!(GetRunnerClass, "dispatcher", "runner_class.get", RunnerClass);
+ask!(query GetRunnerClass, "dispatcher", "runner_class.get", RunnerClass);
 
 /// Removes a class. Refused `not_found`, `has_tokens`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -259,7 +259,7 @@ pub struct ListRunnerTokens {
     /// Of which class.
     pub class_id: RunnerClassId,
 }
-ask!(ListRunnerTokens, "dispatcher", "runner_token.list", Vec<RunnerToken>);
+ask!(query ListRunnerTokens, "dispatcher", "runner_token.list", Vec<RunnerToken>);
 
 /// One token. Refused `not_found`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -267,7 +267,7 @@ pub struct GetRunnerToken {
     /// Which.
     pub id: RunnerTokenId,
 }
-ask!(GetRunnerToken, "dispatcher", "runner_token.get", RunnerToken);
+ask!(query GetRunnerToken, "dispatcher", "runner_token.get", RunnerToken);
 
 /// Revokes a token: runners that hold it take no further task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -305,7 +305,7 @@ pub struct ListRunners {
     /// Which classes.
     pub class_ids: Vec<RunnerClassId>,
 }
-ask!(ListRunners, "dispatcher", "runner.list", Vec<Runner>);
+ask!(query ListRunners, "dispatcher", "runner.list", Vec<Runner>);
 
 /// How many tasks of a class wait and run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,7 +322,7 @@ pub struct CountRunnerTasks {
     /// Which class.
     pub class_id: RunnerClassId,
 }
-ask!(CountRunnerTasks, "dispatcher", "runner.tasks", RunnerTasks);
+ask!(query CountRunnerTasks, "dispatcher", "runner.tasks", RunnerTasks);
 
 /// A class came into being (aggregate kind `runner_class`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

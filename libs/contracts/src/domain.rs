@@ -97,7 +97,7 @@ pub struct GetProjectSettings {
     /// Which.
     pub id: ProjectId,
 }
-ask!(GetProjectSettings, "domain", "project.settings", ProjectSettings);
+ask!(query GetProjectSettings, "domain", "project.settings", ProjectSettings);
 
 /// Changes settings of a project; what is not named stays. Answer: all of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -164,7 +164,7 @@ pub struct VerifyToken {
     /// SHA-256 of the token, hex.
     pub sha256: String,
 }
-ask!(VerifyToken, "domain", "token.verify", User);
+ask!(query VerifyToken, "domain", "token.verify", User);
 
 /// Makes a token for the actor; only its hash is sent. Answer: its public part.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -179,7 +179,7 @@ ask!(CreateToken, "domain", "token.create", TokenInfo);
 /// Tokens of the actor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListTokens {}
-ask!(ListTokens, "domain", "token.list", Vec<TokenInfo>);
+ask!(query ListTokens, "domain", "token.list", Vec<TokenInfo>);
 
 /// Revokes a token of the actor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -226,7 +226,7 @@ ask!(AddUserKey, "domain", "user_key.add", UserKey);
 /// SSH keys of the actor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListUserKeys {}
-ask!(ListUserKeys, "domain", "user_key.list", UserKeys);
+ask!(query ListUserKeys, "domain", "user_key.list", UserKeys);
 
 /// Removes an SSH key of the actor. Refused `not_found`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -251,7 +251,7 @@ pub struct GetProject {
     /// As the client wrote it.
     pub reference: String,
 }
-ask!(GetProject, "domain", "project.get", Project);
+ask!(query GetProject, "domain", "project.get", Project);
 
 /// The project `git/<org>/<repo>`, made if it does not exist. Refused `not_found` when the organisation
 /// does not exist, `invalid` when a name has other characters than `[A-Za-z0-9._-]`.
@@ -267,9 +267,9 @@ ask!(EnsureProject, "domain", "project.ensure", Project);
 /// All projects that the actor may read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListProjects {}
-ask!(ListProjects, "domain", "project.list", Vec<Project>);
+ask!(query ListProjects, "domain", "project.list", Vec<Project>);
 
 /// All organisations of the actor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListOrgs {}
-ask!(ListOrgs, "domain", "org.list", Vec<Org>);
+ask!(query ListOrgs, "domain", "org.list", Vec<Org>);

@@ -140,7 +140,7 @@ pub struct GetOrbNamespace {
     /// Which.
     pub namespace: NamespaceKey,
 }
-ask!(GetOrbNamespace, "pipelines", "orb_namespace.get", OrbNamespace);
+ask!(query GetOrbNamespace, "pipelines", "orb_namespace.get", OrbNamespace);
 
 /// Gives a namespace another name. Refused `exists`, `invalid`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -180,7 +180,7 @@ pub struct GetOrb {
     /// Organisations whose private orbs are seen as well.
     pub orgs: Vec<OrgId>,
 }
-ask!(GetOrb, "pipelines", "orb.get", Orb);
+ask!(query GetOrb, "pipelines", "orb.get", Orb);
 
 /// Orbs by name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -196,7 +196,7 @@ pub struct ListOrbs {
     /// At most so many, up to 100.
     pub first: u32,
 }
-ask!(ListOrbs, "pipelines", "orb.list", OrbPage);
+ask!(query ListOrbs, "pipelines", "orb.list", OrbPage);
 
 /// Part of a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,7 +217,7 @@ pub struct GetOrbVersion {
     /// Organisations whose private orbs are seen as well.
     pub orgs: Vec<OrgId>,
 }
-ask!(GetOrbVersion, "pipelines", "orb.version", OrbSourceView);
+ask!(query GetOrbVersion, "pipelines", "orb.version", OrbSourceView);
 
 /// A version with its source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -59,7 +59,7 @@ pub struct ReadLog {
     /// How long to wait.
     pub wait_ms: u64,
 }
-ask!(ReadLog, "output-processor", "log.read", LogWindow);
+ask!(query ReadLog, "output-processor", "log.read", LogWindow);
 
 /// A window of output.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ pub struct GetSteps {
     /// Which.
     pub job_id: JobId,
 }
-ask!(GetSteps, "output-processor", "job.steps", Vec<StepRecord>);
+ask!(query GetSteps, "output-processor", "job.steps", Vec<StepRecord>);
 
 /// One step and where it belongs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,7 +88,7 @@ pub struct GetStep {
     /// Which.
     pub step_id: StepId,
 }
-ask!(GetStep, "output-processor", "step.get", StepPlace);
+ask!(query GetStep, "output-processor", "step.get", StepPlace);
 
 /// A step and where it belongs.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -26,4 +26,4 @@ pub struct CheckPermission {
     /// Where.
     pub org_id: OrgId,
 }
-ask!(CheckPermission, "permissions", "permission.check", bool);
+ask!(query CheckPermission, "permissions", "permission.check", bool);

@@ -117,7 +117,7 @@ pub struct GetPipeline {
     /// Which.
     pub id: PipelineId,
 }
-ask!(GetPipeline, "pipelines", "pipeline.get", PipelineView);
+ask!(query GetPipeline, "pipelines", "pipeline.get", PipelineView);
 
 /// Source and compiled configuration of a pipeline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -125,7 +125,7 @@ pub struct GetPipelineConfig {
     /// Which.
     pub id: PipelineId,
 }
-ask!(GetPipelineConfig, "pipelines", "pipeline.config", PipelineConfig);
+ask!(query GetPipelineConfig, "pipelines", "pipeline.config", PipelineConfig);
 
 /// Source and compiled configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -154,7 +154,7 @@ pub struct GetPipelineValues {
     /// Which.
     pub id: PipelineId,
 }
-ask!(GetPipelineValues, "pipelines", "pipeline.values", serde_json::Map<String, serde_json::Value>);
+ask!(query GetPipelineValues, "pipelines", "pipeline.values", serde_json::Map<String, serde_json::Value>);
 
 /// Continues a pipeline in state `setup` with its second configuration (config-language §19). Whoever asks has shown
 /// the pipeline's continuation key. Refused `invalid` for parameters that conflict, `not_found` or `not_in_setup`.

@@ -49,7 +49,7 @@ pub struct GetPolicyBundle {
     /// The one of this decision instead of the current one.
     pub decision: Option<PolicyDecisionId>,
 }
-ask!(GetPolicyBundle, "pipelines", "policy.bundle", Vec<PolicyView>);
+ask!(query GetPolicyBundle, "pipelines", "policy.bundle", Vec<PolicyView>);
 
 /// Replaces the bundle of an organisation, or only says what would change. Refused `invalid`, `too_large`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ pub struct GetPolicySettings {
     /// Whose.
     pub org_id: OrgId,
 }
-ask!(GetPolicySettings, "pipelines", "policy.settings", bool);
+ask!(query GetPolicySettings, "pipelines", "policy.settings", bool);
 
 /// Lets policies decide, or not.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -138,7 +138,7 @@ pub struct ListPolicyDecisions {
     #[serde(default)]
     pub offset: i64,
 }
-ask!(ListPolicyDecisions, "pipelines", "policy.decisions", Vec<PolicyDecisionView>);
+ask!(query ListPolicyDecisions, "pipelines", "policy.decisions", Vec<PolicyDecisionView>);
 
 /// A decision that was made about a pipeline or asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

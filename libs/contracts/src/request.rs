@@ -11,6 +11,9 @@ pub trait Ask: Serialize + DeserializeOwned {
     const SERVICE: &'static str;
     /// Name, imperative, for example `workflow.cancel`.
     const NAME: &'static str;
+    /// Whether it only asks: to answer it twice, or late, changes nothing. A query finds its owner without the
+    /// broker too.
+    const QUERY: bool = false;
     /// The answer.
     type Reply: Serialize + DeserializeOwned;
 }
@@ -70,6 +73,12 @@ pub enum RequestError {
     /// Nobody answers for this service now.
     #[error("service {service} does not answer")]
     NoResponder {
+        /// Which.
+        service: String,
+    },
+    /// The message broker took nothing; once it is back, what it held may still have its effect.
+    #[error("service {service} cannot be asked: the message broker does not answer")]
+    Unsent {
         /// Which.
         service: String,
     },

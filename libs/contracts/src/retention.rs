@@ -68,7 +68,7 @@ pub struct SettledPipelines {
     /// The time.
     pub before: Timestamp,
 }
-ask!(SettledPipelines, "conductor", "pipelines.settled", Vec<PipelineId>);
+ask!(query SettledPipelines, "conductor", "pipelines.settled", Vec<PipelineId>);
 
 /// Looks for pipelines that are past their retention, or lets them go now instead of at the next sweep. Refused
 /// `retention_off`, `retention_running`.

@@ -56,7 +56,7 @@ pub struct ListArtifacts {
     /// At most so many, itself at most 500.
     pub limit: u32,
 }
-ask!(ListArtifacts, "output-processor", "artifacts.list", ArtifactPage);
+ask!(query ListArtifacts, "output-processor", "artifacts.list", ArtifactPage);
 
 /// A page of artifacts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ pub struct OpenArtifact {
     /// Its path.
     pub path: String,
 }
-ask!(OpenArtifact, "output-processor", "artifact.open", ArtifactPlace);
+ask!(query OpenArtifact, "output-processor", "artifact.open", ArtifactPlace);
 
 /// Where an artifact's bytes are, for five minutes.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -33,7 +33,7 @@ pub struct ListTests {
     /// At most so many, itself at most 500; fewer when their texts are long.
     pub limit: u32,
 }
-ask!(ListTests, "test-results", "tests.list", TestPage);
+ask!(query ListTests, "test-results", "tests.list", TestPage);
 
 /// A page of tests.
 #[derive(Clone, Debug, Serialize, Deserialize)]

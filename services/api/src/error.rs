@@ -65,6 +65,7 @@ impl From<RequestError> for Fail {
                 Self { status, code: refusal.code, message: refusal.message }
             }
             unavailable @ (RequestError::NoResponder { .. }
+            | RequestError::Unsent { .. }
             | RequestError::Deadline { .. }
             | RequestError::Unavailable { .. }) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", unavailable.to_string())

@@ -269,6 +269,9 @@ fn patience<T>(last: &Option<T>) -> AskOptions {
 fn away(error: &RequestError) -> bool {
     matches!(
         error,
-        RequestError::NoResponder { .. } | RequestError::Deadline { .. } | RequestError::Unavailable { .. }
+        RequestError::NoResponder { .. }
+            | RequestError::Unsent { .. }
+            | RequestError::Deadline { .. }
+            | RequestError::Unavailable { .. }
     )
 }

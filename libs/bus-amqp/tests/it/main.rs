@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use support::{Counting, Cut, Ear, adapter, heard, tell, teller_and_listener};
+use support::{Counting, Cut, Ear, How, adapter, heard, tell, teller_and_listener};
 use testkit::until;
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +75,90 @@ async fn a_request_reaches_another_process_and_its_refusal_comes_back() {
     );
     let stranger = Bus::networked(pool, Arc::new(Amqp::new(&url, SigningKey::new(b"another key"))));
     assert!(stranger.ask(&me, &Double(1)).await.is_err(), "a request without our signature is not executed");
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Halve(u32);
+impl Ask for Halve {
+    const SERVICE: &'static str = "halver";
+    const NAME: &'static str = "number.halve";
+    const QUERY: bool = true;
+    type Reply = u32;
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Keep(u32);
+impl Ask for Keep {
+    const SERVICE: &'static str = "halver";
+    const NAME: &'static str = "number.keep";
+    type Reply = ();
+}
+
+#[derive(Default)]
+struct Halver(std::sync::atomic::AtomicUsize);
+#[async_trait::async_trait]
+impl Responder for Halver {
+    async fn respond(&self, req: Request) -> Result<serde_json::Value, RequestError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        match req.name.as_str() {
+            Halve::NAME => {
+                bus::route::<Halve, _, _>(&req, |ask, _| async move {
+                    if ask.0 % 2 == 0 { Ok(ask.0 / 2) } else { Err(Refusal::new("invalid", "odd").into()) }
+                })
+                .await
+            }
+            _ => bus::route::<Keep, _, _>(&req, |_, _| async move { Ok(()) }).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_go_on_while_the_broker_is_away_and_commands_are_refused_soon() {
+    let Some(url) = testkit::rabbitmq().await else { return };
+    let pool = testkit::postgres().await.pool;
+    Bus::prepare(&pool).await.expect("prepares");
+    Bus::prepare(&pool).await.expect("and again");
+    let cut = Cut::before(&url).await;
+    let (asker, owner) =
+        (Bus::networked(pool.clone(), adapter(&cut.url)), Bus::networked(pool.clone(), adapter(&cut.url)));
+    let stop = CancellationToken::new();
+    let runs = [asker.across_processes(stop.clone()), owner.across_processes(stop.clone())];
+    let halver = Arc::new(Halver::default());
+    owner.respond("halver", Arc::clone(&halver) as Arc<dyn Responder>);
+    let me = Actor::service("test");
+    until("the broker carries requests", LIMIT, async || asker.ask(&me, &Keep(1)).await == Ok(())).await;
+
+    for how in [How::Refused, How::Silent] {
+        cut.from_now_on(how);
+        until("a query is answered", LIMIT, async || asker.ask(&me, &Halve(8)).await == Ok(4)).await;
+        let many = futures::future::join_all((0..200).map(|n| {
+            let (asker, me) = (asker.clone(), me.clone());
+            async move { asker.ask(&me, &Halve(2 * n)).await }
+        }));
+        for (n, answer) in (0..).zip(many.await) {
+            assert_eq!(answer, Ok(n), "each asker gets its own answer");
+        }
+        let odd = asker.ask(&me, &Halve(7)).await;
+        assert_eq!(
+            odd,
+            Err(RequestError::Refused(Refusal::new("invalid", "odd"))),
+            "a refusal comes back too"
+        );
+        let before = halver.0.load(Ordering::SeqCst);
+        let kept = asker.ask(&me, &Keep(2)).await;
+        assert_eq!(kept, Err(RequestError::Unsent { service: "halver".into() }), "a command is not carried");
+        assert_eq!(halver.0.load(Ordering::SeqCst), before, "nor executed");
+    }
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM bus.queries").fetch_one(&pool).await.expect("counts");
+    assert_eq!(left, 0, "whoever has an answer takes it away");
+
+    cut.from_now_on(How::Through);
+    until("commands go again", LIMIT, async || asker.ask(&me, &Keep(3)).await == Ok(())).await;
+    stop.cancel();
+    for run in runs {
+        run.await.expect("it ends");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

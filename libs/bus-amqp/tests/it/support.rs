@@ -124,7 +124,7 @@ impl Broker for Counting {
     async fn request(
         &self,
         service: &str,
-        request: Vec<u8>,
+        request: &[u8],
         until: tokio::time::Instant,
     ) -> Result<Vec<u8>, BrokerError> {
         self.inner.request(service, request, until).await
@@ -154,6 +154,18 @@ impl Broker for Counting {
 pub struct Cut {
     pub url: String,
     generation: watch::Sender<u32>,
+    how: watch::Sender<How>,
+}
+
+/// What becomes of a new connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It reaches the broker.
+    Through,
+    /// It ends at once.
+    Refused,
+    /// It stands, and nothing comes.
+    Silent,
 }
 
 impl Cut {
@@ -164,11 +176,21 @@ impl Cut {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let here = listener.local_addr().expect("an address").port();
         let generation = watch::Sender::new(0);
-        let cuts = generation.clone();
+        let how = watch::Sender::new(How::Through);
+        let (cuts, what) = (generation.clone(), how.subscribe());
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let mut cut = cuts.subscribe();
+                let how = *what.borrow();
                 tokio::spawn(async move {
+                    match how {
+                        How::Through => {}
+                        How::Refused => return,
+                        How::Silent => {
+                            let _ = cut.changed().await;
+                            return;
+                        }
+                    }
                     let Ok(mut far) = TcpStream::connect(("127.0.0.1", target)).await else { return };
                     tokio::select! {
                         _ = copy_bidirectional(&mut near, &mut far) => {}
@@ -177,7 +199,13 @@ impl Cut {
                 });
             }
         });
-        Self { url: format!("{head}@127.0.0.1:{here}/{tail}"), generation }
+        Self { url: format!("{head}@127.0.0.1:{here}/{tail}"), generation, how }
+    }
+
+    /// Ends every connection, and has the next ones fare so.
+    pub fn from_now_on(&self, how: How) {
+        self.how.send_replace(how);
+        self.generation.send_modify(|n| *n += 1);
     }
 
     /// Ends every connection.
