@@ -1,7 +1,8 @@
-//! The private database, through its own `psql`: the product's counters are not enough to judge it by.
+//! A suite's database, through its own `psql`: the product's counters are not enough to judge it by.
 
 use anyhow::{Context, ensure};
 use std::{
+    ffi::OsString,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -11,20 +12,30 @@ use std::{
 /// A suite's database.
 pub struct Database {
     psql: PathBuf,
-    folder: PathBuf,
+    /// Where it listens and who we are, as arguments.
+    place: Vec<OsString>,
 }
 
 impl Database {
     /// The database of a data folder.
     pub fn of(data: &Path) -> anyhow::Result<Self> {
-        Ok(Self { psql: gantry_e2e::postgres("psql"), folder: fs::canonicalize(data.join("run"))? })
+        let folder = fs::canonicalize(data.join("run"))?;
+        let place = ["-U".into(), "gantry".into(), "-h".into(), folder.into()];
+        Ok(Self { psql: gantry_e2e::postgres("psql"), place: place.to_vec() })
+    }
+
+    /// The database that listens at a port of this machine.
+    pub fn at(port: u16) -> Self {
+        let place = ["-U".into(), "postgres".into(), "-h".into(), "127.0.0.1".into(), "-p".into()];
+        let place = place.into_iter().chain([port.to_string().into()]).collect();
+        Self { psql: gantry_e2e::postgres("psql"), place }
     }
 
     /// Runs a script; what it printed, a row a line, columns divided by `|`.
     pub fn run(&self, script: &str) -> anyhow::Result<String> {
         let mut child = Command::new(&self.psql)
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "gantry", "-d", "postgres", "-h"])
-            .arg(&self.folder)
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"])
+            .args(&self.place)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

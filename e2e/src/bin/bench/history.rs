@@ -51,7 +51,7 @@ pub async fn measure(bench: &mut Bench, lengths: &[u32], limits: &Limits) -> any
                 "generated_in_ms": ms(took), "database_mib": bytes >> 20, "recent": recent, "mix": mix,
                 "jobs_per_s": round(rate), "of_the_shortest_history": round(rate / first),
                 "times_a_30th_of_the_shell_rate": round(rate / limits.shells * 30.0),
-                "resident": machine::resident(suite.pid)?,
+                "resident": machine::resident(&[suite.pid])?,
             }),
         );
     }

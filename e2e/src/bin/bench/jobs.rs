@@ -16,35 +16,56 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// From the API call to user code: the job creates a file that is watched for here.
 pub async fn trigger(suite: &Suite, work: &Path, limits: &Limits) -> anyhow::Result<Value> {
-    let signal = work.join("signal");
+    let mut times = triggers(suite, work, "trigger", None).await?;
+    let first = median(&mut times.firsts);
+    Ok(json!({
+        "call_p50_ms": ms(median(&mut times.calls)), "first_effect": spread(&mut times.firsts),
+        "times_the_least": limits.times_least(first),
+    }))
+}
+
+/// What was measured of triggers, one after the other.
+pub struct Triggers {
+    /// Until the call was answered.
+    pub calls: Vec<Duration>,
+    /// Until user code had an effect.
+    pub firsts: Vec<Duration>,
+}
+
+/// Triggers a pipeline of one job many times, on this machine or on a runner of a class.
+pub async fn triggers(
+    suite: &Suite,
+    work: &Path,
+    project: &str,
+    class: Option<&str>,
+) -> anyhow::Result<Triggers> {
+    let signal = work.join(format!("{project}-signal"));
+    let class = class.map(|class| format!("    resource_class: {class}\n")).unwrap_or_default();
     let config = format!(
-        "version: 2.1\njobs:\n  one:\n    machine: true\n    steps:\n      - run: touch {}\nworkflows:\n  main:\n    jobs: [one]\n",
+        "version: 2.1\njobs:\n  one:\n    machine: true\n{class}    steps:\n      - run: touch {}\nworkflows:\n  main:\n    jobs: [one]\n",
         signal.display()
     );
-    let files = files(work, "trigger-files", &config)?;
-    suite.push(work, "trigger", &files, "refs/heads/main").await?;
-    settle(suite, "trigger", 1).await?;
-    let (mut calls, mut firsts) = (Vec::new(), Vec::new());
+    let files = files(work, &format!("{project}-files"), &config)?;
+    suite.push(work, project, &files, "refs/heads/main").await?;
+    settle(suite, project, 1).await?;
+    let mut times = Triggers { calls: Vec::new(), firsts: Vec::new() };
     for _ in 0..40 {
         let _ = fs::remove_file(&signal);
         let begun = Instant::now();
-        let (status, answer) = suite.post("/api/v2/project/git/local/trigger/pipeline", &json!({})).await?;
-        calls.push(begun.elapsed());
+        let (status, answer) =
+            suite.post(&format!("/api/v2/project/git/local/{project}/pipeline"), &json!({})).await?;
+        times.calls.push(begun.elapsed());
         ensure!(status == 201, "trigger: {status} {answer}");
-        firsts.push(effect(&signal, begun).await?);
-        settle(suite, "trigger", 1).await?;
+        times.firsts.push(effect(&signal, begun).await?);
+        settle(suite, project, 1).await?;
     }
-    let first = median(&mut firsts);
-    Ok(json!({
-        "call_p50_ms": ms(median(&mut calls)), "first_effect": spread(&mut firsts),
-        "times_the_least": limits.times_least(first),
-    }))
+    Ok(times)
 }
 
 /// How long after `begun` user code has made a file. Looks often: the file is what is measured, and nothing tells of it.
@@ -162,26 +183,63 @@ async fn watch(mut log: Subscription) -> anyhow::Result<Vec<Duration>> {
 pub async fn throughput(
     suite: &Suite,
     work: &Path,
-    (data, project): (&str, &str),
+    project: &str,
     jobs: usize,
-    limits: &Limits,
+    (limits, watched): (&Limits, &Watched),
 ) -> anyhow::Result<Value> {
-    let data = work.join(data);
-    let database = Database::of(&data)?;
     let files = files(work, "many-files", &many(jobs))?;
-    let before = Spent::of(&database, suite, &data).await?;
+    let before = watched.spent(suite).await?;
     let begun = Instant::now();
     suite.push(work, project, &files, "refs/heads/main").await?;
     settle(suite, project, 1).await?;
     let took = begun.elapsed();
     // What is written in batches is on its way.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let after = Spent::of(&database, suite, &data).await?;
+    let after = watched.spent(suite).await?;
     let rate = jobs as f64 / took.as_secs_f64();
     Ok(json!({
         "jobs": jobs, "jobs_per_s": round(rate), "times_a_30th_of_the_shell_rate": round(rate / limits.shells * 30.0),
         "per_job": per_job(&before, &after, jobs),
     }))
+}
+
+/// What a suite consists of, for those who count what it takes.
+pub struct Watched {
+    pub database: Database,
+    /// Addresses at which its processes say what they counted.
+    pub metrics: Vec<String>,
+    /// Its processes; their descendants belong to it.
+    pub pids: Vec<i32>,
+    /// Where its data are.
+    pub data: PathBuf,
+}
+
+impl Watched {
+    /// A suite of one process on a data folder.
+    pub fn embedded(suite: &Suite, data: PathBuf) -> anyhow::Result<Self> {
+        let metrics = vec![format!("{}/metrics", suite.url)];
+        Ok(Self { database: Database::of(&data)?, metrics, pids: vec![suite.pid], data })
+    }
+
+    async fn spent(&self, suite: &Suite) -> anyhow::Result<Spent> {
+        let (http, mut durable) = (reqwest::Client::new(), 0.0);
+        for url in &self.metrics {
+            let answer = http.get(url).header("Circle-Token", &suite.token).send().await?;
+            let metrics = answer.error_for_status()?.text().await?;
+            let commits = metrics.lines().filter(|line| line.starts_with("gantry_store_commits"));
+            durable += commits
+                .filter(|line| line.contains("kind=\"durable\""))
+                .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+                .sum::<f64>();
+        }
+        Ok(Spent {
+            database: self.database.work()?,
+            durable,
+            written: machine::written(&self.pids)?,
+            device: machine::device_written(&self.data),
+            processor: machine::processor_times(&self.pids)?,
+        })
+    }
 }
 
 /// What was spent since the start.
@@ -195,20 +253,6 @@ struct Spent {
     device: Option<u64>,
     /// Processor time, by program.
     processor: BTreeMap<String, Duration>,
-}
-
-impl Spent {
-    async fn of(database: &Database, suite: &Suite, data: &Path) -> anyhow::Result<Self> {
-        let metrics = String::from_utf8(suite.bytes("/metrics").await?)?;
-        let commits = metrics.lines().filter(|line| line.starts_with("gantry_store_commits"));
-        let durable = commits
-            .filter(|line| line.contains("kind=\"durable\""))
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .sum();
-        let (written, device) = (machine::written(suite.pid)?, machine::device_written(data));
-        let processor = machine::processor_times(suite.pid)?;
-        Ok(Self { database: database.work()?, durable, written, device, processor })
-    }
 }
 
 fn per_job(before: &Spent, after: &Spent, jobs: usize) -> Value {

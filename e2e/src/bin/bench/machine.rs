@@ -99,8 +99,8 @@ fn rate(times: u32, mut act: impl FnMut() -> anyhow::Result<()>) -> anyhow::Resu
     Ok(round(f64::from(times) / begun.elapsed().as_secs_f64()))
 }
 
-/// The server and all its descendants: name and process id.
-fn tree(pid: i32) -> anyhow::Result<Vec<(String, i32)>> {
+/// These processes and all their descendants: name and process id.
+fn tree(pids: &[i32]) -> anyhow::Result<Vec<(String, i32)>> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     let mut names = BTreeMap::new();
     for entry in fs::read_dir("/proc")?.flatten() {
@@ -115,7 +115,7 @@ fn tree(pid: i32) -> anyhow::Result<Vec<(String, i32)>> {
         names.insert(pid, name);
         children.entry(parent).or_default().push(pid);
     }
-    let (mut found, mut todo) = (Vec::new(), vec![pid]);
+    let (mut found, mut todo) = (Vec::new(), pids.to_vec());
     while let Some(pid) = todo.pop() {
         found.push((names.get(&pid).cloned().unwrap_or_default(), pid));
         todo.extend(children.get(&pid).into_iter().flatten());
@@ -133,9 +133,9 @@ pub fn device_written(folder: &Path) -> Option<u64> {
 }
 
 /// Proportional resident memory by program, in KiB: shared pages count once.
-pub fn resident(pid: i32) -> anyhow::Result<Value> {
+pub fn resident(pids: &[i32]) -> anyhow::Result<Value> {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
-    for (name, pid) in tree(pid)? {
+    for (name, pid) in tree(pids)? {
         let Ok(rollup) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { continue };
         let line = rollup.lines().find(|line| line.starts_with("Pss:")).unwrap_or_default();
         let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0);
@@ -145,11 +145,11 @@ pub fn resident(pid: i32) -> anyhow::Result<Value> {
     Ok(json!({ "proportional_kib": sums }))
 }
 
-/// Processor time of the server and its living descendants, by program. What ended below the server and was waited
-/// for is `ended`: agents with their steps, and runs of git.
-pub fn processor_times(pid: i32) -> anyhow::Result<BTreeMap<String, Duration>> {
+/// Processor time of these processes and their living descendants, by program. What ended below one of them and was
+/// waited for is `ended`: agents with their steps, and runs of git.
+pub fn processor_times(pids: &[i32]) -> anyhow::Result<BTreeMap<String, Duration>> {
     let mut sums: BTreeMap<String, Duration> = BTreeMap::new();
-    for (name, one) in tree(pid)? {
+    for (name, one) in tree(pids)? {
         let Ok(stat) = fs::read_to_string(format!("/proc/{one}/stat")) else { continue };
         let Some((_, tail)) = stat.rsplit_once(") ") else { continue };
         let fields: Vec<&str> = tail.split(' ').collect();
@@ -158,7 +158,7 @@ pub fn processor_times(pid: i32) -> anyhow::Result<BTreeMap<String, Duration>> {
             let ticks: u64 = at.iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
             Duration::from_millis(ticks * 10)
         };
-        let below = if one == pid { "ended".to_owned() } else { name.clone() };
+        let below = if pids.contains(&one) { "ended".to_owned() } else { name.clone() };
         *sums.entry(name).or_default() += time([11, 12]);
         *sums.entry(below).or_default() += time([13, 14]);
     }
@@ -166,16 +166,16 @@ pub fn processor_times(pid: i32) -> anyhow::Result<BTreeMap<String, Duration>> {
 }
 
 /// The sum of [`processor_times`].
-pub fn processor_time(pid: i32) -> anyhow::Result<Duration> {
-    Ok(processor_times(pid)?.into_values().sum())
+pub fn processor_time(pids: &[i32]) -> anyhow::Result<Duration> {
+    Ok(processor_times(pids)?.into_values().sum())
 }
 
-/// Bytes that the server and its living descendants gave to be written, by program; children that ended count for
-/// their parent (agents for the server). The kernel's own `write_bytes` does not serve: where files are cached in
+/// Bytes that these processes and their living descendants gave to be written, by program; children that ended count
+/// for their parent (agents for the server). The kernel's own `write_bytes` does not serve: where files are cached in
 /// large folios, it counts a whole folio (up to 2 MiB) for each 8 KiB that are written and synced.
-pub fn written(pid: i32) -> anyhow::Result<BTreeMap<String, u64>> {
+pub fn written(pids: &[i32]) -> anyhow::Result<BTreeMap<String, u64>> {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
-    for (name, pid) in tree(pid)? {
+    for (name, pid) in tree(pids)? {
         let Ok(io) = fs::read_to_string(format!("/proc/{pid}/io")) else { continue };
         let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
         *sums.entry(name).or_default() += line.and_then(|bytes| bytes.parse::<u64>().ok()).unwrap_or(0);

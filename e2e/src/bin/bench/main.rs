@@ -2,7 +2,7 @@
 //!
 //! Usage: `scripts/bench [--jobs N] [--history N,N,…] [--only NAME,NAME,…]`. Prints a table on standard error and one
 //! JSON document on standard output. Parts: `start`, `trigger`, `throughput`, `fan`, `step`,
-//! `lines`, `flood`, `log`, `history`.
+//! `lines`, `flood`, `log`, `stack` (the suite as separate processes, where `scripts/stack` can start it), `history`.
 
 mod api;
 mod database;
@@ -10,6 +10,7 @@ mod history;
 mod jobs;
 mod machine;
 mod numbers;
+mod stack;
 mod step;
 mod trace;
 
@@ -108,10 +109,11 @@ async fn main() -> anyhow::Result<()> {
     if arguments.wants("throughput") {
         for slots in [2, 8] {
             let suite = bench.suite("data", slots).await?;
-            let names = ("data", &*format!("many-{slots}"));
-            let figure = jobs::throughput(&suite, &bench.work, names, arguments.jobs, &limits).await?;
+            let watched = jobs::Watched::embedded(&suite, bench.work.join("data"))?;
+            let (project, by) = (format!("many-{slots}"), (&limits, &watched));
+            let figure = jobs::throughput(&suite, &bench.work, &project, arguments.jobs, by).await?;
             bench.note(&format!("throughput_{slots}_slots"), figure);
-            bench.note(&format!("resident_{slots}_slots"), machine::resident(suite.pid)?);
+            bench.note(&format!("resident_{slots}_slots"), machine::resident(&[suite.pid])?);
             suite.down().await?;
         }
     }
@@ -145,6 +147,10 @@ async fn main() -> anyhow::Result<()> {
         bench.note("log_100_mb", figure);
         suite.down().await?;
     }
+    if arguments.wants("stack") {
+        let figure = stack::measure(&bench, arguments.jobs.min(200), &limits).await?;
+        bench.note("stack", figure);
+    }
     if arguments.wants("history") {
         history::measure(&mut bench, &arguments.history, &limits).await?;
     }
@@ -160,12 +166,12 @@ async fn start(bench: &mut Bench) -> anyhow::Result<()> {
     let begun = Instant::now();
     let suite = bench.suite("data", 8).await?;
     let warm = begun.elapsed();
-    let before = machine::processor_time(suite.pid)?;
+    let before = machine::processor_time(&[suite.pid])?;
     let watched = Duration::from_secs(10);
     tokio::time::sleep(watched).await;
     let busy =
-        machine::processor_time(suite.pid)?.saturating_sub(before).as_secs_f64() / watched.as_secs_f64();
-    let memory = machine::resident(suite.pid)?;
+        machine::processor_time(&[suite.pid])?.saturating_sub(before).as_secs_f64() / watched.as_secs_f64();
+    let memory = machine::resident(&[suite.pid])?;
     suite.down().await?;
     bench.note(
         "start",

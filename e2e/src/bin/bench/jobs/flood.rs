@@ -64,5 +64,5 @@ pub async fn measure(suite: &Suite, work: &Path, jobs: usize) -> anyhow::Result<
 
 /// Proportional memory of all agents with their helpers, in KiB.
 fn agents(suite: &Suite) -> anyhow::Result<u64> {
-    resident(suite.pid)?["proportional_kib"]["gantry-runner"].as_u64().context("no agent runs")
+    resident(&[suite.pid])?["proportional_kib"]["gantry-runner"].as_u64().context("no agent runs")
 }

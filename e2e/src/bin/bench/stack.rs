@@ -1,0 +1,283 @@
+//! The suite as separate processes on real servers (`scripts/stack`), beside what those servers take by themselves in
+//! the same run.
+
+use crate::{
+    Bench,
+    database::Database,
+    jobs::{self, Watched},
+    machine::{self, Limits},
+    numbers::{median, ms, percentile, round, spread},
+};
+use anyhow::{Context, bail, ensure};
+use futures::StreamExt;
+use gantry_e2e::{Suite, binary, stack_script, until};
+use lapin::{
+    BasicProperties, Connection, ConnectionProperties,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::{Value, json};
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use tokio::process::{Child, Command};
+
+/// Jobs at a time.
+const SLOTS: u32 = 8;
+/// What placing by Nomad may add to Nomad's own dispatch.
+const OVER_NOMAD: Duration = Duration::from_millis(80);
+/// From a trigger to the first effect on a runner that stands ready.
+const ON_A_RUNNER: Duration = Duration::from_millis(100);
+/// Messages one after the other between a trigger and its first effect.
+const MESSAGES: u32 = 4;
+const IDLE_MIB: u64 = 600;
+const CLASS: &str = "local/bench";
+
+/// Starts the stack, measures, ends it.
+pub async fn measure(bench: &Bench, jobs: usize, limits: &Limits) -> anyhow::Result<Value> {
+    let embedded = bench.suite("beside", SLOTS).await?;
+    let first = jobs::triggers(&embedded, &bench.work, "beside", None).await;
+    embedded.down().await?;
+    let embedded = median(&mut first?.firsts);
+
+    let folder = bench.work.join("stack");
+    let programs = binary().parent().context("the program has no folder")?.to_owned();
+    let slots = SLOTS.to_string();
+    let suite = Suite::stack_with(&[
+        ("GANTRY_STACK", folder.as_os_str()),
+        ("GANTRY_BIN", programs.as_os_str()),
+        ("GANTRY_EXECUTORS_DOCKER", OsStr::new("host")),
+        ("GANTRY_DISPATCHER_SLOTS", OsStr::new(&slots)),
+    ])
+    .await?;
+    let measured = figures(&suite, &Stack { folder: folder.clone() }, bench, jobs, limits, embedded).await;
+    let down = Command::new(stack_script()).arg("down").env("GANTRY_STACK", &folder).status().await?;
+    ensure!(down.success(), "the stack does not end: {down}");
+    measured
+}
+
+async fn figures(
+    suite: &Suite,
+    stack: &Stack,
+    bench: &Bench,
+    jobs: usize,
+    limits: &Limits,
+    embedded: Duration,
+) -> anyhow::Result<Value> {
+    let idle = stack.idle().await?;
+    let mut message = message(stack.port("amqp")?).await?;
+    let message_p50 = median(&mut message);
+    let nomad = nomad(stack, &bench.work).await?;
+    let mut placed = jobs::triggers(suite, &bench.work, "placed", None).await?.firsts;
+    let mut taken = on_a_runner(suite, bench).await?;
+    let (placed_p50, taken_p50) = (median(&mut placed), median(&mut taken));
+    let placed_bar = nomad.as_ref().map(|nomad| nomad.running + OVER_NOMAD);
+    let taken_bar = ON_A_RUNNER.min(embedded + message_p50 * MESSAGES);
+    let watched = stack.watched()?;
+    let throughput = jobs::throughput(suite, &bench.work, "many-stack", jobs, (limits, &watched)).await?;
+    Ok(json!({
+        "idle": idle,
+        "message": { "p50_ms": ms(message_p50), "p95_ms": ms(percentile(&mut message, 95)) },
+        "nomad": nomad.map(|nomad| json!({ "running_p50_ms": ms(nomad.running), "first_effect_p50_ms": ms(nomad.effect) })),
+        "trigger_placed": { "first_effect": spread(&mut placed), "bar_p50_ms": placed_bar.map(ms), "p50_ms": ms(placed_p50) },
+        "trigger_on_a_runner": {
+            "first_effect": spread(&mut taken), "p50_ms": ms(taken_p50), "bar_p50_ms": ms(taken_bar), "embedded_p50_ms": ms(embedded),
+        },
+        "throughput": throughput,
+    }))
+}
+
+/// The folder of a running stack.
+struct Stack {
+    folder: PathBuf,
+}
+
+impl Stack {
+    fn port(&self, name: &str) -> anyhow::Result<u16> {
+        let ports = fs::read_to_string(self.folder.join("ports"))?;
+        let line = ports.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        Ok(line.with_context(|| format!("the stack has no port {name}"))?.parse()?)
+    }
+
+    /// What runs: its name, and its process.
+    fn processes(&self) -> anyhow::Result<Vec<(String, i32)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.folder.join("run"))? {
+            let path = entry?.path();
+            if let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".pid")) {
+                found.push((name.to_owned(), fs::read_to_string(&path)?.trim().parse()?));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Those of the product: `ROLE-N`.
+    fn ours(&self) -> anyhow::Result<Vec<(String, i32)>> {
+        let mut all = self.processes()?;
+        all.retain(|(name, _)| self.port(&internal(name)).is_ok());
+        Ok(all)
+    }
+
+    fn watched(&self) -> anyhow::Result<Watched> {
+        let mut metrics = Vec::new();
+        for (name, _) in self.ours()? {
+            metrics.push(format!("http://127.0.0.1:{}/metrics", self.port(&internal(&name))?));
+        }
+        let pids = self.processes()?.into_iter().map(|(_, pid)| pid).collect();
+        let data = self.folder.join("data");
+        Ok(Watched { database: Database::at(self.port("postgres")?), metrics, pids, data })
+    }
+
+    /// What all takes while nothing is done.
+    async fn idle(&self) -> anyhow::Result<Value> {
+        let ours: Vec<i32> = self.ours()?.into_iter().map(|(_, pid)| pid).collect();
+        let all: Vec<i32> = self.processes()?.into_iter().map(|(_, pid)| pid).collect();
+        let seconds = 10;
+        let before = (machine::processor_time(&ours)?, machine::processor_time(&all)?);
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let percent = |now: Duration, then: Duration| {
+            round(now.saturating_sub(then).as_secs_f64() / seconds as f64 * 100.0)
+        };
+        let memory = machine::resident(&ours)?["proportional_kib"]["all"].as_u64().unwrap_or(0) / 1024;
+        Ok(json!({
+            "processes": ours.len(), "percent_of_a_core": percent(machine::processor_time(&ours)?, before.0),
+            "with_the_stores_percent": percent(machine::processor_time(&all)?, before.1),
+            "mib": memory, "bar_mib": IDLE_MIB, "with_the_stores": machine::resident(&all)?,
+        }))
+    }
+}
+
+fn internal(name: &str) -> String {
+    let (role, n) = name.rsplit_once('-').unwrap_or((name, ""));
+    format!("{role}_internal_{n}")
+}
+
+/// A message through a quorum queue, as an event goes: until the broker has confirmed it and the consumer has it.
+async fn message(port: u16) -> anyhow::Result<Vec<Duration>> {
+    let url = format!("amqp://guest:guest@127.0.0.1:{port}/%2f");
+    let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
+    let (out, back) = (connection.create_channel().await?, connection.create_channel().await?);
+    let queue = "gantry.bench";
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    out.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await?;
+    out.confirm_select(ConfirmSelectOptions::default()).await?;
+    let mut consumer = back
+        .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await?;
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let begun = Instant::now();
+        let properties = BasicProperties::default().with_delivery_mode(2);
+        let options = BasicPublishOptions::default();
+        let sent = out.basic_publish("".into(), queue.into(), options, &[7; 1024], properties).await?;
+        sent.await?;
+        let delivery = consumer.next().await.context("the consumer ended")??;
+        times.push(begun.elapsed());
+        delivery.acker.ack(BasicAckOptions::default()).await?;
+    }
+    out.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
+    Ok(times)
+}
+
+/// Medians of what Nomad itself takes for one task.
+struct Nomad {
+    /// From the call to the task that it says is running.
+    running: Duration,
+    /// From the call to an effect of the task.
+    effect: Duration,
+}
+
+/// The same shape of job as ours: one task, started as a process.
+async fn nomad(stack: &Stack, work: &Path) -> anyhow::Result<Option<Nomad>> {
+    let Ok(port) = stack.port("nomad") else { return Ok(None) };
+    let Ok(token) = fs::read_to_string(stack.folder.join("secret/nomad")) else { return Ok(None) };
+    let http = reqwest::Client::new();
+    let url = format!("http://127.0.0.1:{port}/v1");
+    let ask = |request: reqwest::RequestBuilder| {
+        request.header("X-Nomad-Token", token.trim()).query(&[("namespace", "gantry")])
+    };
+    let signal = work.join("nomad-signal");
+    let (mut running, mut effects) = (Vec::new(), Vec::new());
+    for n in 0..40 {
+        let effect = n % 2 == 1;
+        let id = format!("bench-{n}");
+        let config = if effect {
+            json!({ "command": "/usr/bin/touch", "args": [signal] })
+        } else {
+            json!({ "command": "/bin/true" })
+        };
+        let job = json!({ "Job": {
+            "ID": id, "Namespace": "gantry", "Type": "batch", "Datacenters": ["*"],
+            "TaskGroups": [{
+                "Name": "one", "RestartPolicy": { "Attempts": 0, "Mode": "fail" },
+                "Tasks": [{
+                    "Name": "one", "Driver": "raw_exec", "Config": config, "Resources": { "CPU": 20, "MemoryMB": 20 },
+                }],
+            }],
+        } });
+        let _ = fs::remove_file(&signal);
+        let begun = Instant::now();
+        let answer = ask(http.post(format!("{url}/jobs"))).json(&job).send().await?;
+        ensure!(answer.status().is_success(), "Nomad: {}", answer.text().await?);
+        if effect {
+            effects.push(jobs::effect(&signal, begun).await?);
+            continue;
+        }
+        let mut index = "1".to_owned();
+        loop {
+            let listed = ask(http.get(format!("{url}/job/{id}/allocations")))
+                .query(&[("index", index.as_str()), ("wait", "10s")])
+                .send()
+                .await?;
+            if let Some(next) = listed.headers().get("x-nomad-index") {
+                index = next.to_str()?.to_owned();
+            }
+            let found: Value = listed.error_for_status()?.json().await?;
+            match found[0]["TaskStates"]["one"]["State"].as_str() {
+                Some("running" | "dead") => break,
+                _ if begun.elapsed() > crate::LIMIT => bail!("Nomad does not run {id}: {found}"),
+                _ => {}
+            }
+        }
+        running.push(begun.elapsed());
+    }
+    Ok(Some(Nomad { running: median(&mut running), effect: median(&mut effects) }))
+}
+
+/// From a trigger to the first effect where a runner stands ready.
+async fn on_a_runner(suite: &Suite, bench: &Bench) -> anyhow::Result<Vec<Duration>> {
+    let (status, class) =
+        suite.post("/api/v3/runner/resource", &json!({ "resource_class": CLASS })).await?;
+    ensure!(status == 201, "the class: {status} {class}");
+    let body = json!({ "resource_class": CLASS, "nickname": "bench" });
+    let (status, token) = suite.post("/api/v3/runner/token", &body).await?;
+    ensure!(status == 201, "the token: {status} {token}");
+    let runner = runner(suite, &bench.work, token["token"].as_str().context("no token")?)?;
+    until("the runner", crate::LIMIT, || async {
+        let seen = suite.get(&format!("/api/v3/runner?resource-class={CLASS}")).await?;
+        Ok((seen["items"][0]["status"] == "online").then_some(()))
+    })
+    .await?;
+    let times = jobs::triggers(suite, &bench.work, "taken", Some(CLASS)).await?;
+    drop(runner);
+    Ok(times.firsts)
+}
+
+fn runner(suite: &Suite, work: &Path, token: &str) -> anyhow::Result<Child> {
+    let (file, folder) = (work.join("runner.yml"), work.join("runner"));
+    let text = format!(
+        "api:\n  auth_token: {token}\n  url: {}\nrunner:\n  name: bench\n  concurrency: 2\n  working_directory: {}\n",
+        suite.url,
+        folder.display()
+    );
+    fs::write(&file, text)?;
+    let program = binary().with_file_name("gantry-runner");
+    Ok(Command::new(program).arg("--config").arg(file).kill_on_drop(true).spawn()?)
+}
