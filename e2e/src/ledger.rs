@@ -70,10 +70,22 @@ impl Ledger {
 
     /// Pushes the same commit again, whether it arrived or not.
     pub async fn push_again(&self, suite: &Suite, project: &str) -> anyhow::Result<String> {
+        self.push_with(suite, project, &[]).await
+    }
+
+    /// Has the suite say that it would take a push, which makes the project, and pushes nothing.
+    pub async fn push_dry(&self, suite: &Suite, project: &str) -> anyhow::Result<String> {
+        self.push_with(suite, project, &["--dry-run"]).await
+    }
+
+    async fn push_with(&self, suite: &Suite, project: &str, options: &[&str]) -> anyhow::Result<String> {
         let repository = self.work.path().join("repositories").join(project);
         let host = suite.url.replacen("://", &format!("://x:{}@", suite.token), 1);
         let remote = format!("{host}/git/local/{project}.git");
-        git(&repository, &["push", &remote, "HEAD:refs/heads/main"]).await
+        let mut arguments = vec!["push"];
+        arguments.extend_from_slice(options);
+        arguments.extend_from_slice(&[&remote, "HEAD:refs/heads/main"]);
+        git(&repository, &arguments).await
     }
 
     fn config(&self, project: &str, fan: &Fan) -> String {

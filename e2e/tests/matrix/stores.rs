@@ -115,6 +115,7 @@ pub async fn redis(case: &Case<'_>) -> anyhow::Result<()> {
 
 /// F27: pushes, claims, reports and output need no broker.
 pub async fn rabbitmq_away(case: &Case<'_>) -> anyhow::Result<()> {
+    case.know_besides().await?;
     gone(case, "rabbitmq", &["KILL", "TERM", "STOP"]).await?;
     case.push_meanwhile().await;
     case.read_log().await;
@@ -131,6 +132,7 @@ pub async fn rabbitmq_alarm(case: &Case<'_>) -> anyhow::Result<()> {
     } else {
         (&["set_disk_free_limit", "10000GB"], &["set_disk_free_limit", "50MB"])
     };
+    case.know_besides().await?;
     stack.rabbitmqctl(alarm).await?;
     case.saw(format!("{} at {} jobs begun", alarm[0], case.ran()?));
     case.push_meanwhile().await;

@@ -277,6 +277,14 @@ impl<'a> Case<'a> {
         self.broken.lock().expect("no thread panicked").clone()
     }
 
+    /// Has the suite know the project that [`Self::push_meanwhile`] pushes to: to make one is a change, which may be
+    /// refused while a push is not.
+    pub async fn know_besides(&self) -> anyhow::Result<()> {
+        let project = self.besides();
+        self.world.ledger.prepare(&project, &FAN).await?;
+        self.world.ledger.push_dry(&self.world.suite, &project).await.map(drop)
+    }
+
     /// A push while something is away is taken, and is judged as the fan is.
     pub async fn push_meanwhile(&self) {
         let project = self.besides();
