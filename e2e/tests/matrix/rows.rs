@@ -16,6 +16,8 @@ pub enum Proof {
         outage: (u64, u64),
         /// Seconds within which it has to work again, if the matrix says.
         within: Option<u64>,
+        /// A process that a stack has only where its server could be had.
+        needs: Option<&'static str>,
         run: Run,
     },
     /// Not on this stack, and why.
@@ -30,11 +32,11 @@ pub struct Row {
 }
 
 const fn here(quick: bool, outage: (u64, u64), within: u64, run: Run) -> Proof {
-    Proof::Here { quick, outage, within: Some(within), run }
+    Proof::Here { quick, outage, within: Some(within), needs: None, run }
 }
 
 const fn open(quick: bool, outage: (u64, u64), run: Run) -> Proof {
-    Proof::Here { quick, outage, within: None, run }
+    Proof::Here { quick, outage, within: None, needs: None, run }
 }
 
 const fn row(id: &'static str, fails: &'static str, proof: Proof) -> Row {
@@ -147,7 +149,13 @@ pub static ROWS: [Row; 42] = [
     row(
         "F25",
         "MongoDB is away",
-        Proof::Not("the stack has MongoDB only where scripts/tools/documentdb and FerretDB are"),
+        Proof::Here {
+            quick: true,
+            outage: (4, 30),
+            within: Some(30),
+            needs: Some("mongo"),
+            run: |case| Box::pin(stores::mongo_away(case)),
+        },
     ),
     row(
         "F26",

@@ -107,6 +107,11 @@ impl Stack {
         Ok(names)
     }
 
+    /// Whether a process of this name was ever started.
+    pub fn has(&self, name: &str) -> bool {
+        self.folder.join("run").join(format!("{name}.cmd")).exists()
+    }
+
     /// Names of a service's processes.
     pub fn of(&self, role: &str) -> anyhow::Result<Vec<String>> {
         let mut names = Vec::new();

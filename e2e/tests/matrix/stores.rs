@@ -80,6 +80,21 @@ pub async fn postgres_locked(case: &Case<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// F25: work goes on, pages show what the views have, records follow from the journal.
+pub async fn mongo_away(case: &Case<'_>) -> anyhow::Result<()> {
+    gone(case, "mongo", &["KILL", "TERM", "STOP"]).await?;
+    case.push_meanwhile().await;
+    case.read_log().await;
+    let build = format!("/api/v1.1/project/git/local/{}/1", case.project);
+    let page = case.world.ask("GET", &build, None).await.and_then(|(status, text)| {
+        ensure!(status == 200, "answered {status} {text}");
+        Ok("answered 200".to_owned())
+    });
+    case.claim("a page of a build", page);
+    case.last().await;
+    return_of(case, "mongo").await
+}
+
 /// F26: no data, no sign-in and no page depends on it.
 pub async fn redis(case: &Case<'_>) -> anyhow::Result<()> {
     let stack = &case.world.stack;
