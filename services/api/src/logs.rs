@@ -5,7 +5,7 @@ use crate::{
     auth::Caller,
     error::{Fail, Problem},
     path,
-    state::App,
+    state::{App, away},
     view,
 };
 use axum::{
@@ -64,7 +64,15 @@ pub struct Window {
 /// The step, if the caller may see it.
 pub async fn place(app: &App, caller: &Caller, step: &str) -> Result<StepPlace, Fail> {
     let step_id: StepId = view::id(step, "Step")?;
-    let place = app.ask(caller, &GetStep { step_id }).await?;
+    let place = match app.ask(caller, &GetStep { step_id }).await {
+        Ok(place) => place,
+        // What the view has may be a moment old; better than nothing while the owner cannot say.
+        Err(error) if away(&error) => match app.views.step(step_id).await? {
+            Some(place) => place,
+            None => return Err(error.into()),
+        },
+        Err(error) => return Err(error.into()),
+    };
     let job = view::job(app, caller, place.job_id)
         .await
         .map_err(|fail| if fail.code == "not_found" { Fail::not_found("Step") } else { fail })?;

@@ -266,7 +266,7 @@ fn patience<T>(last: &Option<T>) -> AskOptions {
 }
 
 /// The owner did not answer, rather than against it.
-fn away(error: &RequestError) -> bool {
+pub fn away(error: &RequestError) -> bool {
     matches!(
         error,
         RequestError::NoResponder { .. }

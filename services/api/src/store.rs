@@ -3,9 +3,9 @@
 use contracts::{
     delivery::{DeliveryReceived, GitRef},
     domain::Project,
-    output::StepRecord,
+    output::{StepPlace, StepRecord},
 };
-use ids::{JobId, OrgId, PipelineId, ProjectId, Timestamp, UserId, WorkflowId};
+use ids::{JobId, OrgId, PipelineId, ProjectId, StepId, TaskId, Timestamp, UserId, WorkflowId};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use std::collections::BTreeMap;
@@ -141,6 +141,39 @@ impl StepRow {
             ended_at: step.ended_at,
             bytes: i64::try_from(step.bytes).unwrap_or(i64::MAX),
             log_state: step.log_state,
+        }
+    }
+}
+
+/// A step as the view has it, with all that its owner says of it.
+#[derive(FromRow)]
+struct PlaceRow {
+    task_id: Uuid,
+    sha256: Option<String>,
+    #[sqlx(flatten)]
+    step: StepRow,
+}
+
+impl From<PlaceRow> for StepPlace {
+    fn from(PlaceRow { task_id, sha256, step }: PlaceRow) -> Self {
+        Self {
+            job_id: JobId(step.job_id),
+            task_id: TaskId(task_id),
+            step: StepRecord {
+                step_id: StepId(step.id),
+                number: u32::try_from(step.number).unwrap_or_default(),
+                index: u32::try_from(step.index).unwrap_or_default(),
+                name: step.name,
+                status: step.status,
+                bash_command: step.bash_command,
+                exit_code: step.exit_code,
+                background: step.background,
+                started_at: step.started_at,
+                ended_at: step.ended_at,
+                bytes: u64::try_from(step.bytes).unwrap_or_default(),
+                log_state: step.log_state,
+                sha256,
+            },
         }
     }
 }
@@ -376,6 +409,15 @@ impl Views {
         .bind(jobs)
         .fetch_all(&self.pool)
         .await
+    }
+
+    /// A step and where it belongs.
+    pub async fn step(&self, id: StepId) -> Found<Option<StepPlace>> {
+        let row: Option<PlaceRow> = sqlx::query_as("SELECT * FROM projector.steps WHERE id = $1")
+            .bind(id.uuid())
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.map(StepPlace::from))
     }
 }
 

@@ -35,19 +35,19 @@ impl Responder for Answers {
                         (req.deadline - Utc::now()).to_std().unwrap_or_default().saturating_sub(MARGIN);
                     let wait = Duration::from_millis(ask.wait_ms).min(MAX_WAIT).min(left);
                     let window = hub.window_when_ready(ask.step_id, ask.offset, ask.limit, wait).await;
-                    window.map_err(failed(SERVICE))?.ok_or_else(|| Refusal::not_found("step").into())
+                    window.map_err(unanswered)?.ok_or_else(|| Refusal::not_found("step").into())
                 })
                 .await
             }
             GetSteps::NAME => {
                 route::<GetSteps, _, _>(&req, |ask, _| async move {
-                    hub.steps_of(ask.job_id).await.map(fitting).map_err(failed(SERVICE))
+                    hub.steps_of(ask.job_id).await.map(fitting).map_err(unanswered)
                 })
                 .await
             }
             GetStep::NAME => {
                 route::<GetStep, _, _>(&req, |ask, _| async move {
-                    let place = hub.step(ask.step_id).await.map_err(failed(SERVICE))?;
+                    let place = hub.step(ask.step_id).await.map_err(unanswered)?;
                     let mut place = place.ok_or_else(|| Refusal::not_found("step"))?;
                     shorten(&mut place.step, STEPS_BUDGET / 2);
                     Ok(place)
@@ -69,6 +69,18 @@ impl Responder for Answers {
             _ => Err(unknown(&req)),
         }
     }
+}
+
+/// A store that does not answer is no failure of ours.
+fn unanswered(error: anyhow::Error) -> RequestError {
+    let away = error.chain().any(|cause| {
+        cause.is::<records::Error>() || matches!(cause.downcast_ref(), Some(blobs::Error::Io(_)))
+    });
+    if away {
+        tracing::warn!(error = %format_args!("{error:#}"), "a request found no store");
+        return RequestError::Unavailable { service: SERVICE.to_owned() };
+    }
+    failed(SERVICE)(error)
 }
 
 fn shorten(step: &mut StepRecord, limit: usize) {

@@ -389,9 +389,14 @@ impl Hub {
         });
         let (total, sealed, whereabouts) = match in_memory {
             Some(found) => found,
-            None => match self.step(id).await? {
-                Some(place) => (place.step.bytes, true, Whereabouts::Blob),
-                None => return Ok(None),
+            None => match self.step(id).await {
+                Ok(Some(place)) => (place.step.bytes, true, Whereabouts::Blob),
+                Ok(None) => return Ok(None),
+                // Without its record: what was stored is the whole output.
+                Err(error) => match self.blobs.head(&log_key(id)?).await {
+                    Ok(Some(meta)) => (meta.size, true, Whereabouts::Blob),
+                    Ok(None) | Err(_) => return Err(error),
+                },
             },
         };
         let until = until.min(total);
