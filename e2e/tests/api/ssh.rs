@@ -257,6 +257,31 @@ async fn a_server_that_does_not_want_it_says_so() -> anyhow::Result<()> {
     tokio::time::timeout(Duration::from_secs(60), world.suite.down()).await?
 }
 
+// Rules: ssh.off
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_that_does_not_want_it_says_so() -> anyhow::Result<()> {
+    let world = World::up(&[]).await?;
+    let pipeline = world.push("ssh", CONFIG).await?;
+    let workflow = world.workflow(&pipeline, |workflow| workflow["stopped_at"].is_string()).await?;
+    let broken = world.job(&workflow, "broken").await?;
+    let settings = "/api/v2/project/git/local/ssh/settings";
+    let disable =
+        world.suite.request("PATCH", settings).json(&json!({ "advanced": { "disable_ssh": true } }));
+    let answer: Value = disable.send().await?.error_for_status()?.json().await?;
+    ensure!(answer["advanced"] == json!({ "autocancel_builds": false, "disable_ssh": true }), "{answer}");
+    let path = format!("/api/v2/workflow/{}/rerun", workflow["id"].as_str().context("id")?);
+    let (status, answer) =
+        world.suite.post(&path, &json!({ "enable_ssh": true, "jobs": [broken["id"]] })).await?;
+    ensure!(status >= 400 && answer.to_string().contains("disable_ssh"), "{status} {answer}");
+    let number = broken["job_number"].as_i64().context("a number")?;
+    let build = world.suite.get(&format!("/api/v1.1/project/git/local/ssh/{number}")).await?;
+    ensure!(build["ssh_disabled"] == true, "{build}");
+    // Without it the job is run again as any other.
+    let (status, answer) = world.suite.post(&path, &json!({ "jobs": [broken["id"]] })).await?;
+    ensure!(status == 202, "{status} {answer}");
+    world.suite.down().await
+}
+
 /// The same client enters the primary container of a job, as its user, and not the machine.
 // Rules: ssh.session
 #[tokio::test(flavor = "multi_thread")]

@@ -89,6 +89,9 @@ event!(ProjectSettingsChanged, "project.settings_changed", 1);
 pub struct ProjectSettings {
     /// A new pipeline on a branch other than the default one cancels the branch's older workflows (execution §8).
     pub autocancel_builds: bool,
+    /// Nobody enters a job of the project by SSH (execution §26).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub disable_ssh: bool,
 }
 
 /// Settings of a project.
@@ -107,6 +110,9 @@ pub struct ChangeProjectSettings {
     /// See [`ProjectSettings::autocancel_builds`].
     #[serde(default)]
     pub autocancel_builds: Option<bool>,
+    /// See [`ProjectSettings::disable_ssh`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disable_ssh: Option<bool>,
 }
 ask!(ChangeProjectSettings, "domain", "project.change_settings", ProjectSettings);
 

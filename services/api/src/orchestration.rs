@@ -74,6 +74,7 @@ struct Change {
 #[serde(deny_unknown_fields)]
 struct Advanced {
     autocancel_builds: Option<bool>,
+    disable_ssh: Option<bool>,
 }
 
 /// `GET /project/{slug}/settings`.
@@ -85,10 +86,13 @@ pub async fn settings(app: &App, caller: &Caller, project: &Project) -> Answer {
 pub async fn change_settings(app: &App, caller: &Caller, project: &Project, bytes: &Bytes) -> Answer {
     app.allow(caller, Permission::WriteProject, project.org_id).await?;
     let Change { advanced } = body(bytes)?;
-    let ask = ChangeProjectSettings { id: project.id, autocancel_builds: advanced.autocancel_builds };
+    let Advanced { autocancel_builds, disable_ssh } = advanced;
+    let ask = ChangeProjectSettings { id: project.id, autocancel_builds, disable_ssh };
     Ok(settings_json(&app.command(caller, &ask).await?))
 }
 
 fn settings_json(settings: &ProjectSettings) -> Response {
-    Json(json!({ "advanced": { "autocancel_builds": settings.autocancel_builds } })).into_response()
+    let ProjectSettings { autocancel_builds, disable_ssh } = settings;
+    Json(json!({ "advanced": { "autocancel_builds": autocancel_builds, "disable_ssh": disable_ssh } }))
+        .into_response()
 }

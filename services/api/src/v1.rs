@@ -23,10 +23,10 @@ use axum::{
 use contracts::{
     conductor::RerunWorkflow,
     contexts::{ListVariables, RemoveVariable, Scope, VariableInfo},
-    domain::Project,
+    domain::{GetProjectSettings, Project},
     output::GetSteps,
 };
-use ids::{JobId, WorkflowId};
+use ids::{JobId, ProjectId, WorkflowId};
 use model::permission::Permission;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -198,8 +198,10 @@ async fn build(app: &App, caller: &Caller, job: &JobRow) -> Answer<Value> {
         })
         .collect();
     let has_artifacts = artifacts::any(app, caller, JobId(job.id)).await;
+    let settings = GetProjectSettings { id: ProjectId(job.project_id) };
+    let ssh_disabled = app.ask(caller, &settings).await?.disable_ssh;
     let more = json!({
-        "steps": grouped, "has_artifacts": has_artifacts, "ssh_users": [], "ssh_disabled": false, "job_name": job.name,
+        "steps": grouped, "has_artifacts": has_artifacts, "ssh_users": [], "ssh_disabled": ssh_disabled, "job_name": job.name,
         "messages": [], "all_commit_details": [], "pull_requests": [],
         "picard": {
             "executor": job.executor, "resource_class": { "cpu": null, "ram": null, "class": job.resource_class },

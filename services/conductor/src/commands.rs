@@ -17,7 +17,7 @@ use contracts::{
         WorkflowState,
     },
     dispatcher::RevokeJobs,
-    domain::{ListUserKeys, UserKeys},
+    domain::{GetProjectSettings, ListUserKeys, UserKeys},
     permissions::CheckPermission,
     request::Ask,
     retention::SettledPipelines,
@@ -180,10 +180,11 @@ impl State {
     /// Who may enter the jobs of a rerun: the person who asks, with the keys that are registered now. A rerun of what was
     /// run with SSH has it too (execution §9). Before the transaction, which calls nobody.
     async fn access(&self, request: &Request, ask: &RerunWorkflow) -> Result<Option<Access>> {
-        let before = {
+        let old = {
             let mut conn = self.store.pool().acquire().await?;
-            store::workflow(&mut conn, ask.id).await?.and_then(|old| old.ssh)
+            store::workflow(&mut conn, ask.id).await?
         };
+        let before = old.as_ref().and_then(|old| old.ssh.as_ref());
         match (ask.ssh, self.ssh) {
             (true, false) => {
                 let message = "jobs cannot be rerun with SSH here: `[executors.ssh] enabled` is false";
@@ -202,6 +203,16 @@ impl State {
                 true => Err(Refusal::new("forbidden", "only a person can enter jobs").into()),
                 false => Ok(None),
             };
+        }
+        if let Some(old) = &old {
+            let ask_settings = GetProjectSettings { id: old.project.id };
+            if self.bus.ask(&request.actor, &ask_settings).await?.disable_ssh {
+                let message = "jobs of this project cannot be entered: its setting `disable_ssh` is true";
+                return match ask.ssh {
+                    true => Err(Refusal::new("ssh_disabled", message).into()),
+                    false => Ok(None),
+                };
+            }
         }
         let UserKeys { login, keys } = self.bus.ask(&request.actor, &ListUserKeys {}).await?;
         Ok(Some(Access { login: Some(login), keys: keys.into_iter().map(|key| key.public_key).collect() }))

@@ -41,8 +41,10 @@ pub(crate) async fn change(
             .fetch_optional(once.tx.conn())
             .await?;
     let (org, Json(old)) = found.ok_or_else(|| Refusal::not_found("Project"))?;
-    let settings =
-        ProjectSettings { autocancel_builds: ask.autocancel_builds.unwrap_or(old.autocancel_builds) };
+    let settings = ProjectSettings {
+        autocancel_builds: ask.autocancel_builds.unwrap_or(old.autocancel_builds),
+        disable_ssh: ask.disable_ssh.unwrap_or(old.disable_ssh),
+    };
     if settings != old {
         sqlx::query("UPDATE domain.projects SET settings = $2 WHERE id = $1")
             .bind(ask.id.uuid())

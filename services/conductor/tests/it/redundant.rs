@@ -13,7 +13,7 @@ async fn a_newer_pipeline_cancels_older_workflows_of_its_branch() {
     let mut world = World::new().await;
     let domain = Store::open(world.pool.clone(), "domain", &NO_MIGRATIONS).await.unwrap();
     world.bus.register_source(&domain);
-    let settings = ProjectSettings { autocancel_builds: true };
+    let settings = ProjectSettings { autocancel_builds: true, ..ProjectSettings::default() };
     let body = ProjectSettingsChanged { project_id: world.project.id, settings };
     append(&domain, NewEvent::new("project", world.project.id.uuid(), world.actor(), &body)).await;
     until("the setting is known", LIMIT, async || {
