@@ -2,7 +2,7 @@
 
 use crate::{
     error::Fail,
-    state::{App, Intent},
+    state::{App, Holder, Intent},
 };
 use axum::{
     extract::{FromRef, FromRequestParts},
@@ -16,6 +16,8 @@ use contracts::{Actor, domain::User};
 pub struct Caller {
     /// Who.
     pub user: User,
+    /// Whether the owner of tokens vouches for it now; without that nothing is changed.
+    pub fresh: bool,
     /// `Idempotency-Key` of the request.
     pub idempotency_key: Option<String>,
 }
@@ -38,10 +40,10 @@ impl Caller {
                 old.then(|| query_token(uri))?
             })
             .ok_or_else(Fail::unauthenticated)?;
-        let user = app.holder(&token, intent).await?;
+        let Holder { user, fresh } = app.holder(&token, intent).await?;
         let idempotency_key =
             headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
-        Ok(Self { user, idempotency_key })
+        Ok(Self { user, fresh, idempotency_key })
     }
 }
 
@@ -57,7 +59,8 @@ where
         if let Some(caller) = parts.extensions.get::<Self>() {
             return Ok(caller.clone());
         }
-        let reads = matches!(parts.method, Method::GET | Method::HEAD);
+        // A document of GraphQL comes by POST, and mostly only reads; its mutations ask for more.
+        let reads = matches!(parts.method, Method::GET | Method::HEAD) || parts.uri.path() == "/graphql";
         let intent = if reads { Intent::Read } else { Intent::Change };
         Self::who(&App::from_ref(state), &parts.headers, &parts.uri, intent).await
     }

@@ -121,14 +121,14 @@ impl App {
     }
 
     /// The holder of a token.
-    pub async fn holder(&self, token: &str, intent: Intent) -> Result<User, Fail> {
+    pub async fn holder(&self, token: &str, intent: Intent) -> Result<Holder, Fail> {
         use sha2::{Digest, Sha256};
         if token.is_empty() || token.len() > 4096 {
             return Err(Fail::unauthenticated());
         }
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         if let Some(user) = self.tokens.get(&digest).await {
-            return Ok(user);
+            return Ok(Holder { user, fresh: true });
         }
         let ask = contracts::domain::VerifyToken { sha256: hex::encode(digest) };
         let last = self.last(intent, &self.last_tokens, &digest).await;
@@ -136,13 +136,16 @@ impl App {
             Ok(user) => {
                 self.tokens.insert(digest, user.clone()).await;
                 self.last_tokens.insert(digest, user.clone()).await;
-                Ok(user)
+                Ok(Holder { user, fresh: true })
             }
             Err(RequestError::Refused(_)) => {
                 self.last_tokens.invalidate(&digest).await;
                 Err(Fail::unauthenticated())
             }
-            Err(other) => last.filter(|_| away(&other)).ok_or_else(|| other.into()),
+            Err(other) => match last.filter(|_| away(&other)) {
+                Some(user) => Ok(Holder { user, fresh: false }),
+                None => Err(other.into()),
+            },
         }
     }
 
@@ -199,6 +202,9 @@ impl App {
 
     /// The same for a change: the client's `Idempotency-Key` goes with it.
     pub async fn command<A: Ask>(&self, caller: &Caller, ask: &A) -> Result<A::Reply, RequestError> {
+        if !caller.fresh {
+            return Err(RequestError::NoResponder { service: "domain".to_owned() });
+        }
         let options = AskOptions {
             deadline: Duration::from_secs(10),
             idempotency_key: caller.idempotency_key.clone(),
@@ -251,6 +257,14 @@ impl App {
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.config.public_url)
     }
+}
+
+/// Who holds a token.
+pub struct Holder {
+    /// Who.
+    pub user: User,
+    /// Its owner said so a moment ago; else what it said last stands in while it is away, and serves reads alone.
+    pub fresh: bool,
 }
 
 /// Topic on which `projector` announces that views changed.

@@ -63,6 +63,40 @@ async fn the_graph_is_read_and_changed() {
     world.stop.cancel();
 }
 
+struct Away;
+#[async_trait::async_trait]
+impl bus::Responder for Away {
+    async fn respond(&self, _: contracts::Request) -> Result<Value, contracts::RequestError> {
+        Err(contracts::RequestError::Unavailable { service: "domain".to_owned() })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_owner_of_tokens_queries_go_on_and_mutations_do_not() {
+    let world = World::new().await;
+    let run = history(&world).await;
+    let viewer = "{ viewer { login } }";
+    assert_eq!(ask(&world, TOKEN, viewer, json!({})).await["data"]["viewer"]["login"], "admin");
+    world.bus.respond("domain", std::sync::Arc::new(Away));
+    // Its word is believed for some seconds; conductor is here, and would cancel all along.
+    let cancel = "mutation($id: ID!) { cancelWorkflow(id: $id) { workflow { id } errors { code } } }";
+    testkit::until("a mutation is refused", std::time::Duration::from_secs(30), async || {
+        let answer = ask(&world, TOKEN, cancel, json!({ "id": run.workflow })).await;
+        answer.to_string().contains("dependency_unavailable")
+    })
+    .await;
+    assert_eq!(ask(&world, TOKEN, viewer, json!({})).await["data"]["viewer"]["login"], "admin");
+    assert_eq!(world.get("/api/v2/me").await.0, StatusCode::OK);
+    let body = json!({ "query": viewer });
+    let (status, answer) =
+        world.call(Method::POST, "/graphql", Some("a-token-that-nobody-knows"), Some(body)).await;
+    assert_eq!(
+        (status, &answer["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("dependency_unavailable"))
+    );
+    world.stop.cancel();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_tells_each_change() {
     let world = World::new().await;
