@@ -3,10 +3,12 @@
 
 use crate::support::{LIMIT, World};
 use anyhow::{Context, ensure};
-use gantry_e2e::until;
+use gantry_e2e::{Suite, until};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
+    env,
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -21,6 +23,20 @@ const SECRETS: [(&str, &str); 3] = [
         "-----BEGIN Q7 KEY-----\nMIIEvQ/IBADAN+Bgkqh kiG9w0\nqGSIb3DQ'EBAQUAA4\n-----END Q7 KEY-----\n",
     ),
     ("LEAK_PLAIN", "Zq7vXn2LpW8sTk4RmB6y"),
+];
+
+/// The product's own, and what it stores in.
+const PROGRAMS: [&str; 10] = [
+    "gantry",
+    "gantry-runner",
+    "postgres",
+    "beam.smp",
+    "redis-server",
+    "nomad",
+    "vault",
+    "versitygw",
+    "haproxy",
+    "ferretdb",
 ];
 
 /// Of a value, or of all; the values are in the script's environment and never among its arguments.
@@ -89,13 +105,13 @@ fn files(folder: &Path, all: &mut Vec<PathBuf>) {
     }
 }
 
-/// Arguments and environment of every process that is the product's own program or its database.
+/// Arguments and environment of every process of [`PROGRAMS`].
 fn processes(needles: &Needles) -> anyhow::Result<usize> {
     let mut looked_at = 0;
     for entry in fs::read_dir("/proc")?.flatten() {
         let Ok(program) = fs::read_link(entry.path().join("exe")) else { continue };
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !["gantry", "gantry-runner", "postgres"].contains(&name.trim_end_matches(" (deleted)")) {
+        if !PROGRAMS.contains(&name.trim_end_matches(" (deleted)")) {
             continue;
         }
         looked_at += 1;
@@ -108,14 +124,25 @@ fn processes(needles: &Needles) -> anyhow::Result<usize> {
     Ok(looked_at)
 }
 
-fn dump(data: &Path) -> anyhow::Result<Vec<u8>> {
-    let folder = fs::canonicalize(data.join("run"))?;
-    let output = Command::new(gantry_e2e::postgres("pg_dumpall"))
-        .args(["-U", "gantry", "-l", "postgres", "-h"])
-        .arg(folder)
-        .output()?;
+/// Everything in a database whose place these arguments name.
+fn dump(place: &[&OsStr]) -> anyhow::Result<Vec<u8>> {
+    let output =
+        Command::new(gantry_e2e::postgres("pg_dumpall")).args(["-l", "postgres"]).args(place).output()?;
     ensure!(output.status.success(), "pg_dumpall: {}", String::from_utf8_lossy(&output.stderr));
     Ok(output.stdout)
+}
+
+/// Looks into every file below these folders.
+fn search(needles: &Needles, folders: &[&Path]) -> anyhow::Result<()> {
+    let mut kept = Vec::new();
+    for folder in folders {
+        if folder.is_file() { kept.push(folder.to_path_buf()) } else { files(folder, &mut kept) }
+    }
+    ensure!(kept.len() > 100, "{} files", kept.len());
+    for file in kept {
+        needles.check(&file.display().to_string(), &fs::read(&file).unwrap_or_default())?;
+    }
+    Ok(())
 }
 
 async fn set_secrets(world: &World) -> anyhow::Result<()> {
@@ -137,17 +164,62 @@ async fn set_secrets(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn has_python() -> bool {
+    let found = Command::new("python3").arg("--version").output().is_ok();
+    if !found {
+        eprintln!("NOT TESTED: what leaks is looked for with python3");
+    }
+    found
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_form_of_a_secret_is_kept_anywhere() -> anyhow::Result<()> {
-    if Command::new("python3").arg("--version").output().is_err() {
-        eprintln!("NOT TESTED: what leaks is looked for with python3");
+    if !has_python() {
         return Ok(());
     }
     let world = World::up(&[]).await?;
+    let needles = run(&world).await?;
+    let data = world.work.path().join("data");
+    let folder = fs::canonicalize(data.join("run"))?;
+    let place = ["-U".as_ref(), "gantry".as_ref(), "-h".as_ref(), folder.as_os_str()];
+    needles.check("the database", &dump(&place)?)?;
+    search(&needles, &[&data, &data.with_extension("log")])?;
+    world.suite.down().await
+}
+
+/// The same with every service and server a process of its own: queues, jobs of Nomad, buckets and caches too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_form_of_a_secret_is_kept_on_the_stack() -> anyhow::Result<()> {
+    let (Some(suite), Some(folder)) = (Suite::stack().await?, env::var_os("GANTRY_STACK")) else {
+        eprintln!("left out: GANTRY_TEST_STACK and GANTRY_STACK are not set");
+        return Ok(());
+    };
+    if !has_python() {
+        return Ok(());
+    }
+    let folder = PathBuf::from(folder);
+    let world = World { suite, work: tempfile::tempdir()? };
+    let needles = run(&world).await?;
+    let ports = fs::read_to_string(folder.join("ports"))?;
+    let port = |name: &str| {
+        let line = ports.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.with_context(|| format!("the stack has no port {name}"))
+    };
+    let place = ["-U", "postgres", "-h", "127.0.0.1", "-p", port("postgres")?].map(OsStr::new);
+    needles.check("the database", &dump(&place)?)?;
+    let live = world.work.path().join("live.rdb");
+    let saved =
+        Command::new("redis-cli").args(["-p", port("redis")?, "--rdb"]).arg(&live).output()?.status.success();
+    ensure!(saved && live.is_file(), "what Redis holds was not saved");
+    search(&needles, &[&folder, &live])
+}
+
+/// Runs the job that does all it can to have secrets kept, and looks at what the suite shows of it.
+async fn run(world: &World) -> anyhow::Result<Needles> {
     let needles = Needles::of(world.work.path())?;
     // Makes the project.
     world.push("leaks", "version: 2.1\njobs: {}\n").await?;
-    set_secrets(&world).await?;
+    set_secrets(world).await?;
     let (up, go_on) = (world.work.path().join("gates/up"), world.work.path().join("gates/go-on"));
     let gates = up.parent().context("no folder")?;
     fs::create_dir_all(gates)?;
@@ -206,13 +278,5 @@ workflows: {{ main: {{ jobs: [{{ build: {{ context: leaks }} }}] }} }}
         ensure!(items.len() == 1, "{list}: {items:?}");
         needles.check(list, Value::from(items).to_string().as_bytes())?;
     }
-    let data = world.work.path().join("data");
-    needles.check("the database", &dump(&data)?)?;
-    let mut kept = vec![data.with_extension("log")];
-    files(&data, &mut kept);
-    ensure!(kept.len() > 100, "{} files", kept.len());
-    for file in kept {
-        needles.check(&file.display().to_string(), &fs::read(&file).unwrap_or_default())?;
-    }
-    world.suite.down().await
+    Ok(needles)
 }
