@@ -21,6 +21,7 @@ use bus::broker::{Answer, Broker, BrokerError, Deliveries, LaneQueue, Outgoing};
 use link::Link;
 use std::{fmt, sync::Arc};
 use tokio::{sync::Mutex, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 pub use signature::SigningKey;
 
@@ -76,8 +77,8 @@ impl Broker for Amqp {
         caller.ask(&self.0.key, service, request, until).await
     }
 
-    async fn serve(&self, service: &str, answer: Answer) -> Result<(), BrokerError> {
-        request::serve(&self.0.consuming, &self.0.key, service, answer).await
+    async fn serve(&self, service: &str, answer: Answer, stop: CancellationToken) -> Result<(), BrokerError> {
+        request::serve(&self.0.consuming, &self.0.key, service, answer, stop).await
     }
 
     async fn publish(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {

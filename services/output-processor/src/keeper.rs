@@ -176,6 +176,7 @@ async fn finish(hub: &Hub, writing: &tokio::sync::Mutex<()>, id: TaskId) -> anyh
         over
     };
     if over {
+        hub.disown(id).await;
         hub.evict(&task);
     }
     Ok(())
