@@ -148,7 +148,8 @@ impl Stack {
     /// What a process of a service has counted since its start: the sum of all series of a metric whose labels fit.
     pub async fn counted(&self, name: &str, metric: &str, labels: &str) -> anyhow::Result<f64> {
         let at = format!("http://127.0.0.1:{}/metrics", self.internal(name)?);
-        let text = reqwest::get(at).await?.error_for_status()?.text().await?;
+        let asked = reqwest::Client::new().get(at).timeout(Duration::from_secs(10)).send();
+        let text = asked.await.with_context(|| name.to_owned())?.error_for_status()?.text().await?;
         let of = text.lines().filter_map(|line| line.strip_prefix(metric));
         let of = of.filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels));
         Ok(of.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())

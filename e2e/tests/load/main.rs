@@ -16,7 +16,7 @@ mod world;
 
 use crate::world::World;
 use anyhow::Context;
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 use std::{
     env,
     process::ExitCode,
@@ -27,7 +27,7 @@ use std::{
 const LIMIT: Duration = Duration::from_secs(2400);
 
 /// What a part does, and whether a short run has it.
-type Part = (&'static str, bool, for<'a> fn(&'a World) -> BoxFuture<'a, anyhow::Result<()>>);
+type Part = (&'static str, bool, for<'a> fn(&'a World) -> LocalBoxFuture<'a, anyhow::Result<()>>);
 
 const PARTS: [Part; 5] = [
     ("share", true, |world| Box::pin(share::work_is_shared(world))),

@@ -14,7 +14,6 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
 };
 
 /// One small job.
@@ -185,6 +184,3 @@ pub async fn statuses(suite: &Suite, project: &str) -> anyhow::Result<BTreeMap<S
     let text = |job: &Value, key: &str| job[key].as_str().unwrap_or_default().to_owned();
     Ok(jobs.iter().map(|job| (text(job, "name"), text(job, "status"))).collect())
 }
-
-/// For what is waited for while a process restarts.
-pub const RESTART: Duration = Duration::from_secs(90);

@@ -344,8 +344,8 @@ impl Hub {
             }
             state.gone = true;
         }
-        self.disown(task.id).await;
         self.evict(task);
+        self.disown(task.id).await;
     }
 
     /// Nothing of a task is ours any more; whoever is called next may say what is known of it.
