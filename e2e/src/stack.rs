@@ -1,6 +1,6 @@
 //! The suite as separate processes, of which single ones are taken away: `scripts/stack` in a folder of its own.
 
-use crate::{Suite, stack_script, until};
+use crate::{Suite, ledger::processes, stack_script, until};
 use anyhow::{Context, ensure};
 use nix::{
     sys::signal::{Signal, kill},
@@ -87,6 +87,22 @@ impl Stack {
     /// Brings the database to the version of the programs that are started from now on.
     pub async fn migrate(&self) -> anyhow::Result<()> {
         self.script(&["migrate"]).await
+    }
+
+    /// Agents of this stack: Nomad's clients, and the scheduler where there is none, start them with their folder.
+    pub fn agents(&self) -> Vec<Pid> {
+        let folder = self.folder.display().to_string();
+        processes(|line| {
+            let mut words = line.split(' ');
+            let program = words.next().is_some_and(|program| program.ends_with("gantry-runner"));
+            program && matches!(words.next(), Some("--placed" | "--task-dir")) && line.contains(&folder)
+        })
+    }
+
+    /// Kills one of the agents; whether there was one.
+    pub fn kill_agent(&self, which: usize) -> bool {
+        let found = self.agents();
+        found.get(which % found.len().max(1)).is_some_and(|agent| kill(*agent, Signal::SIGKILL).is_ok())
     }
 
     /// Kills every process at once; the names, in the order in which they were killed.

@@ -7,9 +7,7 @@ use gantry_e2e::{
     stack::Stack,
     until,
 };
-use serde_json::Value;
 use std::{
-    collections::BTreeMap,
     env, fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -172,15 +170,4 @@ pub fn number(name: &str, otherwise: u64) -> anyhow::Result<u64> {
         Ok(text) => text.trim().parse().with_context(|| format!("{name}={text} is no number")),
         Err(_) => Ok(otherwise),
     }
-}
-
-/// Status of each job of a project's only workflow.
-pub async fn statuses(suite: &Suite, project: &str) -> anyhow::Result<BTreeMap<String, String>> {
-    let found = suite.items(&format!("/api/v2/project/git/local/{project}/pipeline")).await?;
-    let pipeline = found.first().and_then(|found| found["id"].as_str()).context("no pipeline")?;
-    let found = suite.items(&format!("/api/v2/pipeline/{pipeline}/workflow")).await?;
-    let workflow = found.first().and_then(|found| found["id"].as_str()).context("no workflow")?;
-    let jobs = suite.items(&format!("/api/v2/workflow/{workflow}/job")).await?;
-    let text = |job: &Value, key: &str| job[key].as_str().unwrap_or_default().to_owned();
-    Ok(jobs.iter().map(|job| (text(job, "name"), text(job, "status"))).collect())
 }
