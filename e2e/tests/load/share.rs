@@ -28,6 +28,9 @@ const COUNTS: [(&str, &str, &str); 14] = [
 ];
 /// Too little to be shared.
 const ENOUGH: f64 = 20.0;
+/// Nobody need ask them anything: whoever asks for permissions remembers the answers for a while, and these jobs have neither
+/// contexts nor test reports.
+const QUIET: [&str; 3] = ["permissions", "contexts", "test-results"];
 /// A process that was killed is known to be gone.
 const TAKEN_OVER: Duration = Duration::from_secs(60);
 
@@ -48,10 +51,9 @@ pub async fn work_is_shared(world: &World) -> anyhow::Result<()> {
         if sum >= ENOUGH && least < SHARE {
             unfair.push(format!("{role} by {metric}: {done:?}"));
         }
-        ensure!(
-            sum > 0.0 || *role == "contexts" || *role == "test-results",
-            "{role} counts nothing as {metric}"
-        );
+        if sum == 0.0 && !QUIET.contains(&role) {
+            unfair.push(format!("{role} counts nothing as {metric}"));
+        }
     }
     ensure!(unfair.is_empty(), "work is not shared: {}", unfair.join("; "));
     takes_over(world, "projector").await
