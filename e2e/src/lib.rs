@@ -1,6 +1,7 @@
 //! Drives the real `gantry` binary through its public contract only.
 
 pub mod ledger;
+pub mod stack;
 
 use anyhow::{Context, bail, ensure};
 use nix::{
@@ -160,6 +161,23 @@ impl Suite {
         let answer = request.send().await?;
         let status = answer.status().as_u16();
         Ok((status, answer.json().await.unwrap_or_default()))
+    }
+
+    /// `gantry admin verify` and the invariants find nothing.
+    pub async fn verify(&self) -> anyhow::Result<()> {
+        for check in ["verify", "invariants"] {
+            // The invariants count what waits for its time as overdue only after a while.
+            until(check, Duration::from_secs(90), || async {
+                let mut command = Command::new(binary());
+                command.args(["admin", check, "--server", &self.url]).env("GANTRY_TOKEN", &self.token);
+                let output = command.output().await?;
+                let said = [output.stdout, output.stderr].concat();
+                ensure!(output.status.success(), "gantry admin {check}: {}", String::from_utf8_lossy(&said));
+                Ok(Some(()))
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// The bytes at a path.

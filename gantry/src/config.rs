@@ -661,6 +661,9 @@ pub struct Server {
     pub agents: String,
     /// Of `gantry serve`: probes, metrics and operators, of every process.
     pub internal: String,
+    /// Of `gantry serve`: where other processes of the same service reach the listener for agents of this one, for example
+    /// `http://10.0.3.7:8585`; empty: the listener's address, with the machine's name where it listens on all.
+    pub peer_url: String,
 }
 
 impl Default for Server {
@@ -670,6 +673,7 @@ impl Default for Server {
             listen: "127.0.0.1:8080".to_owned(),
             agents: "127.0.0.1:8585".to_owned(),
             internal: "127.0.0.1:0".to_owned(),
+            peer_url: String::new(),
         }
     }
 }

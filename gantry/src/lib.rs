@@ -11,6 +11,7 @@ pub mod rotate;
 pub mod serve;
 pub mod up;
 
+mod counted;
 mod disk;
 mod engine;
 mod instance;

@@ -195,6 +195,14 @@ async fn serve(
         None
     };
 
+    let called = roles.iter().any(|role| CALLED_BY_AGENTS.contains(role));
+    // Bound before the services start, which tell each other where they are.
+    let for_agents = if called { Some(bind(&config.server.agents).await?) } else { None };
+    let peer_url = match &for_agents {
+        Some(listener) => Some(peer_url(&config.server.peer_url, listener.local_addr()?)?),
+        None => None,
+    };
+
     let options = migrate::options(&config.database)?;
     let pool = eventstore::open_pool_with(options, config.database.connections.0)
         .await
@@ -207,6 +215,7 @@ async fn serve(
         git_url: address(&config.server.public_url, &open, "public"),
         isolation: Isolation::choose(config.executors.host_isolation)?,
         layout: layout.clone(),
+        peer_url,
     };
     let suite = Suite::start(config, &place, &keys, pool.clone(), bus.clone(), &roles, stop.clone()).await?;
     if roles.contains(&"domain") {
@@ -220,16 +229,15 @@ async fn serve(
         draining: draining.clone(),
     };
     let stored = Stored::for_audit(config, &layout)?;
-    let operator = Operator { bus, pool, blobs: stored, config: Arc::clone(config) };
+    let operator = Operator { bus: bus.clone(), pool, blobs: stored, config: Arc::clone(config) };
     let probes = health::router(health).merge(routes::router(operator));
     drop(internal_routes.send_replace(probes.clone()));
     if let Some(public) = &public {
         drop(public.send_replace(suite.public().merge(probes)));
     }
     let mut unix = None;
-    if roles.iter().any(|role| CALLED_BY_AGENTS.contains(role)) {
+    if let Some(listener) = for_agents {
         let (routes, router) = watch::channel(suite.agents());
-        let listener = bind(&config.server.agents).await?;
         open.push(opened("agents", listener, None, router, &stop)?);
         // The receiver keeps the value; agents of this machine come over the socket.
         drop(routes);
@@ -262,13 +270,17 @@ async fn serve(
         tokio::time::sleep(BALANCERS).await;
         stop.cancel();
         let all = async {
-            suite.join().await;
+            // Requests under way are answered, over HTTP and over the bus; streams and long polls end by the same token.
+            let listeners = async {
+                for open in open {
+                    let _ = open.task.await;
+                }
+                if let Some(unix) = unix {
+                    let _ = unix.await;
+                }
+            };
+            tokio::join!(suite.join(), bus.leave(), listeners);
             let _ = wakes.await;
-            if let Some(unix) = unix {
-                let _ = unix.await;
-            }
-            // Streams of browsers end with the process: nobody waits for them.
-            open.iter().for_each(|open| open.task.abort());
         };
         if tokio::time::timeout(FINISH, all).await.is_err() {
             tracing::warn!(
@@ -297,6 +309,19 @@ fn opened(
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", up::near(listener.local_addr()?));
     Ok(Open { name, url, task: listen::public(listener, tls, router, stop.clone()) })
+}
+
+/// Where other processes of the same service reach this one.
+fn peer_url(configured: &str, listens: SocketAddr) -> anyhow::Result<String> {
+    let configured = configured.trim_end_matches('/');
+    if !configured.is_empty() {
+        return Ok(configured.to_owned());
+    }
+    if !listens.ip().is_unspecified() {
+        return Ok(format!("http://{listens}"));
+    }
+    let name = nix::unistd::gethostname().context("the machine has no name; set [server] peer_url")?;
+    Ok(format!("http://{}:{}", name.to_string_lossy(), listens.port()))
 }
 
 /// The configured address, else that of a listener.

@@ -4,6 +4,7 @@ use crate::{
     adapters,
     adapters::Stored,
     config::{ComputeKind, Config},
+    counted::counted,
     engine,
     isolation::Isolation,
     layout::Layout,
@@ -37,6 +38,8 @@ pub struct Place {
     pub layout: Layout,
     /// What keeps host jobs apart.
     pub isolation: Isolation,
+    /// Where other processes of the same services reach this one's routes for agents; `None`: there are none.
+    pub peer_url: Option<String>,
 }
 
 /// The services of this process, running.
@@ -197,6 +200,7 @@ impl Suite {
                     live: Arc::clone(&live),
                     records: Arc::clone(&records),
                     journal_dir: layout.join("journal"),
+                    peer_url: place.peer_url.clone(),
                     config: output(config),
                 },
                 stop.clone(),
@@ -274,7 +278,7 @@ impl Suite {
     /// Routes for people and programs.
     pub fn public(&self) -> Router {
         let api = self.api.as_ref().map(api::Service::router);
-        api.unwrap_or_default().merge(self.blobs.clone())
+        counted(api.unwrap_or_default(), "public").merge(self.blobs.clone())
     }
 
     /// Routes for agents.
@@ -295,7 +299,7 @@ impl Suite {
             self.test_results.as_ref().map(test_results::Service::agent_router),
             self.scheduler.as_ref().map(scheduler::Service::agent_router),
         ];
-        parts.into_iter().flatten().fold(Router::new(), Router::merge)
+        counted(parts.into_iter().flatten().fold(Router::new(), Router::merge), "agents")
     }
 
     /// A code with which this person signs in once in a browser; `None`: no edge runs here.

@@ -156,7 +156,13 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
     let token = admin_token(&layout.join("admin-token"))?;
     let keys = Keys::load_or_create(&layout.join("keys").join("signing")).context("the signing key")?;
     let bus = adapters::bus(&config, &pool, &keys);
-    let place = Place { url: url.clone(), git_url, layout: layout.clone(), isolation: isolation.clone() };
+    let place = Place {
+        url: url.clone(),
+        git_url,
+        layout: layout.clone(),
+        isolation: isolation.clone(),
+        peer_url: None,
+    };
     let suite = Suite::start(&config, &place, &keys, pool.clone(), bus.clone(), &ROLES, stop.clone()).await?;
     let admin = suite.bootstrap(&token).await?;
     upkeep::start(&config, &layout, &pool, &bus, &stop)?;

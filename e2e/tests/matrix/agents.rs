@@ -1,27 +1,14 @@
 //! Rows whose victims are agents, and who starts them.
 
 use crate::world::Case;
-use gantry_e2e::{ledger::processes, until};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use gantry_e2e::until;
+use nix::sys::signal::{Signal, kill};
 use std::time::Duration;
-
-/// Agents of this stack: Nomad's clients, and the scheduler where there is none, start them with their folder.
-fn running(case: &Case<'_>) -> Vec<Pid> {
-    let folder = case.world.stack.folder.display().to_string();
-    processes(|line| {
-        let mut words = line.split(' ');
-        let program = words.next().is_some_and(|program| program.ends_with("gantry-runner"));
-        program && matches!(words.next(), Some("--placed" | "--task-dir")) && line.contains(&folder)
-    })
-}
 
 /// F15: an agent that Nomad started is part of its job: that job ends as lost with its lease, the others go on.
 pub async fn killed(case: &Case<'_>) -> anyhow::Result<()> {
     let found = until("an agent", Duration::from_secs(60), || async {
-        let found = running(case);
+        let found = case.world.stack.agents();
         Ok((!found.is_empty()).then_some(found))
     })
     .await?;

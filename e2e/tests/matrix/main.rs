@@ -121,7 +121,7 @@ async fn run(world: &World, row: &Row, seed: u64, full: bool) -> Outcome {
         mark("recovered");
         case.judge().await.context("judge")?;
         mark("judged");
-        world.verify().await?;
+        world.suite.verify().await?;
         mark("verified");
         anyhow::Ok(recovered)
     };

@@ -3,7 +3,7 @@
 use crate::stack::Stack;
 use anyhow::{Context, ensure};
 use gantry_e2e::{
-    Suite, binary,
+    Suite,
     ledger::{Fan, LIMIT, Ledger, Verdict},
     until,
 };
@@ -12,7 +12,6 @@ use std::{
     sync::Mutex,
     time::{Duration, Instant},
 };
-use tokio::process::Command;
 
 /// What runs while something fails: one job, then many side by side of which one takes a secret and keeps a file, then one.
 pub const FAN: Fan = Fan {
@@ -140,25 +139,6 @@ impl World {
         .await?;
         let verdict = self.ledger.judge(&self.suite, project, &PROBE).await?;
         ensure!(verdict.status == "success", "the probe {project} is {}: {:?}", verdict.status, verdict.lost);
-        Ok(())
-    }
-
-    /// `gantry admin verify` and the invariants find nothing.
-    pub async fn verify(&self) -> anyhow::Result<()> {
-        for check in ["verify", "invariants"] {
-            // The invariants count what waits for its time as overdue only after a while.
-            until(check, Duration::from_secs(90), || async {
-                let mut command = Command::new(binary());
-                command
-                    .args(["admin", check, "--server", &self.suite.url])
-                    .env("GANTRY_TOKEN", &self.suite.token);
-                let output = command.output().await?;
-                let said = [output.stdout, output.stderr].concat();
-                ensure!(output.status.success(), "gantry admin {check}: {}", String::from_utf8_lossy(&said));
-                Ok(Some(()))
-            })
-            .await?;
-        }
         Ok(())
     }
 }

@@ -24,6 +24,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 pub use signature::SigningKey;
 
@@ -91,8 +92,8 @@ impl Broker for Amqp {
         sent.answer(&self.0.key).await
     }
 
-    async fn serve(&self, service: &str, answer: Answer) -> Result<(), BrokerError> {
-        request::serve(&self.0.answers, &self.0.key, service, answer).await
+    async fn serve(&self, service: &str, answer: Answer, stop: CancellationToken) -> Result<(), BrokerError> {
+        request::serve(&self.0.answers, &self.0.key, service, answer, stop).await
     }
 
     async fn publish(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {

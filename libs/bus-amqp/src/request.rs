@@ -8,8 +8,8 @@ use lapin::{
     BasicProperties, Channel, Confirmation,
     message::Delivery,
     options::{
-        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-        QueueDeclareOptions,
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+        ConfirmSelectOptions, QueueDeclareOptions,
     },
     types::FieldTable,
 };
@@ -18,6 +18,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::{sync::oneshot, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The broker's name for "the answer comes to the channel that asked".
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -134,12 +135,13 @@ fn lock(waiting: &Waiting) -> MutexGuard<'_, HashMap<String, oneshot::Sender<Del
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Answers the requests to a service until the connection breaks.
+/// Answers the requests to a service until the connection breaks or `stop`.
 pub(crate) async fn serve(
     link: &Link,
     key: &SigningKey,
     service: &str,
     answer: Answer,
+    stop: CancellationToken,
 ) -> Result<(), BrokerError> {
     let channel = link.channel().await?;
     let queue = request_queue(service);
@@ -159,17 +161,31 @@ pub(crate) async fn serve(
         )
         .await
         .map_err(unavailable)?;
-    while let Some(request) = requests.next().await {
+    let (answering, tag) = (TaskTracker::new(), requests.tag());
+    let mut leaving = false;
+    loop {
+        let request = tokio::select! {
+            () = stop.cancelled(), if !leaving => {
+                leaving = true;
+                // From here on rivals get all; what was sent to this process before still comes.
+                channel.basic_cancel(tag.clone(), BasicCancelOptions::default()).await.map_err(unavailable)?;
+                continue;
+            }
+            request = requests.next() => request,
+        };
+        let Some(request) = request else { break };
         let request = request.map_err(unavailable)?;
         let (channel, key, queue, answer) =
             (channel.clone(), key.clone(), queue.clone(), Arc::clone(&answer));
-        tokio::spawn(async move {
+        answering.spawn(async move {
             if let Err(error) = reply(&channel, &key, &queue, request, answer).await {
                 tracing::warn!(queue, %error, "a request was not answered");
             }
         });
     }
-    Err(unavailable("the consumer of requests was canceled"))
+    answering.close();
+    answering.wait().await;
+    if leaving { Ok(()) } else { Err(unavailable("the consumer of requests was canceled")) }
 }
 
 async fn reply(

@@ -7,6 +7,7 @@ use eventstore::Position;
 use futures::{future::BoxFuture, stream::BoxStream};
 use std::{fmt, sync::Arc};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Why a broker did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -84,11 +85,12 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Nobody answers, the deadline passed, or the broker is away.
     async fn request(&self, service: &str, request: &[u8], until: Instant) -> Result<Vec<u8>, BrokerError>;
 
-    /// Answers requests to a service, in competition with other processes, until the connection breaks.
+    /// Answers requests to a service, in competition with other processes, until the connection breaks or `stop`. After it
+    /// no request is taken, and those that were are answered before this returns.
     ///
     /// # Errors
-    /// Why it ended.
-    async fn serve(&self, service: &str, answer: Answer) -> Result<(), BrokerError>;
+    /// Why it ended before `stop`.
+    async fn serve(&self, service: &str, answer: Answer, stop: CancellationToken) -> Result<(), BrokerError>;
 
     /// Publishes events; returns once the broker has confirmed that every one lies in every queue that wants it.
     ///

@@ -202,8 +202,9 @@ impl Runner {
             ends.insert(lane.number(), LaneEnd { items, committed: lane.committed(), given: lane.position });
             lane_runs.push(lane.run(receiver, stop.clone()));
         }
+        let none = lane_runs.is_empty();
         let lanes_done = async {
-            if lane_runs.is_empty() {
+            if none {
                 // Other processes have them all.
                 std::future::pending::<()>().await;
             }
@@ -221,7 +222,9 @@ impl Runner {
             read = read => {
                 // Without error only when it is stopped: the lanes finish the message at hand.
                 read?;
-                lanes_done.await?;
+                if !none {
+                    lanes_done.await?;
+                }
             }
             done = &mut lanes_done => {
                 done?;

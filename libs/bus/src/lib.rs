@@ -51,7 +51,7 @@ use tokio::{
     sync::{Notify, Semaphore, watch},
     task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A message, encoded, has at most so many bytes, in both directions.
 pub const MESSAGE_LIMIT: usize = eventstore::MESSAGE_LIMIT;
@@ -83,6 +83,10 @@ pub(crate) struct Inner {
     /// Messages that all groups together handle at a time.
     turns: Arc<Semaphore>,
     admission: Admission,
+    /// This process is about to end: it takes no more requests, and leaves lanes and leaderships to others.
+    leaving: CancellationToken,
+    /// What ends in good order then.
+    parting: TaskTracker,
 }
 
 /// The bus of one process; cheap to clone.
@@ -124,7 +128,17 @@ impl Bus {
             own_changed: Notify::new(),
             waiting: detour::Waiting::default(),
             admission: Admission::default(),
+            leaving: CancellationToken::new(),
+            parting: TaskTracker::new(),
         }))
+    }
+
+    /// Hands over to other processes: requests that were taken are answered and no more are taken, lanes and leaderships go to
+    /// whoever is there. Returns when that is done. Groups end by their own token.
+    pub async fn leave(&self) {
+        self.0.leaving.cancel();
+        self.0.parting.close();
+        self.0.parting.wait().await;
     }
 
     /// Whether new work is taken; requests that begin some are refused here while it is not.
@@ -147,7 +161,8 @@ impl Bus {
             source.wake.send_modify(|n| *n = n.wrapping_add(1));
         }
         if let Some(broker) = &self.0.broker {
-            tokio::spawn(relay::run(Arc::downgrade(&self.0), Arc::clone(broker), store.clone()));
+            let relay = relay::run(Arc::downgrade(&self.0), Arc::clone(broker), store.clone());
+            self.0.parting.spawn(relay);
         }
         let (bus, service) = (Arc::downgrade(&self.0), store.service());
         let swept = store.clone();

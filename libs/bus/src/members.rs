@@ -9,7 +9,7 @@ use eventstore::Store;
 use ids::InstanceId;
 use sqlx::AssertSqlSafe;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     hash::Hasher,
     sync::{Arc, Weak},
     time::Duration,
@@ -33,9 +33,14 @@ impl Members {
     pub(crate) fn join(bus: Weak<Inner>, store: Store) -> Self {
         let me = InstanceId::new().uuid();
         let (sender, all) = watch::channel(Arc::new(BTreeSet::from([me])));
-        tokio::spawn(async move {
+        let Some(inner) = Weak::upgrade(&bus) else { return Self { me, all } };
+        let mut told = crate::Bus(Arc::clone(&inner)).woken(&news(&store));
+        let (leaving, parting) = (inner.leaving.clone(), inner.parting.clone());
+        parting.spawn(async move {
+            let mut first = true;
             while Weak::strong_count(&bus) > 0 && !sender.is_closed() {
-                match beat(&store, me).await {
+                told.borrow_and_update();
+                match beat(&store, me, std::mem::take(&mut first)).await {
                     Ok(seen) => {
                         sender.send_if_modified(|known| {
                             let changed = known.as_ref() != &seen;
@@ -54,7 +59,14 @@ impl Members {
                         tracing::warn!(service = store.service(), %error, "the other processes are not known")
                     }
                 }
-                sleep(BEAT).await;
+                tokio::select! {
+                    () = sleep(BEAT) => {}
+                    Ok(()) = told.changed() => {}
+                    () = leaving.cancelled() => break,
+                }
+            }
+            if let Err(error) = part(&store, me).await {
+                tracing::debug!(service = store.service(), %error, "the others notice by themselves");
             }
         });
         Self { me, all }
@@ -63,7 +75,8 @@ impl Members {
     /// Which of `lanes` lanes this process takes.
     pub(crate) fn lanes(&self, group: &str, source: &str, lanes: i32) -> BTreeSet<i32> {
         let all = Arc::clone(&self.all.borrow());
-        (0..lanes).filter(|lane| owner(&all, group, source, *lane) == Some(self.me)).collect()
+        let owners = owners(&all, group, source, lanes);
+        (0..lanes).zip(owners).filter(|(_, owner)| *owner == self.me).map(|(lane, _)| lane).collect()
     }
 
     /// Returns when the lanes of this process are no longer `taken`.
@@ -80,9 +93,10 @@ impl Members {
     }
 }
 
-/// The process with the highest score for the lane: when one comes or goes, only its own lanes move.
-fn owner(all: &BTreeSet<Uuid>, group: &str, source: &str, lane: i32) -> Option<Uuid> {
-    let score = |process: &Uuid| {
+/// Who takes each lane: the process with the highest score for it, of those that do not have their share yet. None has more
+/// than one lane more than another, and when a process comes or goes few other lanes move.
+fn owners(all: &BTreeSet<Uuid>, group: &str, source: &str, lanes: i32) -> Vec<Uuid> {
+    let score = |process: &Uuid, lane: i32| {
         // Keys are fixed: all processes must agree.
         let mut hash = std::hash::DefaultHasher::new();
         hash.write(process.as_bytes());
@@ -92,10 +106,42 @@ fn owner(all: &BTreeSet<Uuid>, group: &str, source: &str, lane: i32) -> Option<U
         hash.write_i32(lane);
         hash.finish()
     };
-    all.iter().copied().max_by_key(score)
+    let mut taken: BTreeMap<Uuid, i32> = all.iter().map(|process| (*process, 0)).collect();
+    let mut owners = Vec::new();
+    for lane in 0..lanes {
+        let least = taken.values().min().copied().unwrap_or_default();
+        let free = taken.iter().filter(|(_, count)| **count == least).map(|(process, _)| *process);
+        let Some(owner) = free.max_by_key(|process| score(process, lane)) else { break };
+        taken.entry(owner).and_modify(|count| *count += 1);
+        owners.push(owner);
+    }
+    owners
 }
 
-async fn beat(store: &Store, me: Uuid) -> eventstore::Result<BTreeSet<Uuid>> {
+/// Channel on which processes of a service say that they come or go.
+fn news(store: &Store) -> String {
+    format!("members:{}", store.service())
+}
+
+/// Takes this process out of the list.
+async fn part(store: &Store, me: Uuid) -> eventstore::Result<()> {
+    let mut tx = store.begin(&[]).await?;
+    sqlx::query(AssertSqlSafe(format!("DELETE FROM {}.instances WHERE id = $1", store.schema())))
+        .bind(me)
+        .execute(tx.conn())
+        .await?;
+    tell(&mut tx, store, me).await?;
+    tx.commit().await
+}
+
+/// Lets the others look at once.
+async fn tell(tx: &mut eventstore::Tx, store: &Store, me: Uuid) -> eventstore::Result<()> {
+    let text = format!("{me} {}", news(store));
+    sqlx::query("SELECT pg_notify('gantry_committed', $1)").bind(text).execute(tx.conn()).await?;
+    Ok(())
+}
+
+async fn beat(store: &Store, me: Uuid, first: bool) -> eventstore::Result<BTreeSet<Uuid>> {
     let schema = store.schema();
     let sql = format!(
         "WITH mine AS (INSERT INTO {schema}.instances (id, seen) VALUES ($1, clock_timestamp()) \
@@ -112,6 +158,9 @@ async fn beat(store: &Store, me: Uuid) -> eventstore::Result<BTreeSet<Uuid>> {
         .await?
         .into_iter()
         .collect();
+    if first {
+        tell(&mut tx, store, me).await?;
+    }
     tx.commit().await?;
     seen.insert(me);
     Ok(seen)
@@ -122,16 +171,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_leaves_moves_its_own_lanes_only() {
+    fn lanes_are_shared_evenly_and_few_of_those_that_stay_move() {
         let three: BTreeSet<Uuid> = (1..=3).map(Uuid::from_u128).collect();
         let two: BTreeSet<Uuid> = (1..=2).map(Uuid::from_u128).collect();
-        let mut counts = std::collections::HashMap::<Uuid, u32>::new();
-        for lane in 0..300 {
-            let before = owner(&three, "g", "s", lane).unwrap();
-            let after = owner(&two, "g", "s", lane).unwrap();
-            *counts.entry(before).or_default() += 1;
-            assert!(before == after || before == Uuid::from_u128(3));
+        for (group, source) in [("g", "s"), ("h", "s"), ("g", "t"), ("i", "u")] {
+            for (all, most) in [(&three, 2), (&two, 2)] {
+                let owners = owners(all, group, source, 4);
+                assert_eq!(owners.len(), 4);
+                for process in all {
+                    let mine = owners.iter().filter(|owner| *owner == process).count();
+                    assert!((1..=most).contains(&mine), "{process} has {mine} of {owners:?}");
+                }
+            }
         }
-        assert!(counts.values().all(|count| *count > 60), "{counts:?}");
+        assert_eq!(owners(&BTreeSet::from([Uuid::nil()]), "g", "s", 4), [Uuid::nil(); 4]);
+        let single: BTreeSet<Uuid> =
+            (0..40).flat_map(|source| owners(&two, "g", &source.to_string(), 1)).collect();
+        assert_eq!(single, two, "lanes of groups that have one are with both");
     }
 }

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 /// Name under which the cursor lies in the source's own schema.
 const CURSOR: &str = "relay";
@@ -39,8 +40,8 @@ pub(crate) async fn run(bus: Weak<Inner>, broker: Arc<dyn Broker>, store: Store)
     let mut pause = Duration::from_millis(50);
     loop {
         let Some(inner) = Weak::upgrade(&bus) else { break };
-        let woken = Bus(inner).woken(store.service());
-        match lead(&bus, broker.as_ref(), &store, &leader, woken).await {
+        let (leaving, woken) = (inner.leaving.clone(), Bus(inner).woken(store.service()));
+        match lead(&bus, broker.as_ref(), &store, &leader, woken, &leaving).await {
             Ok(()) => break,
             Err(error) => {
                 metrics::counter!("gantry.bus.relay_failures", "source" => store.service()).increment(1);
@@ -51,7 +52,9 @@ pub(crate) async fn run(bus: Weak<Inner>, broker: Arc<dyn Broker>, store: Store)
                 );
             }
         }
-        sleep(pause).await;
+        if leaving.run_until_cancelled(sleep(pause)).await.is_none() {
+            break;
+        }
         pause = (pause * 2).min(PATIENCE);
     }
     if let Err(error) = leader.release().await {
@@ -59,13 +62,14 @@ pub(crate) async fn run(bus: Weak<Inner>, broker: Arc<dyn Broker>, store: Store)
     }
 }
 
-/// Leads while it can; returns without error once the bus is gone.
+/// Leads while it can; returns without error once the bus is gone or leaves.
 async fn lead(
     bus: &Weak<Inner>,
     broker: &dyn Broker,
     store: &Store,
     leader: &Leader,
     mut woken: tokio::sync::watch::Receiver<u64>,
+    leaving: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (mut renewed, mut trail, mut position) = (None::<Instant>, Trail::default(), None::<Position>);
     while Weak::strong_count(bus) > 0 {
@@ -74,7 +78,9 @@ async fn lead(
             if !leader.hold().await? {
                 // Another process publishes.
                 (renewed, position) = (None, None);
-                sleep(POLL).await;
+                if leaving.run_until_cancelled(sleep(POLL)).await.is_none() {
+                    return Ok(());
+                }
                 continue;
             }
             if before != leader.epoch() {
@@ -102,9 +108,14 @@ async fn lead(
         if page.more {
             continue;
         }
+        // What is committed from here on, the next leader publishes.
+        if leaving.is_cancelled() {
+            return Ok(());
+        }
         let wait = if page.unsettled { Duration::from_millis(2) } else { POLL };
         tokio::select! {
             changed = woken.changed() => if changed.is_err() { return Ok(()) },
+            () = leaving.cancelled() => {}
             () = sleep(wait) => {}
         }
     }

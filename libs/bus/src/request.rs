@@ -21,6 +21,7 @@ use tokio::{
     sync::{Notify, Semaphore},
     time::{Instant, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
 /// How long a request without options may take.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -67,8 +68,9 @@ impl Bus {
         let permits = Arc::new(Semaphore::new(AT_A_TIME));
         let slot = Slot { responder, permits, asked: Arc::default() };
         if let Some(broker) = self.broker() {
-            tokio::spawn(serve(Arc::downgrade(&self.0), broker, service, slot.clone()));
             tokio::spawn(detour::serve(Arc::downgrade(&self.0), service, slot.clone()));
+            let (bus, leaving) = (Arc::downgrade(&self.0), self.0.leaving.clone());
+            self.0.parting.spawn(serve(bus, broker, service, slot.clone(), leaving));
         }
         self.0.responders.send_modify(|all| {
             all.insert(service, slot);
@@ -190,7 +192,9 @@ impl Slot {
             fits(service, answer.len())?;
             Ok::<_, RequestError>(answer)
         };
-        match answer.await {
+        let answer = answer.await;
+        metrics::counter!("gantry.bus.answered", "service" => service).increment(1);
+        match answer {
             Ok(answer) => answer,
             // An error has no content that could not be encoded.
             Err(error) => serde_json::to_vec(&Err::<Value, _>(error)).unwrap_or_default(),
@@ -198,8 +202,14 @@ impl Slot {
     }
 }
 
-/// Answers the requests of other processes for as long as the bus lives.
-async fn serve(bus: Weak<Inner>, broker: Arc<dyn Broker>, service: &'static str, slot: Slot) {
+/// Answers the requests of other processes for as long as the bus lives and does not leave.
+async fn serve(
+    bus: Weak<Inner>,
+    broker: Arc<dyn Broker>,
+    service: &'static str,
+    slot: Slot,
+    leaving: CancellationToken,
+) {
     let answer: Answer = Arc::new(move |request| {
         let slot = slot.clone();
         async move { slot.answer(service, request).await }.boxed()
@@ -213,8 +223,11 @@ async fn serve(bus: Weak<Inner>, broker: Arc<dyn Broker>, service: &'static str,
     loop {
         let ended = tokio::select! {
             () = &mut gone => return,
-            ended = broker.serve(service, Arc::clone(&answer)) => ended,
+            ended = broker.serve(service, Arc::clone(&answer), leaving.clone()) => ended,
         };
+        if leaving.is_cancelled() {
+            return;
+        }
         if let Err(error) = ended {
             tracing::warn!(service, %error, "requests of other processes are not answered");
         }

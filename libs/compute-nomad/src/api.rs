@@ -289,6 +289,8 @@ impl Api {
         let url = self.url(&["v1", "job", id], &query);
         match self.send(self.request(Method::DELETE, url)).await {
             Err(Failure::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(()),
+            // Another scheduler was faster.
+            Err(Failure::Refused { why, .. }) if why.contains("job not found") => Ok(()),
             result => result.map(drop),
         }
     }

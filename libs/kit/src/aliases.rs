@@ -33,8 +33,9 @@ const fn only(ours: &'static str, label: &'static str, value: &'static str, name
 }
 
 /// All of them.
-pub const ALIASES: [Alias; 8] = [
+pub const ALIASES: [Alias; 9] = [
     millis("gantry.dispatcher.claim_seconds", "circle.run-queue.latency"),
+    same("gantry.http.requests", "circle.http.request"),
     same("gantry.dispatcher.runnable", "circle.build-queue.runnable.builds"),
     same("gantry.dispatcher.infrastructure_failures", "build_agent.infra_failed"),
     same("gantry.scheduler.unplaced", "circle.dispatcher.find-containers-failed"),

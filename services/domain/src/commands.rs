@@ -30,18 +30,24 @@ pub(crate) async fn bootstrap(state: &State, request: &Request, ask: Bootstrap) 
     let (user_id, org_id, token_id) = (UserId::new(), OrgId::new(), TokenId::new());
     let actor = request.actor.clone();
 
-    let old: Option<(Uuid, Vec<u8>)> =
-        sqlx::query_as("SELECT id, sha256 FROM domain.tokens WHERE bootstrap AND revoked_at IS NULL")
-            .fetch_optional(store.pool())
-            .await?;
-    let mut locks = vec![
-        Key::new("bootstrap", Uuid::nil()),
-        Key::new("user", user_id.uuid()),
-        Key::new("org", org_id.uuid()),
-        Key::new("token", token_id.uuid()),
-    ];
-    locks.extend(old.iter().map(|(id, _)| Key::new("token", *id)));
-    let mut tx = store.begin(&locks).await?;
+    const CURRENT: &str = "SELECT id, sha256 FROM domain.tokens WHERE bootstrap AND revoked_at IS NULL";
+    let mut old: Option<(Uuid, Vec<u8>)> = sqlx::query_as(CURRENT).fetch_optional(store.pool()).await?;
+    let mut tx = loop {
+        let mut locks = vec![
+            Key::new("bootstrap", Uuid::nil()),
+            Key::new("user", user_id.uuid()),
+            Key::new("org", org_id.uuid()),
+            Key::new("token", token_id.uuid()),
+        ];
+        locks.extend(old.iter().map(|(id, _)| Key::new("token", *id)));
+        let mut tx = store.begin(&locks).await?;
+        // Processes that start together all ask: what the one before made is locked too, and is the same mostly.
+        let now = sqlx::query_as(CURRENT).fetch_optional(tx.conn()).await?;
+        if now == old {
+            break tx;
+        }
+        old = now;
+    };
     let mut events = Vec::new();
 
     let admin: Option<Uuid> = sqlx::query_scalar("SELECT id FROM domain.users WHERE login = 'admin'")
@@ -79,7 +85,6 @@ pub(crate) async fn bootstrap(state: &State, request: &Request, ask: Bootstrap) 
         if let Some((id, _)) = old {
             events.extend(revoke(&mut tx, TokenId(id), &actor).await?);
         }
-        // Asked by the start-up only, one at a time: a token that appeared since was made by an equal.
         insert_token(&mut tx, token_id, user_id, "admin-token", &hash, true).await?;
         let label = "admin-token".to_owned();
         events.push(NewEvent::new(

@@ -2,6 +2,7 @@
 
 use crate::{
     hub::{Hub, Work, log_key},
+    peers,
     task::{Accepted, ChunkVerdict, Deny, Lease, Task},
 };
 use agent_api::{CHUNK_CRC, ChunkAck, MAX_CHUNK, Problem, Seal, StepReport};
@@ -34,6 +35,8 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route(seal, routing::post(post_seal))
         .route("/v1/tasks/{task}/siblings", routing::get(crate::siblings::siblings))
         .merge(crate::stores::router())
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&hub), peers::pass_on))
+        .route(peers::PATH, routing::post(peers::answer))
         .layer(DefaultBodyLimit::max(MAX_CHUNK))
         .with_state(hub)
 }

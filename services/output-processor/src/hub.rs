@@ -3,7 +3,9 @@
 use crate::{
     config::Config,
     entry::{Entry, Fact, decode},
-    journal::Journal,
+    journal::{Failed, Journal, Place, Ticket},
+    peers::Peers,
+    slot::Slot,
     store,
     task::{Deny, Task, Whereabouts},
 };
@@ -28,6 +30,8 @@ use tokio::{
     sync::{Notify, Semaphore, mpsc},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Kind of the documents of steps; their group is the job.
 pub(crate) const STEP: &str = "step";
@@ -59,9 +63,10 @@ pub(crate) struct Todo {
     pub(crate) failures: u32,
 }
 
+/// Tasks, and how they are found.
 #[derive(Default)]
-struct Index {
-    tasks: HashMap<TaskId, Arc<Task>>,
+pub(crate) struct Index {
+    pub(crate) tasks: HashMap<TaskId, Arc<Task>>,
     steps: HashMap<StepId, TaskId>,
     jobs: HashMap<JobId, HashSet<TaskId>>,
 }
@@ -76,6 +81,12 @@ pub(crate) struct Hub {
     pub(crate) live: Arc<dyn Live>,
     pub(crate) records: Arc<dyn Records>,
     pub(crate) journal: Journal,
+    /// Where the journal is.
+    pub(crate) slot: Slot,
+    /// `None`: no other process serves.
+    pub(crate) peers: Option<Peers>,
+    /// Ends waits of readers: they ask again, and another process answers.
+    pub(crate) stop: CancellationToken,
     index: Mutex<Index>,
     /// Held while a task comes into the maps or leaves them, so that its fence is never read half way.
     pub(crate) moving: tokio::sync::Mutex<()>,
@@ -95,7 +106,13 @@ pub(crate) struct Parts {
     pub(crate) blobs: Arc<dyn Blobs>,
     pub(crate) live: Arc<dyn Live>,
     pub(crate) records: Arc<dyn Records>,
+    /// Where other processes of this service reach this one; `None`: there are none.
+    pub(crate) peer_url: Option<String>,
+    pub(crate) stop: CancellationToken,
 }
+
+/// Work that a task was left with.
+pub(crate) type Left = Vec<(Arc<Task>, Vec<Work>)>;
 
 /// Name of a stream's blob.
 pub(crate) fn log_key(step: StepId) -> blobs::Result<Key> {
@@ -109,45 +126,27 @@ impl Hub {
         folder: &Path,
         work: mpsc::UnboundedSender<Todo>,
     ) -> anyhow::Result<Self> {
-        let (path, segment_bytes) = (folder.to_owned(), parts.config.segment_bytes);
+        let (root, segment_bytes) = (folder.to_owned(), parts.config.segment_bytes);
         let opened = tokio::task::spawn_blocking(move || {
+            let slot = Slot::take(&root)?;
             let mut index = Index::default();
-            let journal = Journal::open(&path, segment_bytes, |payload, place| {
-                let entry = decode(payload);
-                if entry.is_none() {
-                    tracing::error!("an entry of the journal cannot be read");
-                }
-                match entry? {
-                    Entry::Chunk(head, data) => {
-                        let task = index.task(head.task_id);
-                        index.place(head.task_id, Some(head.job_id), Some(head.step_id));
-                        task.replay_chunk(&head, data, place.after(crate::entry::CHUNK_HEAD as u64));
-                        Some(head.step_id.uuid())
-                    }
-                    Entry::Fact(fact) => {
-                        let (task_id, job, step, holder) = match &fact {
-                            Fact::Step { task_id, job_id, report, .. } => {
-                                (*task_id, Some(*job_id), Some(report.step_id), task_id.uuid())
-                            }
-                            Fact::Sealed { task_id, job_id, step_id, .. } => {
-                                (*task_id, Some(*job_id), Some(*step_id), step_id.uuid())
-                            }
-                            Fact::Stored { task_id, job_id, step_id, .. } => {
-                                (*task_id, Some(*job_id), Some(*step_id), task_id.uuid())
-                            }
-                            Fact::Closed { task_id, .. } => (*task_id, None, None, task_id.uuid()),
-                        };
-                        let task = index.task(task_id);
-                        index.place(task_id, job, step);
-                        task.replay_fact(fact, place.version());
-                        Some(holder)
-                    }
-                }
+            let journal = Journal::open(&slot.folder, segment_bytes, |payload, place| {
+                let entry = known(payload)?;
+                let holder = holder(&entry);
+                index.replay(entry, place);
+                Some(holder)
             })?;
-            std::io::Result::Ok((journal, index))
+            std::io::Result::Ok((slot, journal, index))
         });
-        let (journal, index) = opened.await??;
-        let Parts { config, store, keys, bus, blobs, live, records } = parts;
+        let (slot, journal, index) = opened.await??;
+        let Parts { config, store, keys, bus, blobs, live, records, peer_url, stop } = parts;
+        let peers = match &peer_url {
+            Some(url) => {
+                store::opened(store.pool(), slot.id, url).await?;
+                Some(Peers::new(slot.id, keys.clone())?)
+            }
+            None => None,
+        };
         let hub = Self {
             config,
             store,
@@ -157,6 +156,9 @@ impl Hub {
             live,
             records,
             journal,
+            slot,
+            peers,
+            stop,
             index: Mutex::new(index),
             moving: tokio::sync::Mutex::default(),
             changed: Mutex::default(),
@@ -164,55 +166,98 @@ impl Hub {
             work,
             waiters: Semaphore::new(WAITERS),
         };
-        hub.resume().await?;
+        let tasks = hub.index().tasks.values().cloned().collect();
+        let left = hub.settle(tasks).await?;
+        hub.go_on(left);
         Ok(hub)
     }
 
-    /// Drops what was finished before the restart and puts the rest to work.
-    async fn resume(&self) -> anyhow::Result<()> {
-        let tasks: Vec<Arc<Task>> = self.index().tasks.values().cloned().collect();
+    /// Drops what was finished before the tasks were read from a journal, and what is another process's; what is left of the
+    /// others to be done.
+    pub(crate) async fn settle(&self, tasks: Vec<Arc<Task>>) -> anyhow::Result<Left> {
         let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
         let known = store::known(self.store.pool(), &ids).await?;
+        let (mut left, mut over, mut claims) = (Vec::new(), Vec::new(), Vec::new());
         for task in tasks {
             let written = self.written_versions(&task).await?;
             let known = known.get(&task.id).copied().unwrap_or_default();
-            let mut done = Vec::new();
-            let over = {
-                let mut state = task.lock();
-                state.index = known.index;
-                for (id, step) in &mut state.steps {
-                    step.persisted = written.get(id).copied().unwrap_or_default();
-                }
-                // A fence row is written when the record of its epochs is complete.
-                let finished = state.steps.iter().filter(|(_, step)| step.epoch <= known.closed_to);
-                done.extend(finished.map(|(id, _)| *id));
-                for step in &done {
-                    state.steps.remove(step);
-                }
-                let stored = state.steps.iter().filter(|(_, step)| step.stored).map(|(id, _)| id.uuid());
-                let stored: Vec<_> = stored.chain(done.iter().map(|id| id.uuid())).collect();
-                for step in stored {
-                    self.journal.release(step);
-                }
-                let over = state.steps.is_empty() && state.closed <= known.closed_to;
-                state.closed = state.closed.max(known.closed_to);
-                for (id, step) in &state.steps {
-                    if step.seal.is_some() && !step.stored {
-                        self.later(Work::Store(task.id, *id));
-                    }
-                }
-                if !over && state.is_over() {
-                    self.later(Work::Finish(task.id));
-                }
-                over
-            };
-            if over {
+            if self.peers.as_ref().is_some_and(|peers| known.owner.is_some_and(|owner| owner != peers.me)) {
                 self.evict(&task);
+                continue;
+            }
+            let (is_over, work) = self.stands(&task, known, &written);
+            if is_over {
+                self.evict(&task);
+                over.push(task.id);
             } else {
-                self.changed(task.id);
+                if known.owner.is_none() {
+                    claims.push(task.id);
+                }
+                left.push((task, work));
             }
         }
-        Ok(())
+        if let Some(peers) = &self.peers {
+            store::disown(self.store.pool(), &over, peers.me).await?;
+            store::claim_all(self.store.pool(), &claims, peers.me).await?;
+        }
+        Ok(left)
+    }
+
+    /// Whether everything of a task was finished before, and else what is to be done.
+    fn stands(&self, task: &Task, known: store::Known, written: &HashMap<StepId, i64>) -> (bool, Vec<Work>) {
+        let mut work = Vec::new();
+        let mut done = Vec::new();
+        let mut state = task.lock();
+        state.index = known.index;
+        for (id, step) in &mut state.steps {
+            step.persisted = written.get(id).copied().unwrap_or_default();
+        }
+        // A fence row is written when the record of its epochs is complete.
+        let finished = state.steps.iter().filter(|(_, step)| step.epoch <= known.closed_to);
+        done.extend(finished.map(|(id, _)| *id));
+        for step in &done {
+            state.steps.remove(step);
+        }
+        let stored = state.steps.iter().filter(|(_, step)| step.stored).map(|(id, _)| id.uuid());
+        let stored: Vec<_> = stored.chain(done.iter().map(|id| id.uuid())).collect();
+        for step in stored {
+            self.journal.release(step);
+        }
+        let over = state.steps.is_empty() && state.closed <= known.closed_to;
+        state.closed = state.closed.max(known.closed_to);
+        for (id, step) in &state.steps {
+            if step.seal.is_some() && !step.stored {
+                work.push(Work::Store(task.id, *id));
+            }
+        }
+        if !over && state.is_over() {
+            work.push(Work::Finish(task.id));
+        }
+        (over, work)
+    }
+
+    /// Puts tasks that are in memory to work.
+    pub(crate) fn go_on(&self, left: Left) {
+        for (task, work) in left {
+            work.into_iter().for_each(|work| self.later(work));
+            self.changed(task.id);
+        }
+    }
+
+    /// Takes tasks of another journal into memory. The caller holds `moving`.
+    pub(crate) fn take_in(&self, from: Index) {
+        let Index { tasks, steps, jobs } = from;
+        let mut index = self.index();
+        let tasks: HashMap<TaskId, Arc<Task>> =
+            tasks.into_iter().filter(|(_, task)| !task.lock().gone).collect();
+        index.steps.extend(steps.into_iter().filter(|(_, task)| tasks.contains_key(task)));
+        for (job, of) in jobs {
+            let of: Vec<TaskId> = of.into_iter().filter(|task| tasks.contains_key(task)).collect();
+            if !of.is_empty() {
+                index.jobs.entry(job).or_default().extend(of);
+            }
+        }
+        index.tasks.extend(tasks);
     }
 
     /// What the records have of a task's steps, so that a restart does not tell it all again.
@@ -300,6 +345,16 @@ impl Hub {
             state.gone = true;
         }
         self.evict(task);
+        self.disown(task.id).await;
+    }
+
+    /// Nothing of a task is ours any more; whoever is called next may say what is known of it.
+    pub(crate) async fn disown(&self, task: TaskId) {
+        let Some(peers) = &self.peers else { return };
+        if let Err(error) = store::disown(self.store.pool(), &[task], peers.me).await {
+            // The next start of this journal does it; until then calls come here.
+            tracing::debug!(%error, "a task that is over stays this process's");
+        }
     }
 
     /// Notes that steps of a task are to be written to the records.
@@ -331,7 +386,7 @@ impl Hub {
         }
     }
 
-    fn owner(&self, step: StepId) -> Option<Arc<Task>> {
+    pub(crate) fn owner(&self, step: StepId) -> Option<Arc<Task>> {
         let index = self.index();
         index.tasks.get(index.steps.get(&step)?).cloned()
     }
@@ -438,7 +493,7 @@ impl Hub {
             let window = self.window(id, offset, limit).await?;
             let ready = window.as_ref().is_none_or(|window| window.sealed || window.total > offset);
             let now = Instant::now();
-            if ready || now >= deadline {
+            if ready || now >= deadline || self.stop.is_cancelled() {
                 return Ok(window);
             }
             let look_again = deadline.min(now + LOOK_AGAIN);
@@ -466,7 +521,61 @@ impl Hub {
     }
 }
 
+/// A payload of a journal, if this version knows it.
+fn known(payload: &[u8]) -> Option<Entry<'_>> {
+    let entry = decode(payload);
+    if entry.is_none() {
+        tracing::error!("an entry of the journal cannot be read");
+    }
+    entry
+}
+
+/// Who needs an entry.
+fn holder(entry: &Entry<'_>) -> Uuid {
+    match entry {
+        Entry::Chunk(head, _) => head.step_id.uuid(),
+        Entry::Fact(Fact::Sealed { step_id, .. }) => step_id.uuid(),
+        Entry::Fact(
+            Fact::Step { task_id, .. } | Fact::Stored { task_id, .. } | Fact::Closed { task_id, .. },
+        ) => task_id.uuid(),
+    }
+}
+
 impl Index {
+    /// Takes in an entry that lies at `place`.
+    fn replay(&mut self, entry: Entry<'_>, place: Place) {
+        match entry {
+            Entry::Chunk(head, data) => {
+                let task = self.task(head.task_id);
+                self.place(head.task_id, Some(head.job_id), Some(head.step_id));
+                task.replay_chunk(&head, data, place.after(crate::entry::CHUNK_HEAD as u64));
+            }
+            Entry::Fact(fact) => {
+                let (task_id, job, step) = match &fact {
+                    Fact::Step { task_id, job_id, report, .. } => {
+                        (*task_id, Some(*job_id), Some(report.step_id))
+                    }
+                    Fact::Sealed { task_id, job_id, step_id, .. }
+                    | Fact::Stored { task_id, job_id, step_id, .. } => {
+                        (*task_id, Some(*job_id), Some(*step_id))
+                    }
+                    Fact::Closed { task_id, .. } => (*task_id, None, None),
+                };
+                let task = self.task(task_id);
+                self.place(task_id, job, step);
+                task.replay_fact(fact, place.version());
+            }
+        }
+    }
+
+    /// Writes an entry of another journal into this one and takes it in from there.
+    pub(crate) fn write(&mut self, journal: &Journal, payload: &[u8]) -> Result<Option<Ticket>, Failed> {
+        let Some(entry) = known(payload) else { return Ok(None) };
+        let (place, ticket) = journal.append(holder(&entry), &[], payload)?;
+        self.replay(entry, place);
+        Ok(Some(ticket))
+    }
+
     fn task(&mut self, id: TaskId) -> Arc<Task> {
         Arc::clone(self.tasks.entry(id).or_insert_with(|| Arc::new(Task::new(id))))
     }

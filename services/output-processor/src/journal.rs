@@ -115,6 +115,38 @@ fn number_of(path: &Path) -> Option<u64> {
     u64::from_str_radix(name, 16).ok()
 }
 
+/// Segments in a folder, in order.
+pub(crate) fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers: Vec<u64> = fs::read_dir(folder)?
+        .filter_map(|entry| entry.map(|entry| number_of(&entry.path())).transpose())
+        .collect::<io::Result<_>>()?;
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Hands every payload of a segment to `each`, in order, up to a torn end. For a journal that nobody writes.
+pub(crate) fn payloads<E: From<io::Error>>(
+    folder: &Path,
+    number: u64,
+    mut each: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let bytes = fs::read(folder.join(format!("{number:016x}.journal")))?;
+    let mut rest = if bytes.starts_with(MAGIC) { bytes.get(HEADER as usize..) } else { None };
+    while let Some((left, payload)) = rest.and_then(|left| Some((left, frame(left)?))) {
+        each(payload)?;
+        rest = left.get(FRAME + payload.len()..);
+    }
+    Ok(())
+}
+
+/// Removes all segments of a folder. For a journal that nobody writes.
+pub(crate) fn discard(folder: &Path) -> io::Result<()> {
+    for number in numbers(folder)? {
+        fs::remove_file(folder.join(format!("{number:016x}.journal")))?;
+    }
+    File::open(folder)?.sync_all()
+}
+
 /// Splits the next whole frame off; `None`: it is torn.
 fn frame(bytes: &[u8]) -> Option<&[u8]> {
     let (length, rest) = bytes.split_at_checked(4)?;
@@ -137,10 +169,7 @@ impl Journal {
         mut recover: impl FnMut(&[u8], Place) -> Option<Uuid>,
     ) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let mut numbers: Vec<u64> = fs::read_dir(folder)?
-            .filter_map(|entry| entry.map(|entry| number_of(&entry.path())).transpose())
-            .collect::<io::Result<_>>()?;
-        numbers.sort_unstable();
+        let numbers = numbers(folder)?;
         let mut held = BTreeMap::new();
         for (nth, &number) in numbers.iter().enumerate() {
             let path = folder.join(format!("{number:016x}.journal"));
@@ -249,6 +278,18 @@ impl Journal {
         Ok((payload.after(head.len() as u64), ticket))
     }
 
+    /// From now on segments have higher numbers than this.
+    pub(crate) fn begin_above(&self, number: u64) -> io::Result<()> {
+        let mut writer = self.lock();
+        if writer.active.number <= number { writer.roll(&self.folder, number + 1) } else { Ok(()) }
+    }
+
+    /// Accepts nothing more, so that another process may have the folder.
+    pub(crate) fn end(&self) {
+        self.lock().failed = true;
+        self.durable.send_modify(|durable| durable.failed = true);
+    }
+
     /// Waits until what has this ticket is on disk.
     pub(crate) async fn durable(&self, ticket: Ticket) -> Result<(), Failed> {
         let mut durable = self.durable.subscribe();
@@ -325,12 +366,7 @@ impl Journal {
 impl Writer {
     fn append(&mut self, folder: &Path, segment_bytes: u64, bytes: &[u8]) -> io::Result<Place> {
         if self.length >= segment_bytes {
-            let next = make(folder, self.active.number + 1)?;
-            self.held.insert(next.number, (Arc::clone(&next), HashSet::new()));
-            self.unsynced.push(std::mem::replace(&mut self.active, next));
-            self.length = HEADER;
-            self.new_file = true;
-            self.delete_unheld();
+            self.roll(folder, self.active.number + 1)?;
         }
         if let Err(error) = self.active.file.write_all_at(bytes, self.length) {
             // A part may be there, for example on a full disk; the next append overwrites it, a crash cuts it.
@@ -344,6 +380,17 @@ impl Writer {
         self.length += bytes.len() as u64;
         self.ticket += bytes.len() as u64;
         Ok(place)
+    }
+
+    /// Begins another segment.
+    fn roll(&mut self, folder: &Path, number: u64) -> io::Result<()> {
+        let next = make(folder, number)?;
+        self.held.insert(next.number, (Arc::clone(&next), HashSet::new()));
+        self.unsynced.push(std::mem::replace(&mut self.active, next));
+        self.length = HEADER;
+        self.new_file = true;
+        self.delete_unheld();
+        Ok(())
     }
 
     fn delete_unheld(&mut self) {

@@ -176,7 +176,9 @@ async fn finish(hub: &Hub, writing: &tokio::sync::Mutex<()>, id: TaskId) -> anyh
         over
     };
     if over {
+        // In this order: whoever finds a task in memory that is gone looks again at once.
         hub.evict(&task);
+        hub.disown(id).await;
     }
     Ok(())
 }

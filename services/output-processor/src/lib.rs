@@ -5,6 +5,7 @@
 //! An agent's bytes go to the journal ([`journal`]) under the rules of one place ([`task`]); the background moves
 //! sealed streams to the blob store and completes the record of a task when its epoch is closed ([`keeper`]).
 
+mod adopt;
 mod answers;
 mod config;
 mod entry;
@@ -12,9 +13,11 @@ mod http;
 mod hub;
 mod journal;
 mod keeper;
+mod peers;
 mod retention;
 mod scribe;
 mod siblings;
+mod slot;
 mod store;
 mod stores;
 mod task;
@@ -55,8 +58,11 @@ pub struct Deps {
     pub live: Arc<dyn Live>,
     /// Documents.
     pub records: Arc<dyn Records>,
-    /// Folder of the journal; one process owns it.
+    /// Folder of journals. Processes that share it have one each, and one that lives takes over that of one that ended.
     pub journal_dir: PathBuf,
+    /// Where other processes of this service reach the routes for agents of this one, `http://host:port`; `None`: no other
+    /// process serves on this database.
+    pub peer_url: Option<String>,
     /// Settings.
     pub config: Config,
 }
@@ -80,11 +86,22 @@ impl std::fmt::Debug for Service {
 /// # Errors
 /// The database or the journal cannot be opened.
 pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Service> {
-    let Deps { pool, bus, keys, blobs, live, records, journal_dir, config } = deps;
+    let Deps { pool, bus, keys, blobs, live, records, journal_dir, peer_url, config } = deps;
     let store = Store::open(pool, "output-processor", &MIGRATOR).await.context("opening the store")?;
     bus.register_source(&store);
     let (work, todo) = mpsc::unbounded_channel();
-    let parts = hub::Parts { config, store: store.clone(), keys, bus: bus.clone(), blobs, live, records };
+    let (store_of, bus_of, stop_of) = (store.clone(), bus.clone(), stop.clone());
+    let parts = hub::Parts {
+        config,
+        store: store_of,
+        keys,
+        bus: bus_of,
+        blobs,
+        live,
+        records,
+        peer_url,
+        stop: stop_of,
+    };
     let hub = hub::Hub::open(parts, &journal_dir, work)
         .await
         .with_context(|| format!("opening the journal in {}", journal_dir.display()))?;
@@ -103,6 +120,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
     let workers = vec![
         tokio::spawn(scribe::run(Arc::clone(&hub), Arc::clone(&writing), stop.clone())),
         tokio::spawn(keeper::run(Arc::clone(&hub), writing, todo, stop.clone())),
+        tokio::spawn(adopt::run(Arc::clone(&hub), journal_dir, stop.clone())),
         tokio::spawn(keeper::sweep_loop(Arc::clone(&hub), stop.clone())),
         tokio::spawn(stores::sweep_loop(Arc::clone(&hub), stop.clone())),
         bus.consume(&store, &["conductor"], Arc::new(stores::Jobs), stop.clone()),
@@ -147,6 +165,11 @@ impl Service {
         self.end_journal.cancel();
         if let Err(error) = self.journal.await {
             tracing::error!(%error, "the journal ended badly");
+        }
+        // Another process of this folder goes on with what is in it.
+        self.hub.journal.end();
+        if let Err(error) = self.hub.slot.leave() {
+            tracing::warn!(%error, "the journal's place stays taken until this process ends");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Output, records and files of a job go with it when its pipeline is past its retention.
 
-use crate::{hub::Hub, keeper};
+use crate::{hub::Hub, keeper, store};
 use async_trait::async_trait;
 use contracts::NewEvent;
 use eventstore::{Key, Store, Tx};
@@ -56,10 +56,15 @@ impl Owner for Jobs {
 
     async fn prepare(&self, units: &[Unit]) -> anyhow::Result<()> {
         for unit in units {
-            let open = unit.keys.iter().find(|key| self.0.task_in_memory(TaskId(key.id)).is_some());
+            let tasks: Vec<TaskId> = unit.keys.iter().map(|key| TaskId(key.id)).collect();
+            let mut open = tasks.iter().copied().find(|task| self.0.task_in_memory(*task).is_some());
+            if let Some(peers) = &self.0.peers {
+                let there = store::held_elsewhere(self.0.store.pool(), &tasks, peers.me).await?;
+                open = open.or_else(|| there.into_keys().next());
+            }
             if let Some(task) = open {
                 // Its record is not sealed yet, which ends in a moment or when a store is back.
-                anyhow::bail!("task {} is still being put away", task.id);
+                anyhow::bail!("task {task} is still being put away");
             }
             keeper::forget_job(&self.0, unit.id).await?;
         }

@@ -151,7 +151,7 @@ pub async fn advance(state: &State, rows: &[Row], from: &str, to: &str) -> event
         return Ok(());
     }
     let mut tx = state.store.begin_relaxed(&[]).await?;
-    sqlx::query(
+    let moved = sqlx::query(
         "UPDATE scheduler.placements p SET state = $4, next_action_at = NULL, attempts = 0, \
              started_at = CASE WHEN $4 = 'started' THEN clock_timestamp() ELSE started_at END \
          FROM unnest($1::uuid[], $2::bigint[]) AS r(task_id, epoch) \
@@ -163,7 +163,11 @@ pub async fn advance(state: &State, rows: &[Row], from: &str, to: &str) -> event
     .bind(to)
     .execute(tx.conn())
     .await?;
-    tx.commit().await
+    tx.commit().await?;
+    if to == "started" {
+        metrics::counter!("gantry.scheduler.started").increment(moved.rows_affected());
+    }
+    Ok(())
 }
 
 /// Tries again later: after 1, 2, 4 … 30 s.

@@ -19,6 +19,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub fn adapter(url: &str) -> Arc<Amqp> {
@@ -130,8 +131,8 @@ impl Broker for Counting {
         self.inner.request(service, request, until).await
     }
 
-    async fn serve(&self, service: &str, answer: Answer) -> Result<(), BrokerError> {
-        self.inner.serve(service, answer).await
+    async fn serve(&self, service: &str, answer: Answer, stop: CancellationToken) -> Result<(), BrokerError> {
+        self.inner.serve(service, answer, stop).await
     }
 
     async fn publish(&self, messages: &[Outgoing]) -> Result<(), BrokerError> {

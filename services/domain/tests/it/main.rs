@@ -46,6 +46,16 @@ async fn kinds(suite: &Suite) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn processes_that_start_together_make_one_administrator() {
+    let suite = suite().await;
+    let ask = Bootstrap { token_sha256: hash("first") };
+    let (me, all) = (system(), std::iter::repeat_n((), 8));
+    let answers = futures::future::join_all(all.map(|()| suite.bus.ask(&me, &ask))).await;
+    let first = answers[0].as_ref().unwrap().id;
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|user| user.id == first)), "{answers:?}");
+}
+
+#[tokio::test]
 async fn bootstrap_happens_once_and_can_replace_the_token() {
     let suite = suite().await;
     let first = suite.bus.ask(&system(), &Bootstrap { token_sha256: hash("first") }).await.unwrap();

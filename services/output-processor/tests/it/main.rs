@@ -2,6 +2,7 @@
 
 mod chunks;
 mod closing;
+mod peers;
 mod restart;
 mod retention;
 mod stores;

@@ -30,11 +30,13 @@ use tower::ServiceExt;
 pub const LIMIT: Duration = Duration::from_secs(20);
 
 pub struct World {
-    pub database: TestDb,
-    pub folder: TempDir,
+    pub database: Arc<TestDb>,
+    pub folder: Arc<TempDir>,
     pub keys: Keys,
     pub live: LocalLive,
     pub config: Config,
+    /// Where other processes serve on the same database and folder: the blobs that all of them use.
+    shared: Option<Arc<FsBlobs>>,
     running: Option<Running>,
 }
 
@@ -46,32 +48,67 @@ struct Running {
 
 impl World {
     pub async fn new(config: Config) -> Self {
-        let mut world = Self {
-            database: testkit::postgres().await,
-            folder: tempfile::tempdir().unwrap(),
+        let mut world = Self::make(config).await;
+        world.start().await;
+        world
+    }
+
+    async fn make(config: Config) -> Self {
+        Self {
+            database: Arc::new(testkit::postgres().await),
+            folder: Arc::new(tempfile::tempdir().unwrap()),
             keys: Keys::from_bytes([9; 32]),
             live: LocalLive::new(),
             config,
+            shared: None,
+            running: None,
+        }
+    }
+
+    /// Two processes on one database and one folder, which reach each other.
+    pub async fn two(config: Config) -> (Self, Self) {
+        let mut first = Self::make(config).await;
+        let blobs = FsBlobs::open(&first.folder.path().join("blobs"), &[1; 32]).await.unwrap();
+        first.shared = Some(Arc::new(blobs));
+        let mut second = Self {
+            database: Arc::clone(&first.database),
+            folder: Arc::clone(&first.folder),
+            keys: first.keys.clone(),
+            live: first.live.clone(),
+            config: first.config.clone(),
+            shared: first.shared.clone(),
             running: None,
         };
-        world.start().await;
-        world
+        first.start().await;
+        second.start().await;
+        (first, second)
     }
 
     pub async fn start(&mut self) {
         let bus = Bus::local(self.database.pool.clone());
         let stop = CancellationToken::new();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let blobs = match &self.shared {
+            Some(blobs) => Arc::clone(blobs),
+            None => Arc::new(FsBlobs::open(&self.folder.path().join("blobs"), &[1; 32]).await.unwrap()),
+        };
         let deps = Deps {
             pool: self.database.pool.clone(),
             bus: bus.clone(),
             keys: self.keys.clone(),
-            blobs: Arc::new(FsBlobs::open(&self.folder.path().join("blobs"), &[1; 32]).await.unwrap()),
+            blobs,
             live: Arc::new(self.live.clone()),
             records: Arc::new(self.records().await),
             journal_dir: self.journal(),
+            peer_url: self.shared.as_ref().map(|_| url),
             config: self.config.clone(),
         };
         let service = start(deps, stop.clone()).await.unwrap();
+        let (router, ended) = (service.agent_router(), stop.clone());
+        tokio::spawn(async move {
+            axum::serve(listener, router).with_graceful_shutdown(ended.cancelled_owned()).await.unwrap();
+        });
         self.running = Some(Running { bus, service, stop });
     }
 

@@ -1,0 +1,44 @@
+//! The message broker is away for long while jobs run: they renew, log and finish; what is new waits for it and then goes on.
+
+use crate::world::{World, number};
+use anyhow::ensure;
+use gantry_e2e::{ledger::Fan, until};
+use std::time::{Duration, Instant};
+
+/// Ten jobs side by side in each of two projects, which print for most of the outage.
+const FAN: Fan = Fan { jobs: 12, lines: 100, between: "sleep 0.3", more: ("", "") };
+const SLOTS: usize = 10;
+
+pub async fn jobs_go_on_without_the_broker(world: &World) -> anyhow::Result<()> {
+    let outage = Duration::from_secs(number("GANTRY_OUTAGE", 60)?);
+    let load = world.push("outage", &FAN, 2).await?;
+    // The first job of each, and as many of the others as run at a time.
+    world.wait_begun(&load, 2 + SLOTS).await?;
+    let running = world.begun(&load)?;
+    let before = (tasks(world, "true").await?, tasks(world, "status <> 'success'").await?);
+    world.stack.stop("rabbitmq", "TERM").await?;
+    let begun = Instant::now();
+    println!("  the broker is away at {running} jobs begun, for {} s", outage.as_secs());
+    // The outage itself: what is looked at meanwhile must never fail.
+    while begun.elapsed() < outage {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let badly = tasks(world, "status <> 'success'").await?;
+        ensure!(badly == before.1, "{} tasks ended badly", badly - before.1);
+    }
+    let meanwhile = world.begun(&load)?;
+    let ended = tasks(world, "true").await? - before.0;
+    println!("  {meanwhile} jobs had begun when it came back, {ended} tasks had finished");
+    ensure!(ended >= SLOTS, "only {ended} tasks finished while the broker was away");
+    world.stack.start("rabbitmq").await?;
+    let back = Instant::now();
+    world.judge(&load, 0).await?;
+    println!("  all {} jobs were over {:.1} s after its return", 2 * FAN.jobs, back.elapsed().as_secs_f64());
+    until("new work", gantry_e2e::ledger::LIMIT, || async { world.probe().await.map(Some) }).await
+}
+
+/// How many tasks have ended so, by the dispatcher's rows: views may wait for the broker.
+async fn tasks(world: &World, so: &str) -> anyhow::Result<usize> {
+    let count = format!("SELECT count(*) FROM dispatcher.tasks WHERE state = 'finished' AND {so}");
+    let text = gantry_e2e::stack::run(&mut world.stack.psql(&count)?).await?;
+    Ok(text.trim().parse()?)
+}

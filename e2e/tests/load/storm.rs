@@ -1,0 +1,99 @@
+//! Every process of every service and every server is killed again and again, at moments that a seed gives, while jobs run.
+
+use crate::world::{World, number};
+use anyhow::Context;
+use gantry_e2e::ledger::Fan;
+use std::time::{Duration, Instant};
+
+/// Of five jobs each.
+const PROJECTS: usize = 40;
+const FAN: Fan = Fan { jobs: 5, lines: 30, between: "sleep 0.1", more: ("", "") };
+/// Servers of the stack. A killed Nomad keeps its tasks; its clients are machines, which no storm takes away.
+const SERVERS: [&str; 8] = ["postgres", "redis", "rabbitmq", "s3", "vault", "mongo", "nomad", "haproxy"];
+/// Between two kills on the average: so that a run of two kills for each process takes two to three minutes.
+const EVERY: Duration = Duration::from_millis(1_500);
+/// What is down comes back after this at most.
+const AWAY: Duration = Duration::from_millis(1_500);
+
+/// Stands for one of the agents that run.
+const AGENT: &str = "an agent";
+
+struct Kill {
+    after: Duration,
+    name: String,
+    away: Duration,
+    /// Of the agents.
+    which: usize,
+}
+
+/// So many kills of each name, in an order and at moments that the seed gives.
+fn plan(names: &[String], kills: usize, seed: u64) -> Vec<Kill> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut order: Vec<&String> = (0..kills).flat_map(|_| names).collect();
+    random.shuffle(&mut order);
+    let between = |random: &mut fastrand::Rng, most: Duration| {
+        Duration::from_millis(random.u64(0..u64::try_from(most.as_millis()).unwrap_or(u64::MAX)))
+    };
+    order
+        .into_iter()
+        .map(|name| Kill {
+            after: between(&mut random, EVERY * 2),
+            name: name.clone(),
+            away: between(&mut random, AWAY),
+            which: random.usize(0..100),
+        })
+        .collect()
+}
+
+pub async fn kills_lose_nothing(world: &World) -> anyhow::Result<()> {
+    let kills = usize::try_from(number("GANTRY_KILLS", 2)?)?;
+    for seed in world.seeds() {
+        storm(world, kills, seed).await.with_context(|| format!("replay it with GANTRY_SEEDS={seed}"))?;
+    }
+    Ok(())
+}
+
+async fn storm(world: &World, kills: usize, seed: u64) -> anyhow::Result<()> {
+    let stack = &world.stack;
+    let mut names: Vec<String> = stack.services()?.into_values().flatten().collect();
+    // Where MongoDB or Nomad are not part of the stack they are not killed.
+    if world.full {
+        // Their jobs are known to be lost when their leases have ended, after minutes.
+        names.push(AGENT.to_owned());
+    }
+    names.extend(SERVERS.iter().filter(|name| stack.has(name)).map(|name| (*name).to_owned()));
+    let plan = plan(&names, kills, seed);
+    println!("  seed {seed}: {} kills, {kills} of each of {} processes", plan.len(), names.len());
+    let load = world.push("storm", &FAN, PROJECTS).await?;
+    world.wait_begun(&load, 1).await?;
+    let (begun, mut agents) = (Instant::now(), 0);
+    for kill in &plan {
+        // Not a wait for anything: the moment of the kill is what is random.
+        tokio::time::sleep(kill.after).await;
+        let at = begun.elapsed().as_secs_f64();
+        println!("  {at:>6.1} s {} for {:.1} s", kill.name, kill.away.as_secs_f64());
+        if kill.name == AGENT {
+            agents += usize::from(stack.kill_agent(kill.which));
+            continue;
+        }
+        if let Err(error) = stack.stop(&kill.name, "KILL").await {
+            // One that starts while what it needs is away may have given up.
+            println!("           it had ended: {error:#}");
+        }
+        tokio::time::sleep(kill.away).await;
+        stack.start(&kill.name).await?;
+    }
+    let killed = begun.elapsed();
+    stack.suite().await.context("the stack is not whole")?;
+    world.all_ready().await?;
+    let lost = world.judge(&load, agents).await?;
+    world.probe().await?;
+    let jobs = load.projects.len() * FAN.jobs;
+    println!(
+        "  {} kills in {:.1} s; {jobs} jobs, {lost} said to be lost, the others ran once with every byte; whole {:.1} s after the last kill",
+        plan.len(),
+        killed.as_secs_f64(),
+        (begun.elapsed() - killed).as_secs_f64()
+    );
+    Ok(())
+}
