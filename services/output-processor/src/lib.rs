@@ -15,6 +15,7 @@ mod keeper;
 mod retention;
 mod scribe;
 mod siblings;
+mod steps;
 mod store;
 mod stores;
 mod task;

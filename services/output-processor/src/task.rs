@@ -7,7 +7,7 @@ use crate::{
     journal::{Failed, Journal, Place, Ticket},
 };
 use agent_api::{ChunkAck, Seal, StepReport};
-use contracts::output::StepRecord;
+use contracts::{output::StepRecord, trace::Trace};
 use ids::{JobId, StepId, TaskId, Timestamp};
 use sha2::{Digest, Sha256};
 use std::{
@@ -293,6 +293,8 @@ impl TaskState {
 pub(crate) struct Lease {
     pub(crate) job_id: JobId,
     pub(crate) epoch: i64,
+    /// What its reports are told of within.
+    pub(crate) trace: Option<Trace>,
 }
 
 /// An accepted chunk.
