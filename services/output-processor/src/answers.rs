@@ -15,7 +15,7 @@ use eventstore::{Key, Tx};
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 
-const SERVICE: &str = "output-processor";
+pub(crate) const SERVICE: &str = "output-processor";
 /// Of the 256 KiB that a message may have.
 const STEPS_BUDGET: usize = 200 * 1024;
 /// An answer leaves so long before its deadline.

@@ -53,6 +53,8 @@ pub(crate) struct Task {
 #[derive(Debug, Default)]
 pub(crate) struct TaskState {
     pub(crate) job: Option<JobId>,
+    /// What is said of it belongs there; not in the journal, so not known after a restart until its agent calls.
+    pub(crate) trace: Option<Trace>,
     pub(crate) index: Option<u32>,
     /// Epochs up to this one are closed.
     pub(crate) closed: i64,
@@ -284,6 +286,7 @@ impl TaskState {
             return Err(Deny::StaleLease);
         }
         self.job.get_or_insert(lease.job_id);
+        self.trace = self.trace.or(lease.trace);
         Ok(())
     }
 }
