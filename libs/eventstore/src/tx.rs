@@ -67,9 +67,12 @@ pub struct Tx {
     appended: bool,
     /// Whether its commit waits for the disk.
     durable: bool,
-    /// What is told of when it is committed.
-    spans: Vec<Span>,
+    /// What is told of when it is committed, if anybody records it; else one word.
+    told: Option<Box<Told>>,
 }
+
+#[derive(Debug, Default)]
+struct Told(Vec<Span>);
 
 impl Tx {
     pub(crate) async fn begin(store: &Store, locks: &[Key], relaxed: bool) -> Result<Self> {
@@ -95,14 +98,7 @@ impl Tx {
             inner.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
         }
         let locked = locks.iter().map(|key| (key.kind, key.id)).collect();
-        Ok(Self {
-            inner,
-            store: store.clone(),
-            locked,
-            appended: false,
-            durable: !relaxed,
-            spans: Vec::new(),
-        })
+        Ok(Self { inner, store: store.clone(), locked, appended: false, durable: !relaxed, told: None })
     }
 
     /// The connection, for the service's own SQL.
@@ -230,7 +226,8 @@ impl Tx {
             self.locked.insert((event.aggregate, event.aggregate_id));
         }
         if spans::recorded() {
-            self.spans.extend(envelopes.iter().filter_map(|event| trace::committed(event, service, here)));
+            let spans = envelopes.iter().filter_map(|event| trace::committed(event, service, here));
+            self.told.get_or_insert_default().0.extend(spans);
         }
         self.appended = true;
         Ok(envelopes)
@@ -238,7 +235,9 @@ impl Tx {
 
     /// Tells of a span that has ended, once this is committed. Nothing is told of what is not.
     pub fn tell(&mut self, span: Option<Span>) {
-        self.spans.extend(span);
+        if let Some(span) = span {
+            self.told.get_or_insert_default().0.push(span);
+        }
     }
 
     /// From here on this transaction may delete what is final: rows and events that are past their retention.
@@ -381,7 +380,9 @@ impl Tx {
         let kind = if self.durable { "durable" } else { "relaxed" };
         metrics::counter!("gantry.store.commits", "service" => self.store.service(), "kind" => kind)
             .increment(1);
-        self.spans.into_iter().for_each(Span::record);
+        if let Some(told) = self.told {
+            told.0.into_iter().for_each(Span::record);
+        }
         if self.appended {
             self.store.woke();
         }

@@ -282,7 +282,7 @@ mod tests {
         assert!(Span::begin(Some(unsampled), "api", Kind::Server, "POST").is_none());
 
         // One that begins its trace by itself is not its own parent, and no span ends before it began.
-        let id = Uuid::now_v7();
+        let id = ids::JobId::new().uuid();
         let own = Trace { trace: id.as_u128(), ..context }.of(id);
         let span = Span::known(own, Some(own.span), "conductor", Kind::Internal, "workflow").unwrap();
         assert_eq!(span.parent, None);

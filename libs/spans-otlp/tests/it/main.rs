@@ -8,6 +8,7 @@ use axum::{
     routing::post,
 };
 use contracts::trace::Trace;
+use gantry_spans_otlp::{self as spans_otlp, Exporter, Flush, Process, QUEUE, Refused, Target};
 use ids::MessageId;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use opentelemetry_proto::tonic::{
@@ -16,7 +17,6 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 use spans::{Kind, Name, Recorder, Span};
-use spans_otlp::{Exporter, Flush, Process, QUEUE, Refused, Target};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -81,7 +81,7 @@ async fn spans_of_several_services_arrive_with_their_ids_and_what_they_say() {
     let (url, mut got) = collector(vec![StatusCode::SERVICE_UNAVAILABLE]).await;
     let (exporter, _flush) = start(&url);
     let root = span("api", "POST /x", None);
-    let job = uuid::Uuid::now_v7();
+    let job = ids::JobId::new().uuid();
     let below = span("conductor", Name::of("job", "build"), Some(root.context))
         .with("gantry.job.id", job)
         .with("gantry.bytes", 7_i64)
