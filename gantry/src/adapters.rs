@@ -5,7 +5,7 @@ mod stored;
 pub use stored::Stored;
 
 use crate::{
-    config::{BusKind, Config, LiveKind, Pool, PoolDriver, RecordsKind, SecretsKind},
+    config::{BusKind, Config, Invalid, LiveKind, Pool, PoolDriver, RecordsKind, SecretsKind},
     engine,
     layout::Layout,
 };
@@ -30,6 +30,36 @@ pub fn bus(config: &Config, pool: &PgPool, keys: &Keys) -> Bus {
         BusKind::Amqp => {
             let key = SigningKey::new(&keys.sign("bus messages", b""));
             Bus::networked(pool.clone(), Arc::new(Amqp::new(&config.bus.url, key)))
+        }
+    }
+}
+
+/// Longest time that the end of the process waits for the collector of traces.
+const LAST_SPANS: Duration = Duration::from_secs(1);
+
+/// Traces of this process, going to the collector that the configuration names.
+pub struct Traces(Option<spans_otlp::Flush>);
+
+impl Traces {
+    /// Begins to record, if there is a collector.
+    ///
+    /// # Errors
+    /// Its address or headers cannot be used.
+    pub fn start(config: &Config) -> Result<Self, Invalid> {
+        let Some(target) = config.telemetry.collector()? else { return Ok(Self(None)) };
+        let process = spans_otlp::Process {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: ids::InstanceId::new().to_string(),
+        };
+        let (exporter, flush) = spans_otlp::start(target, process);
+        spans::install(exporter);
+        Ok(Self(Some(flush)))
+    }
+
+    /// Sends what has not been sent.
+    pub async fn end(self) {
+        if let Some(flush) = self.0 {
+            flush.within(LAST_SPANS).await;
         }
     }
 }

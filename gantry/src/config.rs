@@ -700,6 +700,33 @@ pub struct Telemetry {
     pub statsd: String,
     /// Who may read `/metrics`.
     pub metrics: MetricsFor,
+    /// Where traces are sent, as OTLP over HTTP: the base address of a collector, for example `http://collector:4318`;
+    /// empty: nowhere.
+    pub otlp: String,
+    /// Headers of these requests, `name=value,name=value`; `GANTRY_TELEMETRY_OTLP_HEADERS_FILE` keeps them out of this file.
+    pub otlp_headers: String,
+}
+
+impl Telemetry {
+    fn check(&self) -> Result<(), Invalid> {
+        self.collector().map(drop)
+    }
+
+    /// The collector of traces, if there is one.
+    ///
+    /// # Errors
+    /// Its address or headers cannot be used.
+    pub fn collector(&self) -> Result<Option<spans_otlp::Target>, Invalid> {
+        if self.otlp.is_empty() {
+            return Ok(None);
+        }
+        let key = |refused: &spans_otlp::Refused| match refused {
+            spans_otlp::Refused::Headers => "otlp_headers",
+            spans_otlp::Refused::Address(_) | spans_otlp::Refused::Client(_) => "otlp",
+        };
+        let target = spans_otlp::Target::new(&self.otlp, &self.otlp_headers);
+        target.map(Some).map_err(|refused| Invalid::new(format!("telemetry.{}: {refused}", key(&refused))))
+    }
 }
 
 /// How log lines look.

@@ -5,7 +5,7 @@
 //! between services need a bus between processes; on the local bus all roles must run in this process.
 
 use crate::{
-    adapters::{self, Stored},
+    adapters::{self, Stored, Traces},
     config::{BusKind, Config, DatabaseKind, Loaded},
     isolation::Isolation,
     layout::Layout,
@@ -104,7 +104,10 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
     check(&config, &roles)?;
     up::talk(&config);
     eventstore::never_migrate();
-    serve(&config, roles, data.as_deref(), arguments.insecure, as_json).await
+    let traces = Traces::start(&config)?;
+    let ended = serve(&config, roles, data.as_deref(), arguments.insecure, as_json).await;
+    traces.end().await;
+    ended
 }
 
 fn chosen(wanted: &[String]) -> anyhow::Result<Vec<&'static str>> {

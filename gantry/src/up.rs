@@ -1,7 +1,7 @@
 //! `gantry up`: the whole suite in one process tree on embedded defaults.
 
 use crate::{
-    adapters::{self, Stored},
+    adapters::{self, Stored, Traces},
     config::{Config, DatabaseKind, Loaded, LogLines},
     instance::{self, Instance},
     isolation::Isolation,
@@ -100,6 +100,7 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
     arguments.over(&mut config);
     let config = Arc::new(config);
     talk(&config);
+    let traces = Traces::start(&config)?;
     let layout = Layout::open(&data.unwrap_or_else(|| PathBuf::from("gantry-data")))?;
     let known = layout.join("postgres").exists();
     let _held = instance::hold(&layout.data).await?;
@@ -236,7 +237,7 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
             let _ = supervisor.await;
         }
     };
-    tokio::select! { () = second => {}, () = orderly => {} }
+    tokio::select! { () = second => {}, () = orderly => traces.end().await }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,6 @@
 //! A proxy on loopback before one server, through which bytes pass as a row of the matrix wants them to.
 
-use crate::stack;
+use gantry_e2e::stack;
 use std::{path::PathBuf, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},

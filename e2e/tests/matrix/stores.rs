@@ -2,11 +2,10 @@
 
 use crate::{
     proxy::Way,
-    stack::run,
     world::{Case, LIMITED, within},
 };
 use anyhow::{Context, ensure};
-use gantry_e2e::until;
+use gantry_e2e::{stack::run, until};
 use std::{
     fs,
     path::{Path, PathBuf},

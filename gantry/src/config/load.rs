@@ -69,6 +69,7 @@ impl Loaded {
         config.compute.check()?;
         config.executors.ssh.check()?;
         config.retention.check()?;
+        config.telemetry.check()?;
         for (name, class) in &config.resource_classes {
             class.check(name)?;
         }
@@ -94,7 +95,9 @@ impl Loaded {
 /// A value as it may be shown: a URL without its password, and no secret.
 fn shown(key: &str, value: &Value) -> Value {
     let Value::String(text) = value else { return value.clone() };
-    if !text.is_empty() && ["secret_key", "secret_id", "deliver_secret_id", "token"].contains(&key) {
+    if !text.is_empty()
+        && ["secret_key", "secret_id", "deliver_secret_id", "token", "otlp_headers"].contains(&key)
+    {
         return Value::String("***".to_owned());
     }
     let hidden = text.split_once("://").and_then(|(scheme, rest)| {
@@ -250,6 +253,19 @@ mod tests {
         let text = "[blobs]\nkind = \"s3\"\nendpoint = \"http://s3\"\nbucket = \"b\"\naccess_key = \"a\"\nsecret_key = \"hidden\"\n";
         let printed = read(text).unwrap().print();
         assert!(printed.contains("blobs.bucket = \"b\"") && !printed.contains("hidden"), "{printed}");
+    }
+
+    #[test]
+    fn a_collector_is_checked_and_its_headers_are_not_shown() {
+        let error = read("[telemetry]\notlp = \"collector:4318\"\n").unwrap_err().to_string();
+        assert!(error.contains("telemetry.otlp:") && error.contains("http://"), "{error}");
+        let text = "[telemetry]\notlp = \"http://collector:4318\"\notlp_headers = \"authorization hidden\"\n";
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains("telemetry.otlp_headers:") && !error.contains("hidden"), "{error}");
+        let loaded = read(&text.replace("authorization ", "authorization=")).unwrap();
+        assert!(loaded.config.telemetry.collector().unwrap().is_some());
+        assert!(!loaded.print().contains("hidden"), "{}", loaded.print());
+        assert!(read("").unwrap().config.telemetry.collector().unwrap().is_none(), "off by default");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! that two processes that handle the same lane by accident never commit the same effect twice.
 
 use crate::{Fault, Group};
-use contracts::Envelope;
+use contracts::{Envelope, trace::Trace};
 use eventstore::{Error, Position, Store, Tx, failpoint, trace};
 use futures::FutureExt;
 use sqlx::AssertSqlSafe;
@@ -90,6 +90,16 @@ enum Origin {
     Log(Position),
     /// From the table of parked messages, with the attempts that failed.
     Parked(i32),
+}
+
+impl Origin {
+    /// Attempts that failed before.
+    fn failed(self) -> i32 {
+        match self {
+            Self::Log(_) => 0,
+            Self::Parked(attempts) => attempts,
+        }
+    }
 }
 
 struct Head {
@@ -248,7 +258,14 @@ impl Lane {
         let started = Instant::now();
         let mut conflicts = 0;
         loop {
-            let result = self.attempt_once(batch, from).await?;
+            let spans = trace::handling(self.store.service(), self.group.name(), batch);
+            let result = self.attempt_once(batch, from, spans.first().map(|span| span.context)).await;
+            for span in spans {
+                let attempt = i64::from(from.failed()) + i64::from(conflicts) + 1;
+                let failed = !matches!(result, Ok(Ok(())));
+                span.with("gantry.attempt", attempt).failing(failed).ending().record();
+            }
+            let result = result?;
             if let Err(Fault::Retry(error)) = &result
                 && conflicts < CONFLICTS
                 && error.downcast_ref::<Error>().is_some_and(Error::is_conflict)
@@ -274,6 +291,7 @@ impl Lane {
         &mut self,
         batch: &[Envelope],
         from: Origin,
+        within: Option<Trace>,
     ) -> Result<Result<(), Fault>, LaneError> {
         let group = Arc::clone(&self.group);
         let locks = catch_unwind(AssertUnwindSafe(|| {
@@ -301,7 +319,7 @@ impl Lane {
         };
         self.advance(&mut tx, to).await?;
         // Groups that take batches say themselves which message an event follows from.
-        let trace = if let [message] = batch { trace::after(message) } else { None };
+        let trace = if let [message] = batch { within.or_else(|| trace::after(message)) } else { None };
         let work = trace::within(trace, group.handle(&mut tx, batch));
         let handled = AssertUnwindSafe(timeout(HANDLER_LIMIT, work)).catch_unwind().await;
         match handled {

@@ -10,6 +10,7 @@ use contracts::{Actor, Refusal, Request, RequestError, request::Ask};
 use futures::FutureExt;
 use ids::MessageId;
 use serde_json::Value;
+use spans::{Kind, Name, Open, Span};
 use std::{
     any::Any,
     fmt::Display,
@@ -171,7 +172,13 @@ impl Slot {
             };
             let request: Request = serde_json::from_slice(&encoded).map_err(failed(service))?;
             let trace = request.trace.as_deref().and_then(|trace| trace.parse().ok());
-            eventstore::trace::within(trace, slot.responder.respond(request)).await
+            let name = Name::chosen(&request.name);
+            let span = trace.and_then(|trace| Span::begin(Some(trace), service, Kind::Server, name));
+            let span = Open::new(span);
+            let answer = slot.responder.respond(request);
+            let answer = eventstore::trace::within(span.context().or(trace), answer).await;
+            span.end(matches!(&answer, Err(error) if !matches!(error, RequestError::Refused(_))));
+            answer
         };
         // A task of its own: an asker that goes away does not stop a command half-way, and a panic stays there.
         let answer = match timeout_at(until, tokio::spawn(work)).await {

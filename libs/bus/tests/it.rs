@@ -5,6 +5,7 @@ use contracts::{Actor, Envelope, Event, NewEvent};
 use eventstore::{Key, NO_MIGRATIONS, Store, Tx};
 use gantry_bus::{Bus, Fault, Group, contract};
 use serde::{Deserialize, Serialize};
+use spans::{Kind, Recorder, Span};
 use std::{
     sync::{
         Arc, Mutex,
@@ -114,6 +115,69 @@ async fn services_answer_each_other_and_nothing_gets_lost() {
     let rests = left.history("lball", ball, 0).await.unwrap().len()
         + right.history("rball", ball, 0).await.unwrap().len();
     assert_eq!(rests, 51);
+    stop.cancel();
+    for run in runs {
+        run.await.unwrap();
+    }
+}
+
+static TOLD: Mutex<Vec<Span>> = Mutex::new(Vec::new());
+
+struct Tell;
+
+impl Recorder for Tell {
+    fn record(&self, span: Span) {
+        TOLD.lock().unwrap().push(span);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_from_service_to_service_is_one_trace() {
+    spans::install(Tell);
+    let pool = testkit::postgres().await.pool;
+    let bus = Bus::local(pool.clone());
+    let left = Store::open(pool.clone(), "west", &NO_MIGRATIONS).await.unwrap();
+    let right = Store::open(pool, "east", &NO_MIGRATIONS).await.unwrap();
+    let (ends, stop) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+    let player = |name, kind| Arc::new(Player { name, kind, ends: Arc::clone(&ends) });
+    let runs = [
+        bus.consume(&left, &["east"], player("west.balls", "lball"), stop.clone()),
+        bus.consume(&right, &["west"], player("east.balls", "rball"), stop.clone()),
+    ];
+    let root = Span::begin(None, "test", Kind::Server, "serve").unwrap();
+    let context = root.context;
+    root.ending().record();
+    eventstore::trace::within(Some(context), async {
+        let mut tx = left.begin(&[]).await.unwrap();
+        tx.append(&[NewEvent::new("lball", fresh(), Actor::service("test"), &Passed { left: 3 })])
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    })
+    .await;
+    // Four events, each handled once.
+    let told = || {
+        let all = TOLD.lock().unwrap();
+        all.iter().filter(|span| span.context.trace == context.trace).cloned().collect::<Vec<_>>()
+    };
+    until("all is told of", Duration::from_secs(60), async || told().len() == 9).await;
+    let mut above = told().into_iter().find(|span| span.name.as_str() == "serve").unwrap();
+    for (service, name) in [
+        ("west", "ball.passed"),
+        ("east", "consume east.balls"),
+        ("east", "ball.passed"),
+        ("west", "consume west.balls"),
+        ("west", "ball.passed"),
+        ("east", "consume east.balls"),
+        ("east", "ball.passed"),
+        ("west", "consume west.balls"),
+    ] {
+        let below: Vec<Span> =
+            told().into_iter().filter(|span| span.parent == Some(above.context.span)).collect();
+        let [span] = &below[..] else { panic!("one span is below {above:?}: {below:?}") };
+        assert_eq!((span.service, span.name.as_str(), span.failed), (service, name, false));
+        above = span.clone();
+    }
     stop.cancel();
     for run in runs {
         run.await.unwrap();

@@ -5,6 +5,7 @@
 
 use ids::MessageId;
 use std::{fmt, str::FromStr};
+use uuid::Uuid;
 
 /// A `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,12 +29,23 @@ impl Trace {
     pub fn after(self, message: MessageId) -> Self {
         Self { span: span_of(message), ..self }
     }
+
+    /// The same trace inside the span of something that lasts, a workflow, a job or a task, whose id this is. Its span is
+    /// told of when it has ended; what is below it may be told of before.
+    #[must_use]
+    pub fn of(self, id: Uuid) -> Self {
+        Self { span: span_of_id(id), ..self }
+    }
 }
 
 /// The span of a message: the random half of its id.
 pub fn span_of(message: MessageId) -> u64 {
+    span_of_id(message.uuid())
+}
+
+fn span_of_id(id: Uuid) -> u64 {
     // A UUIDv7 has its variant bits here, so it is never 0.
-    message.uuid().as_u64_pair().1
+    id.as_u64_pair().1
 }
 
 impl fmt::Display for Trace {

@@ -1,10 +1,11 @@
 //! One transaction: events, state rows and progress.
 
-use crate::{Error, Key, MESSAGE_LIMIT, Result, Store, failpoint, store::lock_number};
+use crate::{Error, Key, MESSAGE_LIMIT, Result, Store, failpoint, store::lock_number, trace};
 use contracts::{Actor, Aggregate, Envelope, NewEvent, trace::Trace};
 use ids::{MessageId, OrgId, PipelineId, Timestamp};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use spans::Span;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Postgres, Row, Transaction};
 use std::{
     collections::{HashMap, HashSet},
@@ -66,7 +67,12 @@ pub struct Tx {
     appended: bool,
     /// Whether its commit waits for the disk.
     durable: bool,
+    /// What is told of when it is committed, if anybody records it; else one word.
+    told: Option<Box<Told>>,
 }
+
+#[derive(Debug, Default)]
+struct Told(Vec<Span>);
 
 impl Tx {
     pub(crate) async fn begin(store: &Store, locks: &[Key], relaxed: bool) -> Result<Self> {
@@ -92,7 +98,7 @@ impl Tx {
             inner.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
         }
         let locked = locks.iter().map(|key| (key.kind, key.id)).collect();
-        Ok(Self { inner, store: store.clone(), locked, appended: false, durable: !relaxed })
+        Ok(Self { inner, store: store.clone(), locked, appended: false, durable: !relaxed, told: None })
     }
 
     /// The connection, for the service's own SQL.
@@ -128,7 +134,7 @@ impl Tx {
         let (mut actors, mut bodies, mut personals) =
             (Vec::with_capacity(n), Vec::with_capacity(n), Vec::<Option<String>>::with_capacity(n));
         let mut traces = Vec::with_capacity(n);
-        let here = crate::trace::current();
+        let here = trace::current();
         let mut seen: HashMap<(&str, Uuid), i64> = HashMap::new();
         for event in events {
             let body = event.body.to_string();
@@ -219,8 +225,19 @@ impl Tx {
         for event in events {
             self.locked.insert((event.aggregate, event.aggregate_id));
         }
+        if spans::recorded() {
+            let spans = envelopes.iter().filter_map(|event| trace::committed(event, service, here));
+            self.told.get_or_insert_default().0.extend(spans);
+        }
         self.appended = true;
         Ok(envelopes)
+    }
+
+    /// Tells of a span that has ended, once this is committed. Nothing is told of what is not.
+    pub fn tell(&mut self, span: Option<Span>) {
+        if let Some(span) = span {
+            self.told.get_or_insert_default().0.push(span);
+        }
     }
 
     /// From here on this transaction may delete what is final: rows and events that are past their retention.
@@ -275,7 +292,7 @@ impl Tx {
             .bind(act.correlation_id.map(|id| id.uuid()))
             .bind(serde_json::to_string(&act.actor)?)
             .bind(act.detail.to_string())
-            .bind(crate::trace::current().map(|trace| trace.to_string()))
+            .bind(trace::current().map(|trace| trace.to_string()))
             .execute(&mut *self.inner)
             .await?;
         Ok(())
@@ -363,6 +380,9 @@ impl Tx {
         let kind = if self.durable { "durable" } else { "relaxed" };
         metrics::counter!("gantry.store.commits", "service" => self.store.service(), "kind" => kind)
             .increment(1);
+        if let Some(told) = self.told {
+            told.0.into_iter().for_each(Span::record);
+        }
         if self.appended {
             self.store.woke();
         }

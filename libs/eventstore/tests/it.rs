@@ -1,16 +1,18 @@
 //! The store against a real PostgreSQL.
 
-use contracts::{Actor, Event, NewEvent};
+use contracts::{Actor, Event, NewEvent, trace::Trace};
 use gantry_eventstore::{
-    self as eventstore, Act, Error, Key, Leader, NO_MIGRATIONS, Position, Store, digest,
+    self as eventstore, Act, Error, Key, Leader, NO_MIGRATIONS, Position, Store, digest, trace,
 };
+use ids::MessageId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use spans::{Kind, Recorder, Span};
 use sqlx::Executor;
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -100,6 +102,64 @@ async fn a_dropped_transaction_leaves_nothing() {
     drop(tx);
     assert!(store.history("thing", id, 0).await.unwrap().is_empty());
     assert!(!store.committed().has_changed().unwrap());
+}
+
+static TOLD: Mutex<Vec<Span>> = Mutex::new(Vec::new());
+
+struct Tell;
+
+impl Recorder for Tell {
+    fn record(&self, span: Span) {
+        TOLD.lock().unwrap().push(span);
+    }
+}
+
+fn told(trace: Trace) -> Vec<Span> {
+    TOLD.lock().unwrap().iter().filter(|span| span.context.trace == trace.trace).cloned().collect()
+}
+
+#[tokio::test]
+async fn what_was_committed_is_told_of_and_nothing_else() {
+    spans::install(Tell);
+    let store = store().await;
+    let (here, elsewhere) = (Trace::root(MessageId::new()), Trace::root(MessageId::new()));
+    let lasted = || Span::begin(Some(here), "things", Kind::Internal, "lasted");
+    trace::within(Some(here), async {
+        let mut tx = store.begin(&[]).await.unwrap();
+        tx.append(&[event(fresh(), 1)]).await.unwrap();
+        tx.tell(lasted());
+        drop(tx);
+        assert!(told(here).is_empty(), "it never happened");
+
+        let mut tx = store.begin(&[]).await.unwrap();
+        let moved = event(fresh(), 2).traced(Some(elsewhere.to_string()));
+        let events = tx.append(&[event(fresh(), 1), moved]).await.unwrap();
+        tx.tell(lasted());
+        assert!(told(here).is_empty(), "it may still not happen");
+        tx.commit().await.unwrap();
+
+        let [of_event, of_span] = &told(here)[..] else { panic!("two spans: {:?}", told(here)) };
+        assert_eq!(of_event.name.as_str(), "thing.happened");
+        assert_eq!((of_event.service, of_event.parent), ("things", Some(here.span)));
+        assert_eq!(of_event.context.span, trace::after(&events[0]).unwrap().span);
+        assert_eq!(of_span.name.as_str(), "lasted");
+        // What belongs to another trace says where it came from.
+        let [moved] = &told(elsewhere)[..] else { panic!("one span: {:?}", told(elsewhere)) };
+        assert_eq!((moved.parent, &moved.links[..]), (Some(elsewhere.span), &[here][..]));
+
+        let mut handling = trace::handling("others", "others.things", &events);
+        handling.sort_by_key(|span| span.context.trace);
+        let parents: HashSet<_> = handling.iter().map(|span| span.parent.unwrap()).collect();
+        assert_eq!(parents, events.iter().map(|event| trace::after(event).unwrap().span).collect());
+    })
+    .await;
+
+    // What nothing has caused begins a trace, and has nobody above it.
+    let mut tx = store.begin(&[]).await.unwrap();
+    let events = tx.append(&[event(fresh(), 3)]).await.unwrap();
+    tx.commit().await.unwrap();
+    let own: Trace = events[0].trace.as_deref().unwrap().parse().unwrap();
+    assert_eq!(told(own).iter().map(|span| span.parent).collect::<Vec<_>>(), [None]);
 }
 
 #[tokio::test]

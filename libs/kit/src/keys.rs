@@ -34,6 +34,10 @@ pub struct FenceClaims {
     /// keeps it at each renewal; `None`: no secrets are delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
+    /// W3C traceparent of the task: what its agent reports is told of there. In the signed part, so that an agent
+    /// cannot write into the traces of others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 /// What opens one repository for reading.

@@ -4,7 +4,7 @@
 //! Prometheus text format, and also sent as statsd where an address is configured; names are
 //! `gantry.<service>.<thing>` in both (services §8), some with another name beside it ([`crate::aliases`]).
 
-use crate::aliases::Aliased;
+use crate::aliases::{ALIASES, Aliased};
 use metrics_exporter_dogstatsd::DogStatsDBuilder;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_util::layers::FanoutBuilder;
@@ -66,13 +66,14 @@ pub fn metrics(statsd: &str) -> Result<(), Error> {
     if SCRAPE.get().is_some() {
         return Ok(());
     }
-    let builder = PrometheusBuilder::new();
-    let millis = BUCKETS.map(|bound| bound * 1000.0);
-    let latency = Matcher::Full("circle_run_queue_latency".to_owned());
-    let builder = builder
-        .set_buckets(&BUCKETS)
-        .and_then(|builder| builder.set_buckets_for_metric(latency, &millis))
-        .unwrap_or_else(|_| PrometheusBuilder::new());
+    let mut builder = PrometheusBuilder::new().set_buckets(&BUCKETS);
+    // Other names may have other units.
+    for alias in ALIASES.iter().filter(|alias| alias.factor > 1.0) {
+        let name = Matcher::Full(alias.name.replace(['.', '-'], "_"));
+        let bounds = BUCKETS.map(|bound| bound * alias.factor);
+        builder = builder.and_then(|builder| builder.set_buckets_for_metric(name, &bounds));
+    }
+    let builder = builder.unwrap_or_else(|_| PrometheusBuilder::new());
     let prometheus = builder.build_recorder();
     let handle = prometheus.handle();
     let mut all = FanoutBuilder::default().add_recorder(prometheus);
@@ -119,6 +120,8 @@ mod tests {
         metrics::gauge!("gantry.scheduler.placements", "phase" => "runs").set(2.0);
         metrics::gauge!("gantry.scheduler.placements", "phase" => "other").set(5.0);
         metrics::counter!("gantry.scheduler.unplaced").increment(1);
+        metrics::histogram!("gantry.conductor.workflow_seconds", "status" => "success").record(2.0);
+        metrics::counter!("gantry.api.requests", "status" => "200").increment(1);
         let said = scrape();
         for line in [
             "gantry_dispatcher_claim_seconds_sum 0.25",
@@ -127,6 +130,8 @@ mod tests {
             "gantry_scheduler_placements{phase=\"runs\"} 2",
             "circle_nomad_server_agent_jobs_running 2",
             "circle_dispatcher_find_containers_failed 1",
+            "workflows_conductor_execute_workflow_time_to_complete_bucket{status=\"success\",le=\"2500\"} 1",
+            "circle_http_request{status=\"200\"} 1",
         ] {
             assert!(said.contains(line), "{line} is not in\n{said}");
         }

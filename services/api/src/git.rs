@@ -25,7 +25,7 @@ use contracts::{
     delivery::{Decision, DeliveryReceived, GetDecision, GitRef},
     domain::{EnsureProject, GetProject, Project},
 };
-use eventstore::Key;
+use eventstore::{Key, trace};
 use futures::StreamExt;
 use ids::DeliveryId;
 use kit::keys::SourceClaims;
@@ -338,7 +338,7 @@ async fn receive_pack(
         command(&place, "receive-pack", &headers).arg(".").spawn().map_err(|error| no_git(&error))?;
     let (send, receive) = mpsc::channel::<io::Result<Bytes>>(8);
     // A task of its own: a client that goes away must not keep an accepted push from being delivered.
-    tokio::spawn(async move {
+    let push = async move {
         let Some(stdout) = child.stdout.take() else { return };
         let mut options = PushOptions::default();
         let feed = feed(&mut child, body, |block| options.read(block));
@@ -364,7 +364,8 @@ async fn receive_pack(
             }
             let _ = send.send(Ok(Bytes::from_static(b"0000"))).await;
         }
-    });
+    };
+    tokio::spawn(trace::within(trace::current(), push));
     let body = Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receive));
     Ok(answer("application/x-git-receive-pack-result", body))
 }

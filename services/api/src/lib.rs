@@ -22,6 +22,7 @@ mod ssh_keys;
 mod state;
 mod store;
 mod text;
+mod traced;
 mod unstable;
 mod user_keys;
 mod v1;
@@ -47,6 +48,9 @@ use tower_http::{
 pub use auth::token;
 pub use graphql::sdl;
 pub use state::Config;
+
+/// Name of the service and of its schema.
+const NAME: &str = "api";
 
 /// The service's own tables.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/api");
@@ -101,7 +105,7 @@ impl Service {
 /// # Errors
 /// The schema could not be installed.
 pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Service> {
-    let store = eventstore::Store::open(deps.pool.clone(), "api", &MIGRATOR).await?;
+    let store = eventstore::Store::open(deps.pool.clone(), NAME, &MIGRATOR).await?;
     deps.bus.register_source(&store);
     let app = App::new(deps, store, stop);
     let background = tokio::spawn({
@@ -134,15 +138,8 @@ fn router(app: App) -> Router {
         .merge(json)
         .merge(git)
         .with_state(app)
-        .layer(axum::middleware::from_fn(traced))
+        .layer(axum::middleware::from_fn(traced::traced))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .layer(CatchPanicLayer::new())
-}
-
-/// What a request causes is one trace: that of its `traceparent`, or a new one.
-async fn traced(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
-    let given = request.headers().get("traceparent").and_then(|value| value.to_str().ok()?.parse().ok());
-    let trace = given.unwrap_or_else(|| contracts::trace::Trace::root(ids::MessageId::new()));
-    eventstore::trace::within(Some(trace), next.run(request)).await
 }

@@ -10,9 +10,10 @@ use contracts::{
     NewEvent, Refusal,
     conductor::{Edge, JobNode, JobsAdded, MoreEdges, WorkflowCreated},
     pipelines::PipelineCreated,
+    trace::Trace,
 };
-use eventstore::Tx;
-use ids::{JobId, Timestamp, UserId, WorkflowId};
+use eventstore::{Tx, trace};
+use ids::{JobId, MessageId, Timestamp, UserId, WorkflowId};
 use model::{
     plan::{JobPlan, Plan, WorkflowPlan},
     ssh::Access,
@@ -87,10 +88,18 @@ pub(crate) async fn of_pipeline(
             plan_digest: if pipeline.plan.is_none() { pipeline.plan_digest.clone() } else { None },
             ssh: None,
             created_at: now,
+            trace: Some(here(id)),
         };
+        let since_push = (now - pipeline.trigger.received_at).to_std().unwrap_or_default();
+        metrics::histogram!("gantry.conductor.since_push_seconds").record(since_push.as_secs_f64());
         make(tx, row, workflow, &Past::default(), cause, now).await?;
     }
     Ok(())
+}
+
+/// The trace in which a workflow begins: what is being done, else one of its own.
+fn here(id: WorkflowId) -> Trace {
+    trace::current().unwrap_or_else(|| Trace::root(MessageId(id.uuid())))
 }
 
 /// Makes a new instance of a workflow that exists.
@@ -128,10 +137,12 @@ pub(crate) async fn rerun(
         jobs,
         max_auto_reruns: u32::try_from(old.max_auto_reruns).unwrap_or_default(),
     };
+    let id = WorkflowId::new();
     let row = Workflow {
-        id: WorkflowId::new(),
+        id,
         version: 0,
         root: Root::new(),
+        trace: Some(here(id)),
         started_by: match why {
             Why::Asked { by, .. } => by,
             Why::Automatic => old.started_by,

@@ -1,6 +1,7 @@
 //! One step of a workflow: load what it needs, let the model decide, store and announce.
 
 use crate::{
+    NAME,
     error::{Error, Result},
     locks, me,
     store::{self, Beginning, Workflow},
@@ -16,8 +17,10 @@ use eventstore::Tx;
 use ids::{JobId, MessageId, Timestamp};
 use model::{
     plan::JobKind,
+    status::WorkflowStatus,
     workflow::{Changes, Command, Event, Job, Walk},
 };
+use spans::{Kind, Name, Span};
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
@@ -115,8 +118,31 @@ pub(crate) async fn commit(
     let asked = changes.events.iter().any(|event| matches!(event, Event::CancelRequested { .. }));
     let retry = asked.then(|| now + REVOKE_RETRY);
     store::save(tx.conn(), workflow, changes, &numbers, retry, now).await?;
+    if !workflow.root.status.is_terminal() && changes.root.status.is_terminal() {
+        ended(tx, workflow, changes.root.status, changes.root.ended_at.unwrap_or(now));
+    }
     workflow.root = changes.root.clone();
     Ok(())
+}
+
+/// A workflow has ended: it is told of as one span, from its creation on.
+fn ended(tx: &mut Tx, workflow: &Workflow, status: WorkflowStatus, at: Timestamp) {
+    let lasted = (at - workflow.created_at).to_std().unwrap_or_default();
+    metrics::histogram!("gantry.conductor.workflow_seconds", "status" => status.as_str())
+        .record(lasted.as_secs_f64());
+    let Some(context) = workflow.within() else { return };
+    let parent = workflow.trace.map(|trace| trace.span);
+    let name = Name::of("workflow", &workflow.name);
+    let span = Span::known(context, parent, NAME, Kind::Internal, name).map(|span| {
+        span.with("gantry.workflow.id", workflow.id.uuid())
+            .with("gantry.pipeline.id", workflow.pipeline_id.uuid())
+            .with("gantry.pipeline.number", workflow.pipeline_number)
+            .with("gantry.project", Name::chosen(&workflow.project.slug))
+            .with("gantry.status", status.as_str())
+            .failing(!matches!(status, WorkflowStatus::Success | WorkflowStatus::Canceled))
+            .lasted(workflow.created_at, at)
+    });
+    tx.tell(span);
 }
 
 /// The serial groups of the jobs that a step sends there or takes from there.
@@ -142,6 +168,7 @@ pub(crate) fn event<E: contracts::Event>(workflow: &Workflow, cause: &Cause, bod
         .in_project(workflow.project.org_id, workflow.project.id)
         .of_pipeline(workflow.pipeline_id)
         .caused_by(cause.message)
+        .traced(workflow.within().map(|trace| trace.to_string()))
 }
 
 fn announce(

@@ -5,6 +5,7 @@ use contracts::{
     conductor::WorkflowState,
     domain::Project,
     pipelines::{Trigger, Vcs},
+    trace::Trace,
 };
 use ids::{JobId, PipelineId, ProjectId, Timestamp, UserId, WorkflowId};
 use model::{
@@ -42,9 +43,17 @@ pub(crate) struct Workflow {
     /// Who may enter its jobs by SSH, if it was rerun so.
     pub ssh: Option<Access>,
     pub created_at: Timestamp,
+    /// The trace in which it began, and the span that it is below; `None`: of a version that did not keep it.
+    pub trace: Option<Trace>,
 }
 
 impl Workflow {
+    /// What becomes of it carries this, whoever moves it: a person who approves and another pipeline that leaves a serial
+    /// group have traces of their own.
+    pub fn within(&self) -> Option<Trace> {
+        Some(self.trace?.of(self.id.uuid()))
+    }
+
     /// As mutations return it.
     pub fn state(&self) -> WorkflowState {
         WorkflowState { id: self.id, version: self.version, status: self.root.status }
@@ -121,6 +130,7 @@ fn workflow_of(row: &PgRow) -> Result<Workflow> {
         plan_digest: row.try_get("plan_digest")?,
         ssh: row.try_get::<Option<Json<Access>>, _>("ssh")?.map(|Json(access)| access),
         created_at: row.try_get("created_at")?,
+        trace: row.try_get::<Option<String>, _>("trace")?.and_then(|trace| trace.parse().ok()),
     })
 }
 
@@ -280,9 +290,9 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
     sqlx::query(
         "INSERT INTO conductor.workflows (id, version, pipeline_id, pipeline_number, project_id, project, name, status, \
              counts, started_by, rerun_of, workspace_id, max_auto_reruns, auto_rerun, vcs, trigger, created_at, \
-             next_action_at, branch, plan_digest, ssh) \
+             next_action_at, branch, plan_digest, ssh, trace) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-             $17 + make_interval(days => $18), $19, $20, $21)",
+             $17 + make_interval(days => $18), $19, $20, $21, $22)",
     )
     .bind(workflow.id.uuid())
     .bind(workflow.version)
@@ -305,6 +315,7 @@ pub(crate) async fn insert(conn: &mut PgConnection, workflow: &Workflow, jobs: &
     .bind(&workflow.vcs.branch)
     .bind(&workflow.plan_digest)
     .bind(workflow.ssh.as_ref().map(Json))
+    .bind(workflow.trace.map(|trace| trace.to_string()))
     .execute(&mut *conn)
     .await?;
 

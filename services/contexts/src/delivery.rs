@@ -24,6 +24,7 @@ use kit::keys::FenceClaims;
 use model::permission::{Permission, Role, allow_any};
 use secrets::Zeroizing;
 use serde_json::{Map, Value, json};
+use spans::{Kind, Open, Span};
 use sqlx::PgConnection;
 use std::time::Duration;
 use uuid::Uuid;
@@ -82,6 +83,15 @@ async fn deliver(
     headers: HeaderMap,
 ) -> Result<Json<SealedSecrets>, Denied> {
     let claims = fence(&state, TaskId(task), &headers)?;
+    let trace = claims.trace.as_deref().and_then(|trace| trace.parse().ok());
+    let span = trace.and_then(|trace| Span::begin(Some(trace), NAME, Kind::Server, "secrets"));
+    let span = Open::new(span.map(|span| span.with("gantry.task.id", task)));
+    let answer = eventstore::trace::within(span.context().or(trace), sealed(&state, &claims)).await;
+    span.end(answer.is_err());
+    answer
+}
+
+async fn sealed(state: &State, claims: &FenceClaims) -> Result<Json<SealedSecrets>, Denied> {
     let Some(public_key) = &claims.public_key else {
         return Err(Denied::new(
             StatusCode::FORBIDDEN,
@@ -89,9 +99,9 @@ async fn deliver(
             "the lease names no key to seal secrets to",
         ));
     };
-    let job = job(&state, &claims).await?;
-    oidc::ready(&state).await?;
-    match answer(&state, &claims, public_key, &job).await {
+    let job = job(state, claims).await?;
+    oidc::ready(state).await?;
+    match answer(state, claims, public_key, &job).await {
         Err(denied) if denied.0 == StatusCode::FORBIDDEN => {
             let act = Act::new(
                 "context.secrets.denied",
@@ -100,7 +110,7 @@ async fn deliver(
                        "acting_user": job.acting_user}),
             );
             let mut tx = state.store.begin(&[]).await?;
-            tx.act(of(act, &claims, &job)).await?;
+            tx.act(of(act, claims, &job)).await?;
             tx.commit().await?;
             Err(denied)
         }

@@ -164,7 +164,7 @@ async fn runner_unclaim(
 }
 
 async fn start(Shared(state): App, Fenced(fence): Fenced) -> Result<Json<serde_json::Value>, Refused> {
-    permit::give(&state, &fence).await?;
+    lease::fenced(&fence, "start", permit::give(&state, &fence)).await?;
     Ok(Json(serde_json::json!({})))
 }
 
@@ -204,7 +204,7 @@ async fn finish(
     Fenced(fence): Fenced,
     Body(report): Body<FinalReport>,
 ) -> Result<Json<serde_json::Value>, Refused> {
-    match lease::finish(&state, &fence, report.clone()).await {
+    match lease::fenced(&fence, "finish", lease::finish(&state, &fence, report.clone())).await {
         Ok(()) => Ok(Json(serde_json::json!({}))),
         Err(refused) => {
             if matches!(refused, Refused::Stale(_)) {

@@ -7,9 +7,13 @@ use crate::{
     store::{self, Outcome, TaskRow},
 };
 use agent_api::{Claim, Commands, FinalReport, Lease, Renewed, Source};
-use contracts::dispatcher::{JobStarted, TaskStarted};
+use contracts::{
+    dispatcher::{JobStarted, TaskStarted},
+    trace::Trace,
+};
 use ids::{JobId, TaskId, Timestamp};
 use kit::keys::{FenceClaims, PlacementClaims, SourceClaims};
+use spans::{Kind, Open, Span};
 use std::time::Duration;
 use tokio::{
     sync::broadcast::error::RecvError,
@@ -26,9 +30,11 @@ pub async fn claim(state: &State, claim: &Claim) -> Result<Lease, Refused> {
     let placement: PlacementClaims =
         state.keys.open_claims("placement", &claim.token).ok_or(Refused::Unauthorized)?;
     let known = store::peek(state.store.pool(), placement.task_id).await?.ok_or(Refused::NotFound)?;
-    let ready = store::ready(state.store.pool(), known.job_id).await?;
+    let (ready, trace) = store::ready(state.store.pool(), known.job_id).await?;
+    let trace = trace.map(|trace| trace.of(known.task_id));
     let prepared = rules::is_prepared(&ready.definition, state.config.docker);
-    let (task, deadline) = take(state, claim, &placement, &known, !prepared).await?;
+    let taken = take(state, claim, &placement, &known, !prepared);
+    let (task, deadline) = traced(trace, "claim", known.task_id, taken).await?;
     let (index, total) = (task.index(), task.total());
     let claims = FenceClaims {
         task_id: task.task(),
@@ -36,6 +42,7 @@ pub async fn claim(state: &State, claim: &Claim) -> Result<Lease, Refused> {
         epoch: task.epoch,
         expires_at: deadline.timestamp_millis(),
         public_key: task.public_key,
+        trace: trace.map(|trace| trace.to_string()),
     };
     Ok(Lease {
         task_id: claims.task_id,
@@ -45,6 +52,30 @@ pub async fn claim(state: &State, claim: &Claim) -> Result<Lease, Refused> {
         timing: state.config.timing(),
         spec: rules::spec(ready, index, total, &state.public_url, &state.config),
     })
+}
+
+/// Answers a call of an agent as a part of its task's trace.
+pub async fn traced<T>(
+    trace: Option<Trace>,
+    what: &'static str,
+    task: Uuid,
+    answer: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, Refused> {
+    let span = trace.and_then(|trace| Span::begin(Some(trace), store::SERVICE, Kind::Server, what));
+    let span = Open::new(span.map(|span| span.with("gantry.task.id", task)));
+    let answer = eventstore::trace::within(span.context().or(trace), answer).await;
+    span.end(answer.is_err());
+    answer
+}
+
+/// The same of a call that shows a fence token.
+pub async fn fenced<T>(
+    fence: &FenceClaims,
+    what: &'static str,
+    answer: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, Refused> {
+    let trace = fence.trace.as_deref().and_then(|trace| trace.parse().ok());
+    traced(trace, what, fence.task_id.uuid(), answer).await
 }
 
 /// One commit: revocation and epoch are read, lease and (where nothing is to be prepared) permit written, the start
@@ -123,6 +154,7 @@ pub async fn renew(state: &State, fence: &FenceClaims) -> Result<Renewed, Refuse
         epoch: fence.epoch,
         expires_at: deadline.timestamp_millis(),
         public_key,
+        trace: fence.trace.clone(),
     };
     Ok(Renewed { fence: state.fence(&claims), cancel })
 }
@@ -168,7 +200,7 @@ async fn told_of(told: &mut tokio::sync::broadcast::Receiver<TaskId>, task: Task
 /// Where the task's repository is now, with a token that reads it until the lease ends.
 pub async fn source(state: &State, fence: &FenceClaims) -> Result<Source, Refused> {
     let task = live(state, fence).await?;
-    let project = store::ready(state.store.pool(), task.job_id).await?.project;
+    let project = store::ready(state.store.pool(), task.job_id).await?.0.project;
     let expires_at = task.deadline.map_or(fence.expires_at, |deadline| deadline.timestamp_millis());
     let url = rules::repository_url(&state.git_url, &project.org, &project.name);
     let password = state.keys.seal_claims("source", &SourceClaims { project_slug: project.slug, expires_at });

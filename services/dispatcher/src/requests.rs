@@ -84,6 +84,7 @@ struct Ended {
     job_id: Uuid,
     index: i32,
     epoch: i64,
+    queued_at: Option<Timestamp>,
     finished_at: Timestamp,
 }
 
@@ -116,7 +117,7 @@ async fn revoke_once(state: &State, jobs: &[Uuid]) -> anyhow::Result<bool> {
     let ended: Vec<Ended> = sqlx::query_as(
         "UPDATE dispatcher.tasks SET state = 'finished', status = 'canceled', cancel_requested = true, \
              finished_at = clock_timestamp(), next_action_at = NULL \
-         WHERE job_id = ANY($1) AND state IN ('waiting', 'queued') RETURNING task_id, job_id, index, epoch, finished_at",
+         WHERE job_id = ANY($1) AND state IN ('waiting', 'queued') RETURNING task_id, job_id, index, epoch, queued_at, finished_at",
     )
     .bind(jobs)
     .fetch_all(tx.conn())
@@ -141,6 +142,7 @@ async fn revoke_once(state: &State, jobs: &[Uuid]) -> anyhow::Result<bool> {
             reason: None,
             at: task.finished_at,
         };
+        tx.tell(store::task_span(run, &body, task.queued_at.unwrap_or(task.finished_at)));
         events.push(run.event("task", task.task_id, &body));
     }
     for (task_id, job_id) in &stopping {
@@ -175,21 +177,22 @@ async fn finish_runs(
     runs: &HashMap<Uuid, RunRow>,
     jobs: &[Uuid],
 ) -> anyhow::Result<Vec<NewEvent>> {
-    let done: Vec<(Uuid, Timestamp)> = sqlx::query_as(
+    let done: Vec<(Uuid, String, Timestamp, Timestamp)> = sqlx::query_as(
         "UPDATE dispatcher.runs r SET state = 'finished', status = 'canceled', finished_at = clock_timestamp() \
          WHERE r.job_id = ANY($1) AND r.state <> 'finished' AND NOT EXISTS \
              (SELECT 1 FROM dispatcher.tasks t WHERE t.job_id = r.job_id AND t.state <> 'finished') \
-         RETURNING r.job_id, r.finished_at",
+         RETURNING r.job_id, coalesce(r.ready ->> 'name', ''), r.created_at, r.finished_at",
     )
     .bind(jobs)
     .fetch_all(tx.conn())
     .await?;
     done.into_iter()
-        .map(|(job_id, at)| {
+        .map(|(job_id, name, created_at, at)| {
             let run = runs.get(&job_id).context("a run that was not read")?;
             let (status, reason) = rules::job_outcome(vec![(JobStatus::Canceled, None)]);
             let (job_id, workflow_id) = (run.job(), run.workflow());
             let body = JobFinished { job_id, workflow_id, status, reason, settled: false, at };
+            tx.tell(store::run_span(run, &name, &body, created_at));
             Ok(run.event("run", run.job_id, &body))
         })
         .collect()

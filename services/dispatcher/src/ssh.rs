@@ -16,7 +16,7 @@ pub async fn record(state: &State, fence: &FenceClaims, session: SshSession) -> 
     if session.key.len() > LONGEST || session.from.len() > LONGEST {
         return Err(Refused::Invalid(format!("a session's fields have at most {LONGEST} bytes")));
     }
-    let ready = store::ready(state.store.pool(), task.job_id).await?;
+    let (ready, _) = store::ready(state.store.pool(), task.job_id).await?;
     let Some(access) = ready.ssh else {
         return Err(Refused::Invalid("nobody may enter this job by SSH".to_owned()));
     };

@@ -7,6 +7,7 @@ use contracts::{
     Actor, Event, NewEvent,
     conductor::JobReady,
     dispatcher::{JobFinished, TaskFinished},
+    trace::Trace,
 };
 use eventstore::{Key, Tx};
 use ids::{JobId, OrgId, PipelineId, ProjectId, TaskId, Timestamp, WorkflowId};
@@ -14,6 +15,7 @@ use model::{
     lease::{self, Stage},
     status::JobStatus,
 };
+use spans::{Kind, Name, Span};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -52,12 +54,29 @@ impl RunRow {
         WorkflowId(self.workflow_id)
     }
 
+    /// What belongs to this run carries this.
+    pub fn within(&self) -> Option<Trace> {
+        Some(self.asked()?.of(self.job_id))
+    }
+
+    /// What belongs to one of its tasks carries this.
+    pub fn within_task(&self, task: Uuid) -> Option<Trace> {
+        Some(self.asked()?.of(task))
+    }
+
+    fn asked(&self) -> Option<Trace> {
+        self.trace.as_deref()?.parse().ok()
+    }
+
     /// An event of this run or of a task of it.
     pub fn event<E: Event>(&self, aggregate: &'static str, id: Uuid, body: &E) -> NewEvent {
         NewEvent::new(aggregate, id, Actor::service(SERVICE), body)
             .in_project(OrgId(self.org_id), ProjectId(self.project_id))
             .of_pipeline(PipelineId(self.pipeline_id))
-            .traced(self.trace.clone())
+            .traced(
+                if aggregate == "task" { self.within_task(id) } else { self.within() }
+                    .map(|at| at.to_string()),
+            )
     }
 }
 
@@ -134,13 +153,14 @@ pub async fn run(tx: &mut Tx, job_id: Uuid) -> sqlx::Result<RunRow> {
     .await
 }
 
-/// The event that asked for a run.
-pub async fn ready(pool: &PgPool, job_id: Uuid) -> anyhow::Result<JobReady> {
-    let body: serde_json::Value = sqlx::query_scalar("SELECT ready FROM dispatcher.runs WHERE job_id = $1")
-        .bind(job_id)
-        .fetch_one(pool)
-        .await?;
-    Ok(serde_json::from_value(body)?)
+/// The event that asked for a run, and the trace in which it did.
+pub async fn ready(pool: &PgPool, job_id: Uuid) -> anyhow::Result<(JobReady, Option<Trace>)> {
+    let (body, trace): (serde_json::Value, Option<String>) =
+        sqlx::query_as("SELECT ready, trace FROM dispatcher.runs WHERE job_id = $1")
+            .bind(job_id)
+            .fetch_one(pool)
+            .await?;
+    Ok((serde_json::from_value(body)?, trace.and_then(|trace| trace.parse().ok())))
 }
 
 /// The database's clock: the only one that decides.
@@ -165,9 +185,9 @@ pub async fn finish(
     task: &TaskRow,
     outcome: Outcome,
 ) -> anyhow::Result<Vec<NewEvent>> {
-    let at: Timestamp = sqlx::query_scalar(
+    let (queued_at, at): (Option<Timestamp>, Timestamp) = sqlx::query_as(
         "UPDATE dispatcher.tasks SET state = 'finished', status = $2, reason = $3, reported = $4, settled = $5, \
-             finished_at = clock_timestamp(), next_action_at = NULL WHERE task_id = $1 RETURNING finished_at",
+             finished_at = clock_timestamp(), next_action_at = NULL WHERE task_id = $1 RETURNING queued_at, finished_at",
     )
     .bind(task.task_id)
     .bind(outcome.status.as_str())
@@ -185,6 +205,7 @@ pub async fn finish(
         reason: outcome.reason,
         at,
     };
+    tx.tell(task_span(run, &ended, queued_at.unwrap_or(at)));
     if ended.status == JobStatus::InfrastructureFail {
         metrics::counter!("gantry.dispatcher.infrastructure_failures").increment(1);
     }
@@ -222,9 +243,9 @@ pub async fn finish_run(
     reason: Option<String>,
     settled: bool,
 ) -> sqlx::Result<NewEvent> {
-    let at: Timestamp = sqlx::query_scalar(
+    let (name, created_at, at): (String, Timestamp, Timestamp) = sqlx::query_as(
         "UPDATE dispatcher.runs SET state = 'finished', status = $2, reason = $3, finished_at = clock_timestamp() \
-         WHERE job_id = $1 RETURNING finished_at",
+         WHERE job_id = $1 RETURNING coalesce(ready ->> 'name', ''), created_at, finished_at",
     )
     .bind(run.job_id)
     .bind(status.as_str())
@@ -232,5 +253,36 @@ pub async fn finish_run(
     .fetch_one(tx.conn())
     .await?;
     let body = JobFinished { job_id: run.job(), workflow_id: run.workflow(), status, reason, settled, at };
+    tx.tell(run_span(run, &name, &body, created_at));
     Ok(run.event("run", run.job_id, &body))
+}
+
+/// A task that ended, as a span from when it got its slot.
+pub fn task_span(run: &RunRow, ended: &TaskFinished, queued_at: Timestamp) -> Option<Span> {
+    let (context, parent) = (run.within_task(ended.task_id.uuid())?, run.within()?.span);
+    let span = Span::known(context, Some(parent), SERVICE, Kind::Internal, "task")?
+        .with("gantry.pipeline.id", run.pipeline_id)
+        .with("gantry.job.id", run.job_id)
+        .with("gantry.task.id", ended.task_id.uuid())
+        .with("gantry.task.index", ended.index)
+        .with("gantry.task.epoch", ended.epoch)
+        .with("gantry.status", ended.status.as_str());
+    Some(span.failing(failing(ended.status)).lasted(queued_at, ended.at))
+}
+
+/// A run that ended, as a span from when its job was ready.
+pub fn run_span(run: &RunRow, name: &str, ended: &JobFinished, created_at: Timestamp) -> Option<Span> {
+    let (context, parent) = (run.within()?, run.asked()?.span);
+    let span = Span::known(context, Some(parent), SERVICE, Kind::Internal, Name::of("job", name))?
+        .with("gantry.pipeline.id", run.pipeline_id)
+        .with("gantry.workflow.id", run.workflow_id)
+        .with("gantry.job.id", run.job_id)
+        .with("gantry.job.name", Name::chosen(name))
+        .with("gantry.status", ended.status.as_str());
+    Some(span.failing(failing(ended.status)).lasted(created_at, ended.at))
+}
+
+/// Whether a status is one that somebody should look at.
+fn failing(status: JobStatus) -> bool {
+    !matches!(status, JobStatus::Success | JobStatus::Canceled)
 }

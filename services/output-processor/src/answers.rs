@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-const SERVICE: &str = "output-processor";
+pub(crate) const SERVICE: &str = "output-processor";
 /// Of the 256 KiB that a message may have.
 const STEPS_BUDGET: usize = 200 * 1024;
 /// An answer leaves so long before its deadline.

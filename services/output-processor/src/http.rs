@@ -2,7 +2,7 @@
 
 use crate::{
     hub::{Hub, Work, log_key},
-    peers,
+    peers, steps,
     task::{Accepted, ChunkVerdict, Deny, Lease, Task},
 };
 use agent_api::{CHUNK_CRC, ChunkAck, MAX_CHUNK, Problem, Seal, StepReport};
@@ -104,7 +104,8 @@ pub(crate) fn lease(hub: &Hub, headers: &HeaderMap, task: TaskId) -> Result<Leas
         // Not `stale_lease`: the lease may live, and the agent gets a new token with its renewal.
         return Err(refused("fence_expired", "the fence token has run out: renew the lease"));
     }
-    Ok(Lease { job_id: claims.job_id, epoch: claims.epoch })
+    let trace = claims.trace.and_then(|trace| trace.parse().ok());
+    Ok(Lease { job_id: claims.job_id, epoch: claims.epoch, trace })
 }
 
 /// Applies a rule to the task; once more when the task left memory at that moment.
@@ -240,6 +241,9 @@ async fn post_step(
     let rule = |task: &Task| task.report(&hub.journal, &hub.config, &lease, report.clone());
     let (new, ticket) = on_task(&hub, task_id, rule).await?;
     if new {
+        if let Some(span) = steps::span(&lease, task_id, &report) {
+            span.record();
+        }
         hub.place(task_id, lease.job_id, step_id);
         hub.changed(task_id);
         hub.tell_job(lease.job_id, step_id).await;

@@ -18,6 +18,7 @@ mod retention;
 mod scribe;
 mod siblings;
 mod slot;
+mod steps;
 mod store;
 mod stores;
 mod task;

@@ -9,11 +9,12 @@ use crate::{
 use contracts::{
     Actor, NewEvent,
     output::{StepPlace, StepReported},
+    trace::Trace,
 };
 use eventstore::Key;
 use ids::{StepId, TaskId};
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -64,10 +65,12 @@ pub(crate) async fn write(
     let _writing = writing.lock().await;
     learn_indexes(hub, tasks).await?;
     let mut changes: Vec<(StepPlace, i64)> = Vec::new();
+    let mut traces = HashMap::new();
     for task in tasks.iter().filter_map(|id| hub.task_in_memory(*id)) {
         let state = task.lock();
         let Some(job_id) = state.job else { continue };
         let index = state.index.unwrap_or_default();
+        traces.extend(state.trace.map(|trace| (task.id, trace)));
         changes.extend(state.unwritten().filter_map(|(id, step)| {
             let record = step.record(id, index)?;
             Some((StepPlace { job_id, task_id: task.id, step: record }, step.version))
@@ -76,7 +79,7 @@ pub(crate) async fn write(
     // The order of their entries is the order in which things happened.
     changes.sort_by_key(|(_, version)| *version);
     for batch in changes.chunks(BATCH) {
-        append(hub, batch).await?;
+        append(hub, batch, &traces).await?;
         let documents = batch.iter().map(|(place, version)| Hub::document(place, *version));
         hub.records.put(&documents.collect::<Result<Vec<_>, _>>()?).await?;
         for (place, version) in batch {
@@ -95,7 +98,11 @@ fn written(hub: &Hub, task: TaskId, step: StepId, version: i64) {
     }
 }
 
-async fn append(hub: &Hub, changes: &[(StepPlace, i64)]) -> eventstore::Result<()> {
+async fn append(
+    hub: &Hub,
+    changes: &[(StepPlace, i64)],
+    traces: &HashMap<TaskId, Trace>,
+) -> eventstore::Result<()> {
     let tasks: HashSet<TaskId> = changes.iter().map(|(place, _)| place.task_id).collect();
     let locks: Vec<Key> = tasks.iter().map(|task| Key::new("record", task.uuid())).collect();
     let actor = Actor::service("output-processor");
@@ -105,7 +112,8 @@ async fn append(hub: &Hub, changes: &[(StepPlace, i64)]) -> eventstore::Result<(
             let mut step = step.clone();
             step.bash_command = step.bash_command.map(|command| bounded(&command, COMMAND_IN_EVENT));
             let body = StepReported { task_id: *task_id, job_id: *job_id, step };
-            NewEvent::new("record", task_id.uuid(), actor.clone(), &body)
+            let trace = traces.get(task_id).map(Trace::to_string);
+            NewEvent::new("record", task_id.uuid(), actor.clone(), &body).traced(trace)
         })
         .collect();
     // Durable: the journal is read again only when this process starts, so a database that loses its last commits

@@ -18,19 +18,21 @@ pub(crate) use follow::Jobs;
 pub(crate) use sweep::{sweep, sweep_loop};
 
 use crate::{
+    answers::SERVICE,
     http::{Refused, json, lease, on_task},
     hub::Hub,
     task::{Lease, Task},
 };
 use axum::{
     Json, Router,
-    extract::{Path, Request, State},
+    extract::{MatchedPath, Path, Request, State},
     http::StatusCode,
     routing::post,
 };
 use contracts::Actor;
 use ids::{JobId, TaskId};
 use serde::{Serialize, de::DeserializeOwned};
+use spans::{Kind, Name, Open, Span};
 use std::{future::Future, sync::Arc};
 use tokio::sync::OwnedRwLockReadGuard;
 use uuid::Uuid;
@@ -108,6 +110,8 @@ where
     F: Future<Output = Result<R, Refused>>,
 {
     let lease = lease(&hub, request.headers(), task_id)?;
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().and_then(|route| Some(route.as_str().rsplit_once("/stores/")?.1));
     let ask: A = json(request).await?;
     on_task(&hub, task_id, |task| task.check(&lease)).await?;
     let task = hub.task(task_id).await?;
@@ -122,7 +126,14 @@ where
     let job = job.ok_or_else(|| {
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, "job_unknown", "nothing is known of this job yet")
     })?;
-    handler(Caller { hub: Arc::clone(&hub), task, lease, job }, ask).await.map(Json)
+    let name = Name::of("stores", route.unwrap_or_default());
+    let span = lease.trace.and_then(|trace| Span::begin(Some(trace), SERVICE, Kind::Server, name));
+    let span = Open::new(span.map(|span| span.with("gantry.task.id", task_id.uuid())));
+    let within = span.context().or(lease.trace);
+    let handled = handler(Caller { hub: Arc::clone(&hub), task, lease, job }, ask);
+    let answer = eventstore::trace::within(within, handled).await;
+    span.end(answer.is_err());
+    answer.map(Json)
 }
 
 /// A refusal for good: what the agent asks for is not allowed.

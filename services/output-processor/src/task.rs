@@ -7,7 +7,7 @@ use crate::{
     journal::{Failed, Journal, Place, Ticket},
 };
 use agent_api::{ChunkAck, Seal, StepReport};
-use contracts::output::StepRecord;
+use contracts::{output::StepRecord, trace::Trace};
 use ids::{JobId, StepId, TaskId, Timestamp};
 use sha2::{Digest, Sha256};
 use std::{
@@ -53,6 +53,8 @@ pub(crate) struct Task {
 #[derive(Debug, Default)]
 pub(crate) struct TaskState {
     pub(crate) job: Option<JobId>,
+    /// What is said of it belongs there; not in the journal, so not known after a restart until its agent calls.
+    pub(crate) trace: Option<Trace>,
     pub(crate) index: Option<u32>,
     /// Epochs up to this one are closed.
     pub(crate) closed: i64,
@@ -284,6 +286,7 @@ impl TaskState {
             return Err(Deny::StaleLease);
         }
         self.job.get_or_insert(lease.job_id);
+        self.trace = self.trace.or(lease.trace);
         Ok(())
     }
 }
@@ -293,6 +296,8 @@ impl TaskState {
 pub(crate) struct Lease {
     pub(crate) job_id: JobId,
     pub(crate) epoch: i64,
+    /// What its reports are told of within.
+    pub(crate) trace: Option<Trace>,
 }
 
 /// An accepted chunk.

@@ -6,8 +6,9 @@ use compute::{Demand, Placement};
 use contracts::{
     Envelope, Event,
     dispatcher::{TaskFinished, TaskQueued},
+    trace::Trace,
 };
-use eventstore::{Key, Tx};
+use eventstore::{Key, Tx, trace};
 use ids::TaskId;
 use sqlx::types::Json;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -46,7 +47,8 @@ impl Group for Placements {
     async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
         for message in batch {
             if message.is::<TaskQueued>() {
-                want(tx, &message.body_as()?).await?;
+                let trace = trace::after(message).map(|trace| trace.to_string());
+                want(tx, &message.body_as()?, trace).await?;
             } else {
                 let ended: TaskFinished = message.body_as()?;
                 end(tx, ended.task_id, ended.epoch, self.0.config.linger).await?;
@@ -61,7 +63,7 @@ impl Group for Placements {
     }
 }
 
-async fn want(tx: &mut Tx, queued: &TaskQueued) -> sqlx::Result<()> {
+async fn want(tx: &mut Tx, queued: &TaskQueued, trace: Option<String>) -> sqlx::Result<()> {
     // A self-hosted runner took it and starts its agent (execution §25).
     if queued.resource_class.contains('/') {
         return Ok(());
@@ -69,13 +71,14 @@ async fn want(tx: &mut Tx, queued: &TaskQueued) -> sqlx::Result<()> {
     // The agent of an earlier epoch can no longer do anything.
     end(tx, queued.task_id, queued.epoch - 1, Duration::ZERO).await?;
     sqlx::query(
-        "INSERT INTO scheduler.placements (task_id, epoch, job_id, demand, state, next_action_at) \
-         VALUES ($1, $2, $3, $4, 'wanted', clock_timestamp()) ON CONFLICT DO NOTHING",
+        "INSERT INTO scheduler.placements (task_id, epoch, job_id, demand, trace, state, next_action_at) \
+         VALUES ($1, $2, $3, $4, $5, 'wanted', clock_timestamp()) ON CONFLICT DO NOTHING",
     )
     .bind(queued.task_id.uuid())
     .bind(queued.epoch)
     .bind(queued.job_id.uuid())
     .bind(queued.demand.as_ref().map(Json))
+    .bind(trace)
     .execute(tx.conn())
     .await?;
     Ok(())
@@ -103,6 +106,7 @@ pub struct Row {
     pub epoch: i64,
     pub attempts: i32,
     demand: Option<Json<Demand>>,
+    trace: Option<String>,
 }
 
 impl Row {
@@ -111,6 +115,11 @@ impl Row {
         let (task_id, epoch) = (self.task(), self.epoch);
         let demand = self.demand.as_ref().map(|demand| demand.0.clone()).unwrap_or_default();
         Placement { name: self.name(), task_id, epoch, token, demand }
+    }
+
+    /// What is done for it is told of there.
+    pub fn trace(&self) -> Option<Trace> {
+        self.trace.as_deref()?.parse().ok()
     }
 
     pub fn task(&self) -> TaskId {
@@ -125,7 +134,7 @@ impl Row {
 /// What is to be done now in one state, longest due first.
 pub async fn due(state: &State, which: &str) -> sqlx::Result<Vec<Row>> {
     sqlx::query_as(
-        "SELECT task_id, epoch, attempts, demand FROM scheduler.placements \
+        "SELECT task_id, epoch, attempts, demand, trace FROM scheduler.placements \
          WHERE next_action_at <= clock_timestamp() AND state = $1 ORDER BY next_action_at LIMIT 100",
     )
     .bind(which)
@@ -196,7 +205,7 @@ pub struct Known {
 /// All placements that are not gone, by name.
 pub async fn all(state: &State) -> sqlx::Result<HashMap<String, Known>> {
     let rows: Vec<Known> = sqlx::query_as(
-        "SELECT task_id, epoch, attempts, demand, state FROM scheduler.placements WHERE state <> 'gone'",
+        "SELECT task_id, epoch, attempts, demand, trace, state FROM scheduler.placements WHERE state <> 'gone'",
     )
     .fetch_all(state.store.pool())
     .await?;

@@ -11,6 +11,7 @@ use contracts::{
     dispatcher::{PlacementNews, PlacementReport, ReportPlacements},
 };
 use kit::keys::PlacementClaims;
+use spans::{Kind, Open, Span};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -109,7 +110,16 @@ async fn step(state: &State, which: &'static str, row: &Row) -> anyhow::Result<b
 
 async fn start(state: &State, row: &Row) -> Result<(), compute::Error> {
     let claims = PlacementClaims { task_id: row.task(), epoch: row.epoch };
-    state.compute.start(&row.placement(state.keys.seal_claims("placement", &claims))).await
+    let span = row.trace().and_then(|trace| Span::begin(Some(trace), SERVICE, Kind::Internal, "place"));
+    let span = span.map(|span| {
+        span.with("gantry.task.id", row.task_id)
+            .with("gantry.task.epoch", row.epoch)
+            .with("gantry.attempt", i64::from(row.attempts) + 1)
+    });
+    let span = Open::new(span);
+    let started = state.compute.start(&row.placement(state.keys.seal_claims("placement", &claims))).await;
+    span.end(started.is_err());
+    started
 }
 
 fn report(row: &Row, news: PlacementNews) -> PlacementReport {

@@ -213,7 +213,11 @@ impl Task {
         let public_key = Some(B64.encode(key.compute_public_key().unwrap().as_ref()));
         let id = TaskId::new();
         let expires_at = chrono::Utc::now().timestamp_millis() + 60_000;
-        Self { id, key, claims: FenceClaims { task_id: id, job_id, epoch: 1, expires_at, public_key } }
+        Self {
+            id,
+            key,
+            claims: FenceClaims { task_id: id, job_id, epoch: 1, expires_at, public_key, trace: None },
+        }
     }
 
     fn fence(&self, suite: &Suite) -> String {

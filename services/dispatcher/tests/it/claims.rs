@@ -56,6 +56,7 @@ async fn tokens_of_other_epochs_and_tasks_are_refused() {
             epoch: lease.epoch - 1,
             expires_at: i64::MAX,
             public_key: None,
+            trace: None,
         },
     );
     let path = format!("/v1/tasks/{}/renew", lease.task_id);

@@ -254,6 +254,7 @@ impl Agent {
             epoch: self.epoch,
             expires_at,
             public_key: Default::default(),
+            trace: None,
         };
         world.keys.seal_claims("fence", &claims)
     }

@@ -114,7 +114,8 @@ impl World {
     ) -> (u16, T) {
         let task_id = TaskId::new();
         let expires_at = Utc::now().timestamp_millis() + 60_000;
-        let claims = FenceClaims { task_id, job_id: job, epoch: 1, expires_at, public_key: None };
+        let claims =
+            FenceClaims { task_id, job_id: job, epoch: 1, expires_at, public_key: None, trace: None };
         let request = Request::get(format!("/v1/tasks/{task_id}/{what}"))
             .header("authorization", format!("Bearer {}", self.keys.seal_claims("fence", &claims)))
             .body(Body::empty())
