@@ -32,7 +32,7 @@ const TAKEN_OVER: Duration = Duration::from_secs(60);
 pub async fn work_is_shared(world: &World) -> anyhow::Result<()> {
     let before = counts(world).await?;
     let begun = Instant::now();
-    let load = world.push("share", &FAN, world.pick(16, 40)).await?;
+    let load = world.push("share", &FAN, world.pick(10, 40)).await?;
     world.judge(&load, 0).await?;
     let (jobs, took) = (load.projects.len() * FAN.jobs, begun.elapsed().as_secs_f64());
     println!("  {jobs} jobs in {took:.1} s, {:.1} a second", jobs as f64 / took);
