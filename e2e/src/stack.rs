@@ -168,7 +168,7 @@ impl Stack {
         let text = asked.await.with_context(|| name.to_owned())?.error_for_status()?.text().await?;
         let of = text.lines().filter_map(|line| line.strip_prefix(metric));
         let of = of.filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels));
-        Ok(of.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
+        Ok(of.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).fold(0.0, |sum, one| sum + one))
     }
 
     /// Names of all services, with their processes.

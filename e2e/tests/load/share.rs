@@ -9,35 +9,30 @@ use std::time::{Duration, Instant};
 const SHARE: f64 = 0.2;
 const FAN: Fan = Fan { jobs: 5, lines: 5, between: "true", more: ("", "") };
 
-/// What a service's processes count of their work: metric, and labels.
-const COUNTS: [(&str, &str, &str); 14] = [
+/// What a service's processes count of work that any of them takes: metric, and labels.
+const COUNTS: [(&str, &str, &str); 8] = [
     ("api", "gantry_http_requests", "listener=\"public\""),
     ("domain", "gantry_bus_answered", ""),
     ("permissions", "gantry_bus_answered", ""),
     ("pipelines", "gantry_bus_handled", ""),
-    ("conductor", "gantry_bus_handled", ""),
-    ("conductor", "gantry_bus_answered", ""),
     ("contexts", "gantry_http_requests", "listener=\"agents\""),
-    ("dispatcher", "gantry_bus_handled", ""),
     ("dispatcher", "gantry_http_requests", "listener=\"agents\""),
-    ("scheduler", "gantry_bus_handled", ""),
-    ("scheduler", "gantry_scheduler_started", ""),
     ("output-processor", "gantry_output_processor_bytes", ""),
     ("output-processor", "gantry_bus_answered", ""),
-    ("test-results", "gantry_bus_handled", ""),
 ];
+/// Services that handle events of a source in batches, which one process of them does at a time; another takes over.
+const LED: [&str; 5] = ["conductor", "dispatcher", "scheduler", "test-results", "projector"];
 /// Too little to be shared.
 const ENOUGH: f64 = 20.0;
-/// Nobody need ask them anything: whoever asks for permissions remembers the answers for a while, and these jobs have neither
-/// contexts nor test reports.
-const QUIET: [&str; 3] = ["permissions", "contexts", "test-results"];
+/// Nobody need ask it anything: whoever asks for permissions remembers the answers for a while.
+const QUIET: [&str; 1] = ["permissions"];
 /// A process that was killed is known to be gone.
 const TAKEN_OVER: Duration = Duration::from_secs(60);
 
 pub async fn work_is_shared(world: &World) -> anyhow::Result<()> {
     let before = counts(world).await?;
     let begun = Instant::now();
-    let load = world.push("share", &FAN, world.pick(16, 40)).await?;
+    let load = world.push("share", &FAN, world.pick(10, 40)).await?;
     world.judge(&load, 0).await?;
     let (jobs, took) = (load.projects.len() * FAN.jobs, begun.elapsed().as_secs_f64());
     println!("  {jobs} jobs in {took:.1} s, {:.1} a second", jobs as f64 / took);
@@ -56,7 +51,7 @@ pub async fn work_is_shared(world: &World) -> anyhow::Result<()> {
         }
     }
     ensure!(unfair.is_empty(), "work is not shared: {}", unfair.join("; "));
-    takes_over(world, "projector").await
+    take_over(world).await
 }
 
 async fn counts(world: &World) -> anyhow::Result<Vec<Vec<f64>>> {
@@ -74,29 +69,40 @@ async fn counts(world: &World) -> anyhow::Result<Vec<Vec<f64>>> {
     Ok(all)
 }
 
-/// Views of one source are led by one process: batches of its events are handled by one. When that one is killed, the other
-/// goes on where it stood.
-async fn takes_over(world: &World, role: &str) -> anyhow::Result<()> {
+/// Whoever did most of what is led is killed, in all services at once; the others go on where they stood.
+async fn take_over(world: &World) -> anyhow::Result<()> {
     let stack = &world.stack;
-    let names = stack.of(role)?;
-    let mut handled = Vec::new();
-    for name in &names {
-        handled.push(stack.counted(name, "gantry_bus_handled", "").await?);
+    let (mut killed, mut heirs) = (Vec::new(), Vec::new());
+    for role in LED {
+        let names = stack.of(role)?;
+        let mut handled = Vec::new();
+        for name in &names {
+            handled.push(stack.counted(name, "gantry_bus_handled", "").await?);
+        }
+        let leads = usize::from(handled[1] > handled[0]);
+        println!("  {role:<16} is led, source by source: {handled:?} handled; {} is killed", names[leads]);
+        killed.push(names[leads].clone());
+        heirs.push((names[1 - leads].clone(), handled[1 - leads]));
     }
-    let leads = usize::from(handled[1] > handled[0]);
-    println!("  {role:<16} is led, source by source: {handled:?} handled; {} is killed", names[leads]);
-    let before = handled[1 - leads];
-    stack.stop(&names[leads], "KILL").await?;
+    for name in &killed {
+        stack.stop(name, "KILL").await?;
+    }
     let begun = Instant::now();
-    // The judge reads views: they are complete without the one that led.
+    // A job comes to its end, and the judge reads views, without those that led.
     let load = world.push("led", &PROBE, 1).await?;
     world.judge(&load, 0).await?;
-    until("the other process handles what the first did", TAKEN_OVER, || async {
-        let now = stack.counted(&names[1 - leads], "gantry_bus_handled", "").await?;
-        Ok((now > before).then_some(()))
-    })
-    .await?;
-    println!("  {role:<16} went on with {} after {:.1} s", names[1 - leads], begun.elapsed().as_secs_f64());
-    stack.start(&names[leads]).await?;
-    stack.ready(&names[leads]).await
+    let took = begun.elapsed().as_secs_f64();
+    for (name, before) in &heirs {
+        until(&format!("{name} handles what the other did"), TAKEN_OVER, || async {
+            let now = stack.counted(name, "gantry_bus_handled", "").await?;
+            Ok((now > *before).then_some(()))
+        })
+        .await?;
+    }
+    println!("  without them a push led to a job's end after {took:.1} s");
+    for name in &killed {
+        stack.start(name).await?;
+        stack.ready(name).await?;
+    }
+    Ok(())
 }
