@@ -128,8 +128,8 @@ impl Bus {
             (None, Some(broker)) => {
                 let asked = timeout_at(until, broker.request(service, &encoded, until)).await;
                 match asked.unwrap_or(Err(BrokerError::Deadline)) {
-                    Err(BrokerError::Unavailable(reason)) if A::QUERY => {
-                        tracing::debug!(service, reason, "a query goes through the database");
+                    Err(BrokerError::Unavailable(reason)) if A::IDEMPOTENT => {
+                        tracing::debug!(service, reason, "a request goes through the database");
                         detour::ask(self, service, &encoded, until).await?
                     }
                     asked => asked.map_err(|error| away(service, error))?,

@@ -121,7 +121,7 @@ pub struct RevokeJobs {
     /// Which.
     pub job_ids: Vec<JobId>,
 }
-ask!(RevokeJobs, "dispatcher", "jobs.revoke", ());
+ask!(idempotent RevokeJobs, "dispatcher", "jobs.revoke", ());
 
 /// What do a job's tasks wait for? One entry per task that does not run; what runs or ended waits for nothing.
 /// People ask [`crate::conductor::ExplainWait`], which knows the rest.
@@ -173,7 +173,7 @@ pub struct CloseEpoch {
     /// Up to this epoch.
     pub epoch: i64,
 }
-ask!(CloseEpoch, "output-processor", "epoch.close", ());
+ask!(idempotent CloseEpoch, "output-processor", "epoch.close", ());
 
 /// A resource class that self-hosted runners serve (execution §25).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -37,20 +37,23 @@ macro_rules! event {
 }
 
 /// Declares a request: the service that answers it, its name, and the type of its answer. With `query` before
-/// them, that it changes nothing.
+/// them, that it changes nothing; with `idempotent`, that to execute it twice does no harm.
 #[macro_export]
 macro_rules! ask {
     (query $body:ty, $service:literal, $name:literal, $reply:ty) => {
         $crate::ask!($body, $service, $name, $reply, true);
     };
+    (idempotent $body:ty, $service:literal, $name:literal, $reply:ty) => {
+        $crate::ask!($body, $service, $name, $reply, true);
+    };
     ($body:ty, $service:literal, $name:literal, $reply:ty) => {
         $crate::ask!($body, $service, $name, $reply, false);
     };
-    ($body:ty, $service:literal, $name:literal, $reply:ty, $query:literal) => {
+    ($body:ty, $service:literal, $name:literal, $reply:ty, $idempotent:literal) => {
         impl $crate::request::Ask for $body {
             const SERVICE: &'static str = $service;
             const NAME: &'static str = $name;
-            const QUERY: bool = $query;
+            const IDEMPOTENT: bool = $idempotent;
             type Reply = $reply;
         }
     };

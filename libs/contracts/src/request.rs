@@ -11,9 +11,9 @@ pub trait Ask: Serialize + DeserializeOwned {
     const SERVICE: &'static str;
     /// Name, imperative, for example `workflow.cancel`.
     const NAME: &'static str;
-    /// Whether it only asks: to answer it twice, or late, changes nothing. A query finds its owner without the
-    /// broker too.
-    const QUERY: bool = false;
+    /// Whether it may be executed twice, or late, without harm: it only asks, or sees to it that something is so. Such a
+    /// request finds its owner without the broker too.
+    const IDEMPOTENT: bool = false;
     /// The answer.
     type Reply: Serialize + DeserializeOwned;
 }

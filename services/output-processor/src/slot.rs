@@ -1,6 +1,7 @@
 //! Places for journals in one folder. Processes that share it take one each: the folder itself or one numbered below it.
 //! The kernel gives a place up when its process ends, however that ends, and then any other may take it.
 
+use ids::InstanceId;
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -72,7 +73,7 @@ impl Slot {
         let id = match known {
             Some(id) => id,
             None => {
-                let id = Uuid::now_v7();
+                let id = InstanceId::new().uuid();
                 let draft = folder.join("id.new");
                 fs::write(&draft, id.to_string())?;
                 File::open(&draft)?.sync_all()?;

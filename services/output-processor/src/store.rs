@@ -25,7 +25,8 @@ pub(crate) struct Journal {
 /// Fences and indexes of tasks; of those without a row nothing.
 pub(crate) async fn known(pool: &PgPool, tasks: &[TaskId]) -> sqlx::Result<HashMap<TaskId, Known>> {
     let ids: Vec<Uuid> = tasks.iter().map(|task| task.uuid()).collect();
-    let rows: Vec<(Uuid, Option<i64>, Option<i32>, Option<Uuid>)> = sqlx::query_as(
+    type Row = (Uuid, Option<i64>, Option<i32>, Option<Uuid>);
+    let rows: Vec<Row> = sqlx::query_as(
         "SELECT t.id, f.closed_to, k.index, o.journal FROM unnest($1::uuid[]) AS t (id)
          LEFT JOIN output_processor.fences f ON f.task_id = t.id
          LEFT JOIN output_processor.tasks k ON k.task_id = t.id

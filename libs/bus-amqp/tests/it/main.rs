@@ -82,7 +82,7 @@ struct Halve(u32);
 impl Ask for Halve {
     const SERVICE: &'static str = "halver";
     const NAME: &'static str = "number.halve";
-    const QUERY: bool = true;
+    const IDEMPOTENT: bool = true;
     type Reply = u32;
 }
 
@@ -129,7 +129,7 @@ async fn queries_go_on_while_the_broker_is_away_and_commands_are_refused_soon() 
     until("the broker carries requests", LIMIT, async || asker.ask(&me, &Keep(1)).await == Ok(())).await;
 
     for how in [How::Refused, How::Silent] {
-        cut.from_now_on(how);
+        cut.henceforth(how);
         until("a query is answered", LIMIT, async || asker.ask(&me, &Halve(8)).await == Ok(4)).await;
         let many = futures::future::join_all((0..200).map(|n| {
             let (asker, me) = (asker.clone(), me.clone());
@@ -153,7 +153,7 @@ async fn queries_go_on_while_the_broker_is_away_and_commands_are_refused_soon() 
         sqlx::query_scalar("SELECT count(*) FROM bus.queries").fetch_one(&pool).await.expect("counts");
     assert_eq!(left, 0, "whoever has an answer takes it away");
 
-    cut.from_now_on(How::Through);
+    cut.henceforth(How::Through);
     until("commands go again", LIMIT, async || asker.ask(&me, &Keep(3)).await == Ok(())).await;
     stop.cancel();
     for run in runs {

@@ -204,7 +204,7 @@ impl Cut {
     }
 
     /// Ends every connection, and has the next ones fare so.
-    pub fn from_now_on(&self, how: How) {
+    pub fn henceforth(&self, how: How) {
         self.how.send_replace(how);
         self.generation.send_modify(|n| *n += 1);
     }
