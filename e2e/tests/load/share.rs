@@ -46,7 +46,7 @@ pub async fn work_is_shared(world: &World) -> anyhow::Result<()> {
         if sum >= ENOUGH && least < SHARE {
             unfair.push(format!("{role} by {metric}: {done:?}"));
         }
-        if sum == 0.0 && !QUIET.contains(&role) {
+        if sum == 0.0 && !QUIET.contains(role) {
             unfair.push(format!("{role} counts nothing as {metric}"));
         }
     }
