@@ -20,6 +20,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get},
 };
+use bus::AskOptions;
 use contracts::{
     conductor::RerunWorkflow,
     contexts::{ListVariables, RemoveVariable, Scope, VariableInfo},
@@ -29,7 +30,10 @@ use contracts::{
 use ids::{JobId, ProjectId, WorkflowId};
 use model::permission::Permission;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 /// Output that one answer holds at most.
 const OUTPUT: usize = 4 << 20;
@@ -199,7 +203,10 @@ async fn build(app: &App, caller: &Caller, job: &JobRow) -> Answer<Value> {
         .collect();
     let has_artifacts = artifacts::any(app, caller, JobId(job.id)).await;
     let settings = GetProjectSettings { id: ProjectId(job.project_id) };
-    let ssh_disabled = app.ask(caller, &settings).await?.disable_ssh;
+    // The page neither depends on it nor waits for it long.
+    let soon = AskOptions { deadline: Duration::from_millis(500), ..AskOptions::default() };
+    let settings = app.bus.ask_with(soon, &caller.actor(), &settings).await;
+    let ssh_disabled = settings.ok().map(|settings| settings.disable_ssh);
     let more = json!({
         "steps": grouped, "has_artifacts": has_artifacts, "ssh_users": [], "ssh_disabled": ssh_disabled, "job_name": job.name,
         "messages": [], "all_commit_details": [], "pull_requests": [],

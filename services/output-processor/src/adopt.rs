@@ -58,14 +58,16 @@ async fn adopt(hub: &Arc<Hub>, orphan: Slot) -> anyhow::Result<()> {
     if let Some(ticket) = last {
         hub.journal.durable(ticket).await?;
     }
-    if let Some(peers) = &hub.peers {
-        store::hand_over(hub.store.pool(), orphan.id, peers.me).await?;
-    }
-    let tasks = hub.settle(index.tasks.values().cloned().collect()).await?;
-    {
+    let tasks = {
+        // From the moment at which the rows say that they are ours until they are in memory, a call would begin them anew.
         let _moving = hub.moving.lock().await;
+        let tasks = hub.settle(index.tasks.values().cloned().collect(), Some(orphan.id)).await?;
+        if let Some(peers) = &hub.peers {
+            store::hand_over(hub.store.pool(), orphan.id, peers.me).await?;
+        }
         hub.take_in(index);
-    }
+        tasks
+    };
     let count = tasks.len();
     hub.go_on(tasks);
     let from = orphan.folder.clone();

@@ -167,21 +167,24 @@ impl Hub {
             waiters: Semaphore::new(WAITERS),
         };
         let tasks = hub.index().tasks.values().cloned().collect();
-        let left = hub.settle(tasks).await?;
+        let left = hub.settle(tasks, None).await?;
         hub.go_on(left);
         Ok(hub)
     }
 
     /// Drops what was finished before the tasks were read from a journal, and what is another process's; what is left of the
-    /// others to be done.
-    pub(crate) async fn settle(&self, tasks: Vec<Arc<Task>>) -> anyhow::Result<Left> {
+    /// others to be done. What belongs to the journal `from`, which is taken over, counts as ours.
+    pub(crate) async fn settle(&self, tasks: Vec<Arc<Task>>, from: Option<Uuid>) -> anyhow::Result<Left> {
         let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
         let known = store::known(self.store.pool(), &ids).await?;
         let (mut left, mut over, mut claims) = (Vec::new(), Vec::new(), Vec::new());
         for task in tasks {
             let written = self.written_versions(&task).await?;
             let known = known.get(&task.id).copied().unwrap_or_default();
-            if self.peers.as_ref().is_some_and(|peers| known.owner.is_some_and(|owner| owner != peers.me)) {
+            let ours = |owner: Uuid| {
+                from == Some(owner) || self.peers.as_ref().is_none_or(|peers| owner == peers.me)
+            };
+            if known.owner.is_some_and(|owner| !ours(owner)) {
                 self.evict(&task);
                 continue;
             }

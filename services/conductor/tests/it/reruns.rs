@@ -206,6 +206,12 @@ async fn a_rerun_with_ssh_carries_the_keys_of_who_asks() {
         let ready = ready(&world, next).await;
         assert!(!ready.is_empty() && ready.iter().all(|(_, ssh)| *ssh == access(&keys)), "{ready:?}");
     }
+    // A project whose people do not want it: refused, and what once had it goes on without.
+    *world.others.disable_ssh.lock().unwrap() = true;
+    assert_eq!(code(world.ask(&ask).await), "ssh_disabled");
+    let next = world.ask(&rerun(with, false)).await.unwrap().id;
+    world.run_to_end(next, &[]).await;
+    assert!(ready(&world, next).await.iter().all(|(_, ssh)| ssh.is_none()));
     let acts: i64 = sqlx::query_scalar("SELECT count(*) FROM conductor.acts WHERE kind = 'job.ssh_rerun'")
         .fetch_one(&world.pool)
         .await

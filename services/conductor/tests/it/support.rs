@@ -7,7 +7,7 @@ use contracts::{
     Actor, Envelope, Event, NewEvent, Request, RequestError,
     conductor::{JobReady, WorkflowCreated, WorkflowFinished},
     dispatcher::{JobFinished, JobStarted, RevokeJobs},
-    domain::{ListUserKeys, Project, UserKey, UserKeys},
+    domain::{GetProjectSettings, ListUserKeys, Project, ProjectSettings, UserKey, UserKeys},
     permissions::CheckPermission,
     pipelines::{PipelineCreated, Trigger, Vcs},
     request::Ask,
@@ -39,6 +39,8 @@ pub struct Others {
     pub dispatcher_away: Mutex<bool>,
     pub forbidden: Mutex<Vec<(UserId, String)>>,
     pub ssh_keys: Mutex<Vec<UserKey>>,
+    /// The project's setting.
+    pub disable_ssh: Mutex<bool>,
 }
 
 struct StandIn(Arc<Others>);
@@ -60,6 +62,13 @@ impl Responder for StandIn {
             CheckPermission::NAME => {
                 bus::route::<CheckPermission, _, _>(&req, |ask, _| async move {
                     Ok(!self.0.forbidden.lock().unwrap().contains(&(ask.user_id, ask.permission)))
+                })
+                .await
+            }
+            GetProjectSettings::NAME => {
+                bus::route::<GetProjectSettings, _, _>(&req, |_, _| async move {
+                    let disable_ssh = *self.0.disable_ssh.lock().unwrap();
+                    Ok(ProjectSettings { disable_ssh, ..ProjectSettings::default() })
                 })
                 .await
             }
