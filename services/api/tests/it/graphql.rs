@@ -91,7 +91,6 @@ async fn without_the_owner_of_tokens_queries_go_on_and_mutations_do_not() {
     let (status, answer) =
         world.call(Method::POST, "/graphql", Some("a-token-that-nobody-knows"), Some(body)).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
-    assert!(answer.to_string().contains("dependency_unavailable"), "{answer}");
     world.stop.cancel();
 }
 
