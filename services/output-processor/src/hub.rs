@@ -35,6 +35,8 @@ use uuid::Uuid;
 
 /// Kind of the documents of steps; their group is the job.
 pub(crate) const STEP: &str = "step";
+/// The records are not asked again so soon after they did not answer.
+const AWAY: Duration = Duration::from_secs(2);
 /// Kind of the documents of finished tasks; their group is the job.
 pub(crate) const TASK: &str = "task";
 /// Most bytes of a window.
@@ -95,6 +97,8 @@ pub(crate) struct Hub {
     pub(crate) changes: Notify,
     pub(crate) work: mpsc::UnboundedSender<Todo>,
     waiters: Semaphore,
+    /// When a step was last not found because the records did not answer.
+    records_failed: Mutex<Option<Instant>>,
 }
 
 /// What the hub is made of.
@@ -165,6 +169,7 @@ impl Hub {
             changes: Notify::new(),
             work,
             waiters: Semaphore::new(WAITERS),
+            records_failed: Mutex::default(),
         };
         let tasks = hub.index().tasks.values().cloned().collect();
         let left = hub.settle(tasks, None).await?;
@@ -404,7 +409,21 @@ impl Hub {
                 return Ok(Some(StepPlace { job_id, task_id: task.id, step }));
             }
         }
-        let document = self.records.get(STEP, id.uuid()).await?;
+        // A store that is away lets each ask wait for seconds; one of them is enough for all that come together.
+        if self
+            .records_failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some_and(|at| at.elapsed() < AWAY)
+        {
+            let why: Box<dyn std::error::Error + Send + Sync> = "it did not answer a moment ago".into();
+            return Err(records::Error::from(why).into());
+        }
+        let found = self.records.get(STEP, id.uuid()).await;
+        if found.is_err() {
+            *self.records_failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        let document = found?;
         Ok(document.map(|document| serde_json::from_value(document.body)).transpose()?)
     }
 
