@@ -75,7 +75,8 @@ async fn figures(
     let message_p50 = median(&mut message);
     let nomad = nomad(stack, &bench.work).await?;
     let mut placed = jobs::triggers(suite, &bench.work, "placed", None).await?.firsts;
-    let mut taken = on_a_runner(suite, bench).await?;
+    let agents = format!("http://127.0.0.1:{}", stack.port("agents")?);
+    let mut taken = on_a_runner(suite, bench, &agents).await?;
     let (placed_p50, taken_p50) = (median(&mut placed), median(&mut taken));
     let placed_bar = nomad.as_ref().map(|nomad| nomad.running + OVER_NOMAD);
     let taken_bar = ON_A_RUNNER.min(embedded + message_p50 * MESSAGES);
@@ -252,13 +253,13 @@ async fn nomad(stack: &Stack, work: &Path) -> anyhow::Result<Option<Nomad>> {
 }
 
 /// From a trigger to the first effect where a runner stands ready.
-async fn on_a_runner(suite: &Suite, bench: &Bench) -> anyhow::Result<Vec<Duration>> {
+async fn on_a_runner(suite: &Suite, bench: &Bench, agents: &str) -> anyhow::Result<Vec<Duration>> {
     let (status, class) = suite.post("/api/v3/runner/resource", &json!({ "resource_class": CLASS })).await?;
     ensure!(status == 201, "the class: {status} {class}");
     let body = json!({ "resource_class": CLASS, "nickname": "bench" });
     let (status, token) = suite.post("/api/v3/runner/token", &body).await?;
     ensure!(status == 201, "the token: {status} {token}");
-    let runner = runner(suite, &bench.work, token["token"].as_str().context("no token")?)?;
+    let runner = runner(agents, &bench.work, token["token"].as_str().context("no token")?)?;
     until("the runner", crate::LIMIT, || async {
         let seen = suite.get(&format!("/api/v3/runner?resource-class={CLASS}")).await?;
         Ok((seen["items"][0]["status"] == "online").then_some(()))
@@ -269,11 +270,10 @@ async fn on_a_runner(suite: &Suite, bench: &Bench) -> anyhow::Result<Vec<Duratio
     Ok(times.firsts)
 }
 
-fn runner(suite: &Suite, work: &Path, token: &str) -> anyhow::Result<Child> {
+fn runner(url: &str, work: &Path, token: &str) -> anyhow::Result<Child> {
     let (file, folder) = (work.join("runner.yml"), work.join("runner"));
     let text = format!(
-        "api:\n  auth_token: {token}\n  url: {}\nrunner:\n  name: bench\n  concurrency: 2\n  working_directory: {}\n",
-        suite.url,
+        "api:\n  auth_token: {token}\n  url: {url}\nrunner:\n  name: bench\n  concurrency: 2\n  working_directory: {}\n",
         folder.display()
     );
     fs::write(&file, text)?;
