@@ -108,20 +108,28 @@ impl Stack {
     /// Kills every process at once; the names, in the order in which they were killed.
     pub fn kill_all(&self) -> anyhow::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(self.folder.join("run"))? {
-            let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != "pid") {
-                continue;
-            }
-            let pid = Pid::from_raw(fs::read_to_string(&path)?.trim().parse()?);
+        for (name, pid) in self.processes()? {
+            let pid = Pid::from_raw(pid);
             // Servers of several processes: each began a session of its own, children of some did too.
             for child in children(pid) {
                 let _ = kill(child, Signal::SIGKILL);
             }
             let _ = kill(pid, Signal::SIGKILL);
-            names.push(path.file_stem().unwrap_or_default().to_string_lossy().into_owned());
+            names.push(name);
         }
         Ok(names)
+    }
+
+    /// What runs: names and process ids.
+    pub fn processes(&self) -> anyhow::Result<Vec<(String, i32)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.folder.join("run"))? {
+            let path = entry?.path();
+            if let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".pid")) {
+                found.push((name.to_owned(), fs::read_to_string(&path)?.trim().parse()?));
+            }
+        }
+        Ok(found)
     }
 
     /// Names of a service's processes.
@@ -147,7 +155,7 @@ impl Stack {
 
     /// Waits until a process of a service says that it can serve.
     pub async fn ready(&self, name: &str) -> anyhow::Result<()> {
-        let at = format!("http://127.0.0.1:{}/readyz", self.internal(name)?);
+        let at = format!("{}/readyz", self.internal(name)?);
         let http = reqwest::Client::new();
         until(&format!("{name} is ready"), Duration::from_secs(60), || async {
             Ok(http.get(&at).send().await?.status().is_success().then_some(()))
@@ -155,20 +163,19 @@ impl Stack {
         .await
     }
 
-    fn internal(&self, name: &str) -> anyhow::Result<u16> {
+    /// Address of the listener for probes and operators of a process of a service.
+    pub fn internal(&self, name: &str) -> anyhow::Result<String> {
         let (role, number) =
             name.rsplit_once('-').with_context(|| format!("{name} is no process of a service"))?;
-        self.port(&format!("{role}_internal_{number}"))
+        Ok(format!("http://127.0.0.1:{}", self.port(&format!("{role}_internal_{number}"))?))
     }
 
     /// What a process of a service has counted since its start: the sum of all series of a metric whose labels fit.
     pub async fn counted(&self, name: &str, metric: &str, labels: &str) -> anyhow::Result<f64> {
-        let at = format!("http://127.0.0.1:{}/metrics", self.internal(name)?);
+        let at = format!("{}/metrics", self.internal(name)?);
         let asked = reqwest::Client::new().get(at).timeout(Duration::from_secs(10)).send();
         let text = asked.await.with_context(|| name.to_owned())?.error_for_status()?.text().await?;
-        let of = text.lines().filter_map(|line| line.strip_prefix(metric));
-        let of = of.filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels));
-        Ok(of.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).fold(0.0, |sum, one| sum + one))
+        Ok(sum_of(&text, metric, labels))
     }
 
     /// Names of all services, with their processes.
@@ -271,6 +278,13 @@ pub async fn run(command: &mut Command) -> anyhow::Result<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(said)
+}
+
+/// The sum of all series of a metric whose labels fit, of what `/metrics` says.
+pub fn sum_of(text: &str, metric: &str, labels: &str) -> f64 {
+    let of = text.lines().filter_map(|line| line.strip_prefix(metric));
+    let of = of.filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(labels));
+    of.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).fold(0.0, |sum, one| sum + one)
 }
 
 /// A line of the file that the stack keeps its ports in.

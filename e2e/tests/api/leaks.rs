@@ -3,7 +3,7 @@
 
 use crate::support::{LIMIT, World};
 use anyhow::{Context, ensure};
-use gantry_e2e::{Suite, until};
+use gantry_e2e::{Suite, stack, until};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -200,16 +200,21 @@ async fn no_form_of_a_secret_is_kept_on_the_stack() -> anyhow::Result<()> {
     let folder = PathBuf::from(folder);
     let world = World { suite, work: tempfile::tempdir()? };
     let needles = run(&world).await?;
-    let ports = fs::read_to_string(folder.join("ports"))?;
     let port = |name: &str| {
-        let line = ports.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        line.with_context(|| format!("the stack has no port {name}"))
+        let port =
+            stack::port(&folder.join("ports"), name).with_context(|| format!("the stack has no port {name}"));
+        port.map(|port| port.to_string())
     };
-    let place = ["-U", "postgres", "-h", "127.0.0.1", "-p", port("postgres")?].map(OsStr::new);
+    let at = port("postgres")?;
+    let place = ["-U", "postgres", "-h", "127.0.0.1", "-p", &at].map(OsStr::new);
     needles.check("the database", &dump(&place)?)?;
     let live = world.work.path().join("live.rdb");
-    let saved =
-        Command::new("redis-cli").args(["-p", port("redis")?, "--rdb"]).arg(&live).output()?.status.success();
+    let saved = Command::new("redis-cli")
+        .args(["-p", &port("redis")?, "--rdb"])
+        .arg(&live)
+        .output()?
+        .status
+        .success();
     ensure!(saved && live.is_file(), "what Redis holds was not saved");
     search(&needles, &[&folder, &live])
 }

@@ -1,8 +1,9 @@
-//! The way of queries while the broker is away: through the database that all processes share (architecture §4,
-//! "without RabbitMQ … queries answer").
+//! The way of requests that may be executed twice ([`Ask::IDEMPOTENT`](crate::Ask::IDEMPOTENT), nearly all of them
+//! queries) while the broker is away: through the database that all processes share (architecture §4, "without
+//! RabbitMQ … queries answer").
 //!
 //! A query lies in a row until a process of its owner takes it; the answer goes into the row, and the asker takes
-//! both away. Commands never come here: whether one was executed must have one answer, the broker's or the
+//! both away. Other commands never come here: whether one was executed must have one answer, the broker's or the
 //! owner's record. The rows are not logged: a crash of the database ends the wait of everybody who asked anyway.
 
 use crate::{Bus, Inner, request::Slot};

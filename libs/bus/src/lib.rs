@@ -37,7 +37,7 @@ pub use broker::Broker;
 pub use contracts::request::Ask;
 pub use dead::{DeadLetter, Filter, ParkedMessage};
 pub use group::{Fault, Group, LANES, handled};
-pub use request::{AskOptions, Responder, failed, route, unknown};
+pub use request::{AskOptions, Responder, body, failed, route, unknown};
 
 use eventstore::Store;
 use sqlx::{PgPool, postgres::PgListener};

@@ -137,7 +137,7 @@ async fn part(store: &Store, me: Uuid) -> eventstore::Result<()> {
 /// Lets the others look at once.
 async fn tell(tx: &mut eventstore::Tx, store: &Store, me: Uuid) -> eventstore::Result<()> {
     let text = format!("{me} {}", news(store));
-    sqlx::query("SELECT pg_notify('gantry_committed', $1)").bind(text).execute(tx.conn()).await?;
+    sqlx::query("SELECT pg_notify($1, $2)").bind(crate::COMMITTED).bind(text).execute(tx.conn()).await?;
     Ok(())
 }
 

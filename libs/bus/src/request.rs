@@ -310,6 +310,15 @@ pub fn unknown(req: &Request) -> RequestError {
     Refusal::new("unsupported", format!("{} does not know the request {}", req.service, req.name)).into()
 }
 
+/// Decodes a request's body.
+///
+/// # Errors
+/// `invalid` for one that cannot be read.
+pub fn body<A: Ask>(req: &Request) -> Result<A, RequestError> {
+    serde::Deserialize::deserialize(&req.body)
+        .map_err(|error| Refusal::new("invalid", format!("{} cannot be read: {error}", req.name)).into())
+}
+
 /// Decodes a request's body, calls `handler(ask, req)` and encodes its answer.
 ///
 /// # Errors
@@ -320,9 +329,7 @@ where
     F: FnOnce(A, &'r Request) -> Fut,
     Fut: Future<Output = Result<A::Reply, RequestError>>,
 {
-    let ask: A = serde::Deserialize::deserialize(&req.body)
-        .map_err(|error| Refusal::new("invalid", format!("{} cannot be read: {error}", req.name)))?;
-    let reply = handler(ask, req).await?;
+    let reply = handler(body(req)?, req).await?;
     serde_json::to_value(reply).map_err(|error| {
         tracing::error!(name = req.name, %error, "an answer cannot be encoded");
         RequestError::Failed { service: req.service.clone() }

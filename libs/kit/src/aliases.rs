@@ -33,14 +33,13 @@ const fn only(ours: &'static str, label: &'static str, value: &'static str, name
 }
 
 /// All of them.
-pub const ALIASES: [Alias; 12] = [
+pub const ALIASES: [Alias; 11] = [
     millis("gantry.dispatcher.claim_seconds", "circle.run-queue.latency"),
     same("gantry.http.requests", "circle.http.request"),
     same("gantry.dispatcher.runnable", "circle.build-queue.runnable.builds"),
     same("gantry.dispatcher.infrastructure_failures", "build_agent.infra_failed"),
     same("gantry.scheduler.unplaced", "circle.dispatcher.find-containers-failed"),
     same("gantry.scheduler.poll_failed", "circle.nomad.server_agent.poll_failure"),
-    same("gantry.api.requests", "circle.http.request"),
     millis(
         "gantry.conductor.since_push_seconds",
         "workflows_conductor.messaging.make_workflow.time_since_push",

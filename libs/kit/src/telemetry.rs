@@ -121,7 +121,7 @@ mod tests {
         metrics::gauge!("gantry.scheduler.placements", "phase" => "other").set(5.0);
         metrics::counter!("gantry.scheduler.unplaced").increment(1);
         metrics::histogram!("gantry.conductor.workflow_seconds", "status" => "success").record(2.0);
-        metrics::counter!("gantry.api.requests", "status" => "200").increment(1);
+        metrics::counter!("gantry.http.requests", "status" => "200").increment(1);
         let said = scrape();
         for line in [
             "gantry_dispatcher_claim_seconds_sum 0.25",

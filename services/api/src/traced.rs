@@ -1,4 +1,4 @@
-//! Every request is counted and part of a trace.
+//! Every request is part of a trace.
 
 use axum::{
     extract::{MatchedPath, Request},
@@ -27,11 +27,6 @@ pub(crate) async fn traced(request: Request, next: Next) -> Response {
     let status = response.status();
     span.set("http.response.status_code", i64::from(status.as_u16()));
     span.end(status.is_server_error());
-    metrics::counter!(
-        "gantry.api.requests",
-        "method" => method, "route" => route.to_owned(), "status" => status.as_str().to_owned()
-    )
-    .increment(1);
     response
 }
 

@@ -9,18 +9,16 @@ use crate::{
     stores,
 };
 use async_trait::async_trait;
-use bus::{Fault, Group, Responder, failed, route, unknown};
+use bus::{Ask, Fault, Group, Responder, body, failed, route, unknown};
 use chrono::{TimeDelta, Utc};
 use contracts::{
     Actor, Envelope, Event, Refusal, Request, RequestError,
     dispatcher::{CloseEpoch, TaskFinished, TaskQueued},
     output::{GetStep, GetSteps, ReadLog, StepRecord},
-    request::Ask,
     stores::{ListArtifacts, OpenArtifact},
 };
 use eventstore::{Key, Tx};
 use ids::{JobId, MessageId, StepId, TaskId};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -74,11 +72,6 @@ fn unanswered(error: anyhow::Error) -> RequestError {
         return RequestError::Unavailable { service: SERVICE.to_owned() };
     }
     failed(SERVICE)(error)
-}
-
-fn body<A: Ask + DeserializeOwned>(req: &Request) -> Result<A, RequestError> {
-    A::deserialize(&req.body)
-        .map_err(|error| Refusal::new("invalid", format!("{} cannot be read: {error}", req.name)).into())
 }
 
 /// What a request is about.

@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::{Context, ensure};
 use chrono::DateTime;
-use gantry_e2e::{Suite, until};
+use gantry_e2e::{Suite, stack::sum_of, until};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -226,11 +226,7 @@ impl Watched {
         for url in &self.metrics {
             let answer = http.get(url).header("Circle-Token", &suite.token).send().await?;
             let metrics = answer.error_for_status()?.text().await?;
-            let commits = metrics.lines().filter(|line| line.starts_with("gantry_store_commits"));
-            durable += commits
-                .filter(|line| line.contains("kind=\"durable\""))
-                .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-                .sum::<f64>();
+            durable += sum_of(&metrics, "gantry_store_commits", "kind=\"durable\"");
         }
         Ok(Spent {
             database: self.database.work()?,

@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::{Context, bail, ensure};
 use futures::StreamExt;
-use gantry_e2e::{Suite, binary, stack_script, until};
+use gantry_e2e::{Suite, binary, stack::Stack, until};
 use lapin::{
     BasicProperties, Connection, ConnectionProperties,
     options::{
@@ -21,9 +21,9 @@ use lapin::{
 };
 use serde_json::{Value, json};
 use std::{
-    ffi::OsStr,
+    collections::BTreeSet,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 use tokio::process::{Child, Command};
@@ -46,19 +46,12 @@ pub async fn measure(bench: &Bench, jobs: usize, limits: &Limits) -> anyhow::Res
     embedded.down().await?;
     let embedded = median(&mut first?.firsts);
 
-    let folder = bench.work.join("stack");
     let programs = binary().parent().context("the program has no folder")?.to_owned();
-    let slots = SLOTS.to_string();
-    let suite = Suite::stack_with(&[
-        ("GANTRY_STACK", folder.as_os_str()),
-        ("GANTRY_BIN", programs.as_os_str()),
-        ("GANTRY_EXECUTORS_DOCKER", OsStr::new("host")),
-        ("GANTRY_DISPATCHER_SLOTS", OsStr::new(&slots)),
-    ])
-    .await?;
-    let measured = figures(&suite, &Stack { folder: folder.clone() }, bench, jobs, limits, embedded).await;
-    let down = Command::new(stack_script()).arg("down").env("GANTRY_STACK", &folder).status().await?;
-    ensure!(down.success(), "the stack does not end: {down}");
+    let programs = programs.to_str().context("the folder's name is no text")?;
+    let stack = Stack::new(&[("GANTRY_BIN", programs), ("GANTRY_DISPATCHER_SLOTS", &SLOTS.to_string())])?;
+    let suite = stack.suite().await?;
+    let measured = figures(&suite, &stack, bench, jobs, limits, embedded).await;
+    stack.down().await?;
     measured
 }
 
@@ -70,7 +63,7 @@ async fn figures(
     limits: &Limits,
     embedded: Duration,
 ) -> anyhow::Result<Value> {
-    let idle = stack.idle().await?;
+    let idle = idle(stack).await?;
     let mut message = message(stack.port("amqp")?).await?;
     let message_p50 = median(&mut message);
     let nomad = nomad(stack, &bench.work).await?;
@@ -80,7 +73,7 @@ async fn figures(
     let (placed_p50, taken_p50) = (median(&mut placed), median(&mut taken));
     let placed_bar = nomad.as_ref().map(|nomad| nomad.running + OVER_NOMAD);
     let taken_bar = ON_A_RUNNER.min(embedded + message_p50 * MESSAGES);
-    let watched = stack.watched()?;
+    let watched = watched(stack)?;
     let throughput = jobs::throughput(suite, &bench.work, "many-stack", jobs, (limits, &watched)).await?;
     Ok(json!({
         "idle": idle,
@@ -94,69 +87,43 @@ async fn figures(
     }))
 }
 
-/// The folder of a running stack.
-struct Stack {
-    folder: PathBuf,
+/// The processes of the product in a stack.
+fn ours(stack: &Stack) -> anyhow::Result<Vec<(String, i32)>> {
+    let services: BTreeSet<String> = stack.services()?.into_values().flatten().collect();
+    let mut all = stack.processes()?;
+    all.retain(|(name, _)| services.contains(name));
+    Ok(all)
 }
 
-impl Stack {
-    fn port(&self, name: &str) -> anyhow::Result<u16> {
-        let ports = fs::read_to_string(self.folder.join("ports"))?;
-        let line = ports.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        Ok(line.with_context(|| format!("the stack has no port {name}"))?.parse()?)
-    }
-
-    /// What runs: its name, and its process.
-    fn processes(&self) -> anyhow::Result<Vec<(String, i32)>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(self.folder.join("run"))? {
-            let path = entry?.path();
-            if let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".pid")) {
-                found.push((name.to_owned(), fs::read_to_string(&path)?.trim().parse()?));
-            }
-        }
-        Ok(found)
-    }
-
-    /// Those of the product: `ROLE-N`.
-    fn ours(&self) -> anyhow::Result<Vec<(String, i32)>> {
-        let mut all = self.processes()?;
-        all.retain(|(name, _)| self.port(&internal(name)).is_ok());
-        Ok(all)
-    }
-
-    fn watched(&self) -> anyhow::Result<Watched> {
-        let mut metrics = Vec::new();
-        for (name, _) in self.ours()? {
-            metrics.push(format!("http://127.0.0.1:{}/metrics", self.port(&internal(&name))?));
-        }
-        let pids = self.processes()?.into_iter().map(|(_, pid)| pid).collect();
-        let data = self.folder.join("data");
-        Ok(Watched { database: Database::at(self.port("postgres")?), metrics, pids, data })
-    }
-
-    /// What all takes while nothing is done.
-    async fn idle(&self) -> anyhow::Result<Value> {
-        let ours: Vec<i32> = self.ours()?.into_iter().map(|(_, pid)| pid).collect();
-        let all: Vec<i32> = self.processes()?.into_iter().map(|(_, pid)| pid).collect();
-        let seconds = 10;
-        let before = (machine::processor_time(&ours)?, machine::processor_time(&all)?);
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
-        let percent = |now: Duration, then: Duration| {
-            round(now.saturating_sub(then).as_secs_f64() / seconds as f64 * 100.0)
-        };
-        let memory = machine::resident(&ours)?["proportional_kib"]["all"].as_u64().unwrap_or(0) / 1024;
-        Ok(json!({
-            "processes": ours.len(), "percent_of_a_core": percent(machine::processor_time(&ours)?, before.0),
-            "with_the_stores_percent": percent(machine::processor_time(&all)?, before.1),
-            "mib": memory, "bar_mib": IDLE_MIB, "with_the_stores": machine::resident(&all)?,
-        }))
-    }
+fn pids(processes: Vec<(String, i32)>) -> Vec<i32> {
+    processes.into_iter().map(|(_, pid)| pid).collect()
 }
 
-fn internal(name: &str) -> String {
-    let (role, n) = name.rsplit_once('-').unwrap_or((name, ""));
-    format!("{role}_internal_{n}")
+fn watched(stack: &Stack) -> anyhow::Result<Watched> {
+    let metrics = ours(stack)?
+        .into_iter()
+        .map(|(name, _)| Ok(format!("{}/metrics", stack.internal(&name)?)))
+        .collect::<anyhow::Result<_>>()?;
+    let data = stack.folder.join("data");
+    let database = Database::at(stack.port("postgres")?);
+    Ok(Watched { database, metrics, pids: pids(stack.processes()?), data })
+}
+
+/// What all takes while nothing is done.
+async fn idle(stack: &Stack) -> anyhow::Result<Value> {
+    let (ours, all) = (pids(ours(stack)?), pids(stack.processes()?));
+    let seconds = 10;
+    let before = (machine::processor_time(&ours)?, machine::processor_time(&all)?);
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let percent = |now: Duration, then: Duration| {
+        round(now.saturating_sub(then).as_secs_f64() / seconds as f64 * 100.0)
+    };
+    let memory = machine::resident(&ours)?["proportional_kib"]["all"].as_u64().unwrap_or(0) / 1024;
+    Ok(json!({
+        "processes": ours.len(), "percent_of_a_core": percent(machine::processor_time(&ours)?, before.0),
+        "with_the_stores_percent": percent(machine::processor_time(&all)?, before.1),
+        "mib": memory, "bar_mib": IDLE_MIB, "with_the_stores": machine::resident(&all)?,
+    }))
 }
 
 /// A message through a quorum queue, as an event goes: until the broker has confirmed it and the consumer has it.

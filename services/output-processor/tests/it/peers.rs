@@ -8,13 +8,8 @@ use ids::StepId;
 async fn calls_and_questions_reach_the_process_that_holds_the_task() {
     let (first, second) = World::two(Config::default()).await;
     let (agent, step) = (Agent::new(), StepId::new());
-    // What the dispatcher tells of a task, and by what those who hold tasks of a job are found.
-    sqlx::query("INSERT INTO output_processor.tasks (task_id, job_id, index) VALUES ($1, $2, 0)")
-        .bind(agent.task.uuid())
-        .bind(agent.job.uuid())
-        .execute(&first.database.pool)
-        .await
-        .unwrap();
+    // By this those who hold tasks of a job are found.
+    first.known(&agent).await;
     assert_eq!(agent.report(&first, step, 1, "running").await.0, 200);
     let mut content = Vec::new();
     for (number, world) in [&first, &second, &first, &second].into_iter().enumerate() {

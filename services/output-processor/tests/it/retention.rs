@@ -18,20 +18,10 @@ async fn world() -> World {
     World::new(Config { retention_sweep: Duration::from_millis(200), ..Config::default() }).await
 }
 
-/// The dispatcher has told of the task.
-async fn known(world: &World, agent: &Agent) {
-    sqlx::query("INSERT INTO output_processor.tasks (task_id, job_id, index) VALUES ($1, $2, 0)")
-        .bind(agent.task.uuid())
-        .bind(agent.job.uuid())
-        .execute(&world.database.pool)
-        .await
-        .unwrap();
-}
-
 /// A task with one step of output, under way.
 async fn begun(world: &World) -> (Agent, StepId) {
     let (agent, step) = (Agent::new(), StepId::new());
-    known(world, &agent).await;
+    world.known(&agent).await;
     assert_eq!(agent.report(world, step, 101, "running").await.0, 200);
     acknowledged(&agent.chunk(world, step, 0, b"built\n").await);
     (agent, step)

@@ -160,6 +160,16 @@ impl World {
         }
     }
 
+    /// The dispatcher has told of the task.
+    pub async fn known(&self, agent: &Agent) {
+        sqlx::query("INSERT INTO output_processor.tasks (task_id, job_id, index) VALUES ($1, $2, 0)")
+            .bind(agent.task.uuid())
+            .bind(agent.job.uuid())
+            .execute(&self.database.pool)
+            .await
+            .unwrap();
+    }
+
     pub async fn steps(&self, job: JobId) -> Vec<StepRecord> {
         self.bus().ask(&Actor::service("test"), &GetSteps { job_id: job }).await.unwrap()
     }
