@@ -1,12 +1,14 @@
 //! The lease: proving that the task is alive, and learning that it is to stop.
 
-use crate::client::{Call, Client, Failure};
+use crate::{
+    client::{Call, Client, Failure},
+    clock::{Clock, boottime},
+};
 use agent_api::{Commands, Lease, Renew, Renewed, Timing};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use hyper::Method;
 use ids::TaskId;
-use nix::time::{ClockId, clock_gettime};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     sync::{
@@ -56,16 +58,16 @@ pub(crate) struct Control {
     pub(crate) client: Client,
     pub(crate) task: TaskId,
     pub(crate) timing: Timing,
+    pub(crate) clock: Clock,
     fence: Mutex<String>,
     /// When the last renewal that succeeded was sent.
     renewed_at: AtomicU64,
     stop: watch::Sender<Option<Stop>>,
 }
 
-/// Milliseconds on a clock that also runs while the machine sleeps: the suite's clock did not stop either.
+/// Milliseconds since the machine was started.
 pub(crate) fn boottime_ms() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("the clock exists since Linux 2.6.39");
-    now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000
+    u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Pauses between tries, for ever: short ones where the suite is on this machine.
@@ -89,6 +91,7 @@ impl Control {
             client,
             task: lease.task_id,
             timing: lease.timing,
+            clock: Clock::set(lease.granted_at),
             fence: Mutex::new(lease.fence.clone()),
             renewed_at: AtomicU64::new(claimed_at),
             stop: watch::Sender::new(None),

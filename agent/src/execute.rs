@@ -10,15 +10,17 @@ use crate::{
     sealed::TaskKey,
     ssh::Ssh,
     ssh_keys, state,
-    steps::{Reports, Runner},
+    steps::{Reports, Runner, go_duration},
     task::keep_report,
 };
 use agent_api::{FinalReport, LaunchFile, Lease, SealedSecrets, Secrets, SshListen};
+use chrono::TimeDelta;
 use executors::{Environment as _, Sandbox};
 use model::status::JobStatus;
 use std::{
     path::Path,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 const NO_KEYS: &str = "Nobody can enter this job by SSH: who asked for the rerun had no SSH key registered. \
@@ -40,6 +42,12 @@ pub(crate) async fn execute(
     let mut spin_up = OwnStep::open(&output, &reports, 0, "Spin up environment", false).map_err(spool)?;
     let version = format!("gantry-runner version {}\n", env!("CARGO_PKG_VERSION"));
     spin_up.write(version.as_bytes()).map_err(spool)?;
+    if let Some(ahead) = control.clock.machine_is_ahead_by() {
+        let by = go_duration(Duration::from_secs(ahead.num_seconds().unsigned_abs()));
+        let way = if ahead > TimeDelta::zero() { "ahead" } else { "behind" };
+        let said = format!("This machine's clock is {by} {way}. Times that are shown are the suite's.");
+        spin_up.note(&said).map_err(spool)?;
+    }
     let stood = stand(dir, launch, lease, control, key, sandbox, &mut spin_up).await;
     let Stood { environment, services, secrets } = match stood {
         Ok(stood) => stood,

@@ -6,6 +6,7 @@
 
 mod checkout;
 mod client;
+mod clock;
 mod containers;
 mod control;
 mod detach;

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         (_, [gantry_runner::files::NAME, request]) => exit(gantry_runner::files::main(request)),
         (_, [gantry_runner::socket::NAME, path]) => exit(gantry_runner::socket::main(path)),
         (_, [gantry_runner::reach::NAME]) => exit(gantry_runner::reach::main()),
+        (_, [gantry_runner::ssh::sftp::NAME]) => exit(gantry_runner::ssh::sftp::main()),
         (_, [gantry_runner::ssh::forward::NAME, host, port]) => {
             exit(gantry_runner::ssh::forward::main(host, port))
         }

@@ -31,7 +31,7 @@ impl OwnStep {
             bash_command: None,
             exit_code: None,
             background,
-            started_at: chrono::Utc::now(),
+            started_at: reports.now(),
             ended_at: None,
         };
         let registered = reports.send(report.clone());
@@ -47,7 +47,7 @@ impl OwnStep {
         name: &str,
         text: &str,
     ) -> io::Result<()> {
-        let now = chrono::Utc::now();
+        let now = reports.now();
         let report = StepReport {
             step_id: StepId::new(),
             number,
@@ -87,7 +87,7 @@ impl OwnStep {
         let Some(stream) = self.stream.take() else { return Ok(()) };
         stream.finish()?;
         self.report.status = status.to_owned();
-        self.report.ended_at = Some(chrono::Utc::now());
+        self.report.ended_at = Some(self.reports.now());
         drop(self.reports.send(self.report.clone()));
         Ok(())
     }

@@ -5,6 +5,7 @@
 mod connection;
 pub mod forward;
 mod session;
+pub mod sftp;
 mod shell;
 
 use crate::{

@@ -212,7 +212,7 @@ impl Runner {
             bash_command: bash_command.map(|text| self.output.mask(&text)),
             exit_code: None,
             background,
-            started_at: chrono::Utc::now(),
+            started_at: self.control.clock.now(),
             ended_at: None,
         };
         let mut stream = self.open(&report)?;
@@ -250,7 +250,7 @@ impl Runner {
             }
             // Each attempt has a log of its own (execution §9).
             report.step_id = StepId::new();
-            report.started_at = chrono::Utc::now();
+            report.started_at = self.control.clock.now();
             stream = self.open(&report)?;
         }
         unreachable!("the loop ends by returning")
@@ -292,7 +292,7 @@ impl Runner {
         stream.finish()?;
         report.status = outcome.status.into();
         report.exit_code = outcome.exit_code;
-        report.ended_at = Some(chrono::Utc::now());
+        report.ended_at = Some(self.control.clock.now());
         // Not waited for: the next step may begin.
         drop(self.reports.send(report));
         Ok(outcome.status)

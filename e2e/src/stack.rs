@@ -99,6 +99,28 @@ impl Stack {
         })
     }
 
+    /// Those that a client of Nomad, `1` or `2`, has started.
+    pub fn agents_of(&self, client: &str) -> Vec<Pid> {
+        let of = format!("{}/nomad/client_{client}/", self.folder.display());
+        let mut agents = self.agents();
+        agents.retain(|agent| {
+            let line = fs::read(format!("/proc/{agent}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&of)
+        });
+        agents
+    }
+
+    /// Runs `nomad` with the token that opens everything.
+    pub async fn nomad(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let token = fs::read_to_string(self.folder.join("secret/nomad-root"))?;
+        let mut command = Command::new(tool("nomad"));
+        command
+            .args(arguments)
+            .env("NOMAD_ADDR", format!("http://127.0.0.1:{}", self.port("nomad")?))
+            .env("NOMAD_TOKEN", token.trim());
+        run(&mut command).await
+    }
+
     /// Kills one of the agents; whether there was one.
     pub fn kill_agent(&self, which: usize) -> bool {
         let found = self.agents();
@@ -231,9 +253,7 @@ impl Stack {
     /// Runs `vault` with the token that opens everything.
     pub async fn vault(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let said = self.vault_said()?;
-        let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-        let tools = env::var_os("GANTRY_TOOLS").map_or_else(|| home.join(".cache/gantry"), PathBuf::from);
-        run(Command::new(tools.join("bin/vault"))
+        run(Command::new(tool("vault"))
             .args(arguments)
             .env("VAULT_ADDR", format!("http://127.0.0.1:{}", self.port("vault")?))
             .env("VAULT_TOKEN", said["root_token"].as_str().context("no root token")?)
@@ -265,6 +285,13 @@ impl Stack {
         }
         lines.join("\n")
     }
+}
+
+/// A program that `scripts/tools/get` made.
+fn tool(name: &str) -> PathBuf {
+    let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let tools = env::var_os("GANTRY_TOOLS").map_or_else(|| home.join(".cache/gantry"), PathBuf::from);
+    tools.join("bin").join(name)
 }
 
 /// Output of a program that must succeed.

@@ -1,6 +1,6 @@
 //! One session of a connection: a shell or a command in the environment of the job.
 
-use super::{Door, shell::Wanted};
+use super::{Door, sftp, shell::Wanted};
 use executors::{Command, Io, Output, Resize, Signal, Size};
 use russh::{
     Channel, ChannelMsg, ChannelWriteHalf, Sig,
@@ -29,6 +29,13 @@ struct Asked {
     env: Vec<(String, String)>,
 }
 
+/// What it was opened for.
+enum Purpose {
+    Shell(Wanted),
+    /// Copies: `scp` and `sftp`.
+    Files,
+}
+
 /// Serves a session to its end.
 pub(super) async fn serve(
     door: Arc<Door>,
@@ -40,7 +47,7 @@ pub(super) async fn serve(
     let id = channel.id();
     let (mut read, write) = channel.split();
     let mut asked = Asked::default();
-    let wanted = loop {
+    let purpose = loop {
         let message = tokio::select! {
             message = read.wait() => message,
             () = over.cancelled() => return,
@@ -66,15 +73,16 @@ pub(super) async fn serve(
                 }
             }
             Some(ChannelMsg::RequestShell { .. }) => {
-                break match &asked.terminal {
+                break Purpose::Shell(match &asked.terminal {
                     Some((term, _)) => Wanted::Login { term: term.clone() },
                     None => Wanted::Plain,
-                };
+                });
             }
             Some(ChannelMsg::Exec { command, .. }) => {
-                break Wanted::Command(String::from_utf8_lossy(&command).into_owned());
+                let command = String::from_utf8_lossy(&command).into_owned();
+                break Purpose::Shell(Wanted::Command(command));
             }
-            // `sftp` among them: copies go through commands (`scp -O`, `rsync`, `tar`).
+            Some(ChannelMsg::RequestSubsystem { name, .. }) if name == "sftp" => break Purpose::Files,
             Some(
                 ChannelMsg::RequestSubsystem { .. }
                 | ChannelMsg::RequestX11 { .. }
@@ -83,7 +91,10 @@ pub(super) async fn serve(
             Some(_) => {}
         }
     };
-    let command = command(&door, &asked, &wanted, from);
+    let command = match &purpose {
+        Purpose::Shell(wanted) => command(&door, &asked, wanted, from),
+        Purpose::Files => door.runner.helper_command(&[sftp::NAME]),
+    };
     let process = match door.runner.sandbox.spawn(command).await {
         Ok(process) => process,
         Err(e) => {
@@ -94,11 +105,11 @@ pub(super) async fn serve(
         }
     };
     let _ = handle.channel_success(id).await;
-    if let Wanted::Login { .. } = wanted {
+    if let Purpose::Shell(Wanted::Login { .. }) = purpose {
         let _ = write.data_bytes(greeting(&door)).await;
     }
     let program = process.id;
-    let terminal = asked.terminal.is_some();
+    let terminal = asked.terminal.is_some() && !matches!(purpose, Purpose::Files);
     let end = run(&door, process, terminal, (&mut read, &write), &over).await;
     match end {
         End::Exit(code) => {

@@ -1,17 +1,23 @@
 //! Telling the suite how steps go.
 
-use crate::control::{Control, Gone};
+use crate::{
+    clock::Clock,
+    control::{Control, Gone},
+};
 use agent_api::StepReport;
+use ids::Timestamp;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// Step reports, sent one after another in the order in which they were made.
 pub(crate) struct Reports {
+    clock: Clock,
     queue: mpsc::UnboundedSender<(Option<StepReport>, oneshot::Sender<()>)>,
 }
 
 impl Reports {
     pub(crate) fn new(control: Arc<Control>) -> Self {
+        let clock = control.clock;
         let (queue, mut waiting) = mpsc::unbounded_channel::<(Option<StepReport>, oneshot::Sender<()>)>();
         tokio::spawn(async move {
             while let Some((report, done)) = waiting.recv().await {
@@ -23,7 +29,12 @@ impl Reports {
                 let _ = done.send(());
             }
         });
-        Self { queue }
+        Self { clock, queue }
+    }
+
+    /// The time, for what a report says.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Queues a report; the answer comes when it has arrived.

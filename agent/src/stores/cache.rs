@@ -15,7 +15,6 @@ use agent_api::stores::{
     CacheCheck, CacheChecked, CacheCommit, CacheFind, CacheFound, CacheHit, Committed, MAX_KEY,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use chrono::Utc;
 use ids::Timestamp;
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -41,7 +40,7 @@ impl Runner {
             revision: &self.spec.revision,
             checkout_key: &self.spec.repository_url,
             environment: &self.environment.given,
-            epoch: Utc::now().timestamp(),
+            epoch: self.control.clock.now().timestamp(),
             arch: &key::arch(),
         };
         let key = template.expand(&facts, &sums).map_err(Failed::Told)?;

@@ -1,5 +1,6 @@
 //! The real agent against a suite in this process.
 
+mod clock;
 mod contract;
 mod docker;
 mod ssh;
@@ -115,7 +116,7 @@ async fn without_namespaces_nothing_outlives_the_job_either() {
         run("setsid sleep 1010 & setsid setsid sleep 1011 & (setsid sleep 1012 & ) ; echo left"),
         run("until pgrep -f 'sleep 1012'; do sleep 0.01; done; echo $HOME"),
     ]));
-    let agent = suite.agent_as("none", None, vec![], Some(65534));
+    let agent = suite.agent_as("none", None, vec![], Some(65534), &[]);
     assert_eq!(suite.finished(agent).await, "success");
     assert!(suite.log(0).contains("isolation: none"));
     assert!(!running("sleep 1010") && !running("sleep 1011") && !running("sleep 1012"));
@@ -353,7 +354,8 @@ async fn namespaces_without_root_hide_the_server() {
     std::os::unix::fs::chown(hidden.path(), Some(65534), Some(65534)).unwrap();
     lease.spec.definition.environment = vec![("HIDDEN".into(), hidden.path().display().to_string())];
     let suite = Suite::new(lease);
-    let agent = suite.agent_as("namespace", None, vec![hidden.path().display().to_string()], Some(65534));
+    let agent =
+        suite.agent_as("namespace", None, vec![hidden.path().display().to_string()], Some(65534), &[]);
     assert_eq!(suite.finished(agent).await, "success", "{} {}", suite.log(101), suite.log(102));
     assert!(suite.log(101).starts_with("65534\nnobody\n"), "{}", suite.log(101));
     assert_eq!(suite.log(102), "done\n");

@@ -296,6 +296,97 @@ async fn ports_of_the_job_are_forwarded() {
     assert_eq!(suite.finished(agent).await, "success");
 }
 
+/// A copying client of OpenSSH with the key `mine`.
+fn copier(program: &str, suite: &Suite, keys: &Keys, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20"])
+        .args(["-o", "StrictHostKeyChecking=accept-new", "-o", "IdentityAgent=none", "-o"])
+        .arg(format!("UserKnownHostsFile={}", keys.known_hosts().display()))
+        .arg("-i")
+        .arg(keys.path("mine"))
+        .args(["-P", &port(suite).to_string()])
+        .args(args)
+        .kill_on_drop(true)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+async fn copies(isolation: &str, job_user: Option<JobUser>) {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let keys = Keys::new();
+    let steps = vec![run(
+        "mkdir -p deep/er; head -c 3000000 /dev/urandom > deep/er/large; chmod 640 deep/er/large; \
+                          touch -d @1000000000 deep/er/large; ln -s er/large deep/link; : > deep/empty",
+    )];
+    let suite = suite(lease(steps), vec![keys.make("mine", &["ed25519"])], |_| {});
+    let agent = suite.agent(isolation, job_user, vec![]);
+    waits(&suite, 102).await;
+    let here = tempfile::tempdir().unwrap();
+    let at = |name: &str| here.path().join(name);
+    let shown = here.path().display().to_string();
+
+    // There and back, with modes, times and folders.
+    let args = ["-rp", "x@127.0.0.1:project/deep", shown.as_str()];
+    let (code, _, err) = ends(copier("scp", &suite, &keys, &args).spawn().unwrap()).await;
+    assert_eq!(code, Some(0), "{err}");
+    let large = std::fs::read(at("deep/er/large")).unwrap();
+    let metadata = std::fs::metadata(at("deep/er/large")).unwrap();
+    assert_eq!(
+        (large.len(), metadata.permissions().mode() & 0o777, metadata.mtime()),
+        (3_000_000, 0o640, 1_000_000_000)
+    );
+    assert_eq!(std::fs::read(at("deep/link")).unwrap(), large);
+    assert_eq!(std::fs::read(at("deep/empty")).unwrap(), b"");
+    let from = format!("{shown}/deep");
+    let args = ["-rp", from.as_str(), "x@127.0.0.1:~/back"];
+    let (code, _, err) = ends(copier("scp", &suite, &keys, &args).spawn().unwrap()).await;
+    assert_eq!(code, Some(0), "{err}");
+    let same = "cmp ~/back/er/large deep/er/large && stat -c '%a %Y %u' ~/back/er/large && id -u";
+    let (code, out, err) = ssh(&suite, &keys, "mine", same).await;
+    let uid = job_user.map_or(nix::unistd::geteuid().as_raw(), |user| user.uid);
+    assert_eq!((code, out), (Some(0), format!("640 1000000000 {uid}\n{uid}\n")), "{err}");
+
+    // What else a client does with files.
+    let batch = at("batch");
+    let script = "cd project/deep\nmkdir made\nchmod 700 made\nrename empty made/moved\nln -s moved made/soft\n\
+                  ls -ln made\nrm link\nrmdir er/../made2\n";
+    std::fs::write(&batch, script).unwrap();
+    let batch = batch.display().to_string();
+    let args = ["-b", batch.as_str(), "x@127.0.0.1"];
+    let (code, out, err) = ends(copier("sftp", &suite, &keys, &args).spawn().unwrap()).await;
+    assert_eq!(code, Some(1), "{out} {err}");
+    assert!(out.contains("lrwxrwxrwx") && out.contains("made/moved"), "{out}");
+    assert!(err.contains("made2") && err.contains("No such file"), "{err}");
+    let (_, out, _) = ssh(&suite, &keys, "mine", "cd deep; stat -c '%a' made; readlink made/soft; ls").await;
+    assert_eq!(out, "700\nmoved\ner\nmade\n");
+    // What steps may not, a copy may not.
+    if isolation == "user" {
+        let args = ["-p", "x@127.0.0.1:/etc/shadow", shown.as_str()];
+        let (code, _, err) = ends(copier("scp", &suite, &keys, &args).spawn().unwrap()).await;
+        assert_eq!(code, Some(1), "{err}");
+        assert!(err.contains("Permission denied"), "{err}");
+    }
+    suite.cancel();
+    assert_eq!(suite.finished(agent).await, "success");
+}
+
+#[tokio::test]
+async fn files_are_copied_both_ways() {
+    if has_client() {
+        copies("none", None).await;
+    }
+}
+
+#[tokio::test]
+async fn copies_are_made_as_who_runs_the_steps() {
+    if has_client() && nix::unistd::geteuid().is_root() {
+        copies("user", Some(JobUser { uid: 65534, gid: 65534 })).await;
+    }
+}
+
 #[tokio::test]
 async fn the_environment_goes_when_nobody_is_connected_for_long_enough() {
     if !has_client() {

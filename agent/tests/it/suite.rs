@@ -87,6 +87,7 @@ pub fn lease(steps: Vec<Step>) -> Lease {
         epoch: 1,
         fence: "fence-0".into(),
         permit: true,
+        granted_at: Some(chrono::Utc::now()),
         timing: Timing {
             renew_ms: 200,
             self_stop_ms: 30_000,
@@ -207,7 +208,7 @@ impl Suite {
 
     /// Starts the real agent.
     pub fn agent(&self, isolation: &str, job_user: Option<JobUser>, hide: Vec<String>) -> Child {
-        self.agent_as(isolation, job_user, hide, None)
+        self.agent_as(isolation, job_user, hide, None, &[])
     }
 
     pub fn agent_as(
@@ -216,6 +217,7 @@ impl Suite {
         job_user: Option<JobUser>,
         hide: Vec<String>,
         uid: Option<u32>,
+        env: &[(&str, String)],
     ) -> Child {
         let dir = self.task_dir();
         std::fs::create_dir_all(&dir).unwrap();
@@ -236,6 +238,7 @@ impl Suite {
             .arg(&dir)
             .stdin(Stdio::null())
             .kill_on_drop(true)
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .env("GANTRY_LOG", std::env::var("GANTRY_LOG").unwrap_or_else(|_| "warn".into()));
         if let Some(uid) = uid {
             use std::os::unix::fs::{PermissionsExt, chown};

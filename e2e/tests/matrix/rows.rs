@@ -129,7 +129,7 @@ pub static ROWS: [Row; 42] = [
     row(
         "F21",
         "a runner's clock is off by days",
-        Proof::Not("takes a clock that only one process sees wrongly"),
+        Proof::Not("`agent/tests/it/clock.rs` shows it: a clock that only one process sees wrongly"),
     ),
     row(
         "F22",
@@ -202,7 +202,13 @@ pub static ROWS: [Row; 42] = [
     row(
         "F36",
         "a Nomad client is gone",
-        Proof::Not("takes machines; docs/how-to/nomad.md says what follows"),
+        Proof::Here {
+            quick: false,
+            outage: (4, 60),
+            within: Some(195),
+            needs: Some("nomad"),
+            run: |case| Box::pin(agents::client_gone(case)),
+        },
     ),
     row(
         "F37",
@@ -220,6 +226,12 @@ pub static ROWS: [Row; 42] = [
         "every store answers later and loses parcels",
         open(false, (6, 60), |case| Box::pin(network::slow(case))),
     ),
-    row("F41", "two releases at once", Proof::Not("there is one release so far")),
+    row(
+        "F41",
+        "two releases at once",
+        Proof::Not(
+            "takes another build: the test `load` with GANTRY_OTHER_BIN upgrades to it under load, and back",
+        ),
+    ),
     row("F42", "a flag is rolled back", Proof::Not("the suite has no flags")),
 ];

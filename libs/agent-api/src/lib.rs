@@ -106,6 +106,10 @@ pub struct Lease {
     pub permit: bool,
     /// Durations that both sides derive their deadlines from.
     pub timing: Timing,
+    /// When it was granted, by the suite's clock: what the agent says of times is counted from here, because its own
+    /// machine's clock may be wrong or jump (reliability F21). `None`: a suite that does not say.
+    #[serde(default)]
+    pub granted_at: Option<Timestamp>,
     /// What is run.
     pub spec: TaskSpec,
 }
@@ -427,9 +431,9 @@ pub struct StepReport {
     pub exit_code: Option<i32>,
     /// Whether it was started and left.
     pub background: bool,
-    /// The agent's clock: a claim.
+    /// A claim of the agent, counted from when its lease was granted.
     pub started_at: Timestamp,
-    /// The agent's clock: a claim.
+    /// The same.
     pub ended_at: Option<Timestamp>,
 }
 

@@ -66,6 +66,20 @@ impl Engine {
             .expect("the image is made");
     }
 
+    /// Makes an image with this script in it, at this place.
+    ///
+    /// # Panics
+    /// The engine refuses.
+    pub fn script_image(&self, name: &str, place: &str, script: &str) {
+        let fill = |root: &Path| {
+            let file = inside(Path::new(place), root);
+            fs::create_dir_all(file.parent().context("a script without a folder")?)?;
+            fs::write(&file, script)?;
+            Ok(fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?)
+        };
+        image(&self.socket, name, &[], fill).expect("the image is made");
+    }
+
     /// Makes an image with this machine's own Docker, whose entrypoint serves it over TLS with certificates that it
     /// makes, as `docker:dind` does. Its containers have no network.
     ///

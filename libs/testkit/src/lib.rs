@@ -7,7 +7,7 @@
 mod nomad;
 mod servers;
 
-pub use nomad::{NomadCluster, nomad};
+pub use nomad::{NomadCluster, nomad, nomad_with_engine};
 pub use servers::{S3Bucket, Vault, mongo, rabbitmq, redis, s3, sealable_vault, vault};
 
 pub mod docker;

@@ -57,6 +57,20 @@ pub struct NomadCluster {
 /// # Panics
 /// It is there and does not start.
 pub async fn nomad(extra: Option<String>) -> Option<NomadCluster> {
+    cluster(extra, None).await
+}
+
+/// The same, with clients that start containers on this engine too.
+///
+/// # Panics
+/// It is there and does not start.
+pub async fn nomad_with_engine(socket: &Path) -> Option<NomadCluster> {
+    let plugin =
+        format!("plugin \"docker\" {{\n  config {{ endpoint = \"unix://{}\" }}\n}}\n", socket.display());
+    cluster(None, Some(plugin)).await
+}
+
+async fn cluster(extra: Option<String>, of_clients: Option<String>) -> Option<NomadCluster> {
     let program = find(&tool("nomad")).filter(|_| nix::unistd::geteuid().is_root());
     if program.is_none() {
         eprintln!("SKIPPED: Nomad is not built here (scripts/tools/get nomad), or this is not root");
@@ -64,7 +78,7 @@ pub async fn nomad(extra: Option<String>) -> Option<NomadCluster> {
         assert!(!all, "Nomad is not there, and GANTRY_REAL_SERVERS asks for every server");
     }
     let program = program?;
-    let started = tokio::task::spawn_blocking(move || NomadCluster::start(program, extra));
+    let started = tokio::task::spawn_blocking(move || NomadCluster::start(program, extra, of_clients));
     Some(started.await.expect("starting it does not panic").expect("Nomad starts"))
 }
 
@@ -78,7 +92,7 @@ fn agent(role: &str, server_rpc: Option<u16>) -> Result<(Agent, u16)> {
 }
 
 impl NomadCluster {
-    fn start(program: PathBuf, extra: Option<String>) -> Result<Self> {
+    fn start(program: PathBuf, extra: Option<String>, of_clients: Option<String>) -> Result<Self> {
         let (mut server, rpc) = agent("server", None)?;
         if let Some(extra) = &extra {
             fs::write(server.folder.join("extra.hcl"), extra)?;
@@ -93,6 +107,9 @@ impl NomadCluster {
         cluster.token = cluster.patiently(&["acl", "bootstrap", "-json"], |text| field(text, "SecretID"))?;
         for _ in 0..2 {
             let (mut client, _) = agent("client", Some(rpc))?;
+            if let Some(more) = &of_clients {
+                fs::write(client.folder.join("extra.hcl"), more)?;
+            }
             client.start()?;
             cluster.clients.push(client);
         }
@@ -178,6 +195,19 @@ impl NomadCluster {
     /// It does not start.
     pub fn start_server(&mut self) {
         self.server.start().expect("start the server");
+    }
+
+    /// The folder of a start's task, on the machine that it runs on: what the task itself calls its directory lies in it.
+    ///
+    /// # Panics
+    /// The job has no start.
+    pub fn folder_of(&self, job: &str) -> PathBuf {
+        let all: Vec<Value> =
+            serde_json::from_str(&self.run(&["job", "allocs", "-namespace=gantry", "-json", job]))
+                .expect("a list");
+        let id = all.first().and_then(|start| start["ID"].as_str()).expect("it was started");
+        let at = |client: &Agent| client.folder.join("data/alloc").join(id).join("agent");
+        self.clients.iter().map(at).find(|folder| folder.exists()).expect("a client has it")
     }
 
     /// Id and status of a client's node; `None`: the server does not know it.

@@ -50,6 +50,8 @@ pub async fn claim(state: &State, claim: &Claim) -> Result<Lease, Refused> {
         fence: state.fence(&claims),
         permit: task.permit_at.is_some(),
         timing: state.config.timing(),
+        // The database's clock, as everything that is decided about leases.
+        granted_at: Some(deadline - state.config.lease),
         spec: rules::spec(ready, index, total, &state.public_url, &state.config),
     })
 }

@@ -8,7 +8,7 @@ use spans::{Kind, Name, Span};
 /// The program whose work a step is.
 const AGENT: &str = "runner";
 
-/// A step that has ended. Its times are the agent's.
+/// A step that has ended.
 pub(crate) fn span(lease: &Lease, task: TaskId, report: &StepReport) -> Option<Span> {
     let (trace, ended) = (lease.trace?, report.ended_at?);
     let status = word(&report.status)?;

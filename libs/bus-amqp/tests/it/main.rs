@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use support::{Counting, Cut, Ear, How, adapter, heard, tell, teller_and_listener};
+use support::{Counting, Cut, Ear, How, adapter, heard, tell, tell_all, teller_and_listener};
 use testkit::until;
 use tokio_util::sync::CancellationToken;
 
@@ -213,6 +213,70 @@ async fn nothing_is_lost_or_doubled_when_the_network_is_cut() {
     assert_eq!(all.len(), 300);
     stop.cancel();
     run.await.expect("it ends");
+}
+
+/// A view, say, whose service is away while a great deal happens: who else listens is not held up by what piles up for it,
+/// and it misses nothing when it comes back, whether that lies in its queues or is read from history.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_away_holds_nobody_up_and_misses_nothing() {
+    const EVENTS: usize = 60_000;
+    /// In one transaction.
+    const TOLD: i32 = 250;
+    let Some(url) = testkit::rabbitmq().await else { return };
+    let (teller, listener) = teller_and_listener().await;
+    let counting = Arc::new(Counting::new(adapter(&url)));
+    let bus = Bus::networked(teller.pool().clone(), Arc::clone(&counting) as Arc<dyn bus::Broker>);
+    bus.register_source(&teller);
+    let (stop, away) = (CancellationToken::new(), CancellationToken::new());
+    let stays = bus.consume(&listener, &["teller"], Ear::group("listener.stays", "one"), stop.clone());
+    let goes = bus.consume(&listener, &["teller"], Ear::group("listener.goes", "one"), away.clone());
+    until("its queues are there", LIMIT, async || counting.queues.load(Ordering::SeqCst) == 8).await;
+    let heard_by = async |group: &'static str| -> usize {
+        let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM listener.heard WHERE who = $1");
+        let count = count.bind(group).fetch_one(listener.pool()).await.expect("counts");
+        usize::try_from(count).expect("counts")
+    };
+    let tales: Vec<_> = (0..24).map(|_| ids::MessageId::new().uuid()).collect();
+    let rounds = i32::try_from(EVENTS / tales.len()).expect("few");
+    let patience = LIMIT * 5;
+    // The first of each, so that both have begun.
+    for tale in &tales {
+        tell(&teller, *tale, 0).await;
+    }
+    until("both hear", LIMIT, async || {
+        heard_by("listener.stays").await == tales.len() && heard_by("listener.goes").await == tales.len()
+    })
+    .await;
+    away.cancel();
+    goes.await.expect("it ends");
+    let begun = std::time::Instant::now();
+    let mut from = 1;
+    while from < rounds {
+        let to = (from + TOLD).min(rounds);
+        for tale in &tales {
+            tell_all(&teller, *tale, from..to).await;
+        }
+        from = to;
+    }
+    until("who stays hears all", patience, async || heard_by("listener.stays").await >= EVENTS).await;
+    let stayed = begun.elapsed();
+    assert_eq!(heard_by("listener.goes").await, tales.len(), "it was away");
+    let back = std::time::Instant::now();
+    let goes = bus.consume(&listener, &["teller"], Ear::group("listener.goes", "one"), stop.clone());
+    until("who was away has caught up", patience, async || heard_by("listener.goes").await >= EVENTS).await;
+    println!("{EVENTS} events: heard within {stayed:.1?}; caught up within {:.1?}", back.elapsed());
+    for group in ["listener.stays", "listener.goes"] {
+        let all = heard(&listener, group).await;
+        assert_eq!(all.len(), EVENTS, "{group}: each once");
+        for tale in &tales {
+            let heard = all.iter().filter(|(_, id, _)| id == tale).map(|(.., round)| *round);
+            assert!(heard.eq(0..rounds), "{group} heard {tale} out of order");
+        }
+    }
+    stop.cancel();
+    for run in [stays, goes] {
+        run.await.expect("it ends");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

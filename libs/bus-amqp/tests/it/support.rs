@@ -10,9 +10,12 @@ use eventstore::{Key, NO_MIGRATIONS, Store, Tx};
 use futures::StreamExt;
 use gantry_bus_amqp::{Amqp, SigningKey};
 use serde::{Deserialize, Serialize};
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use tokio::{
     io::copy_bidirectional,
@@ -49,10 +52,14 @@ impl Event for Told {
 }
 
 pub async fn tell(store: &Store, tale: Uuid, round: i32) {
+    tell_all(store, tale, round..round + 1).await;
+}
+
+/// Some rounds in one transaction.
+pub async fn tell_all(store: &Store, tale: Uuid, rounds: Range<i32>) {
     let mut tx = store.begin(&[Key::new("tale", tale)]).await.expect("begins");
-    tx.append(&[NewEvent::new("tale", tale, Actor::service("teller"), &Told { round })])
-        .await
-        .expect("appends");
+    let told = |round| NewEvent::new("tale", tale, Actor::service("teller"), &Told { round });
+    tx.append(&rounds.map(told).collect::<Vec<_>>()).await.expect("appends");
     tx.commit().await.expect("commits");
 }
 
@@ -92,16 +99,22 @@ impl Group for Ear {
     }
 
     async fn handle(&self, tx: &mut Tx, batch: &[Envelope]) -> Result<(), Fault> {
+        let (mut tales, mut rounds) = (Vec::new(), Vec::new());
         for msg in batch {
-            let told: Told = msg.body_as()?;
-            sqlx::query("INSERT INTO listener.heard (who, by, tale, round) VALUES ($1, $2, $3, $4)")
-                .bind(self.name)
-                .bind(self.process)
-                .bind(msg.aggregate.id)
-                .bind(told.round)
-                .execute(tx.conn())
-                .await?;
+            tales.push(msg.aggregate.id);
+            rounds.push(msg.body_as::<Told>()?.round);
         }
+        sqlx::query(
+            "INSERT INTO listener.heard (who, by, tale, round)
+             SELECT $1, $2, tale, round FROM unnest($3::uuid[], $4::int[]) WITH ORDINALITY AS told (tale, round, n)
+             ORDER BY n",
+        )
+        .bind(self.name)
+        .bind(self.process)
+        .bind(tales)
+        .bind(rounds)
+        .execute(tx.conn())
+        .await?;
         Ok(())
     }
 }

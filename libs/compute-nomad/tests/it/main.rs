@@ -268,6 +268,57 @@ async fn ends_are_told_and_identities_are_checked() {
     assert!(refused.contains("403") || refused.contains("401") || refused.contains("500"), "{refused}");
 }
 
+/// With the driver `docker` the agent is in a container of its image, with no more rights than that needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_in_a_container_has_its_folder_and_its_identity() {
+    const IMAGE: &str = "gantry-agent-on-nomad:1";
+    let Some(engine) = testkit::docker::engine() else { return };
+    let Some(cluster) = testkit::nomad_with_engine(&engine.socket).await else { return };
+    // Keeps what it was given, and ends as it is told to.
+    let script = "#!/bin/sh\n[ \"$1\" = --placed ] && mkdir -p \"$2\" && cp \"$3\" \"$2/identity\" || exit 3\n\
+                  printenv GANTRY_LAUNCH > \"$2/launch\"\ncp /proc/self/status \"$2/status\"\n\
+                  trap 'touch \"$2/told\"; exit 0' TERM\nmkdir \"$2/ready\"\nwhile :; do sleep 0.1; done\n";
+    engine.script_image(IMAGE, "/opt/agent", script);
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("policy.hcl");
+    let token = cluster.scheduler_token(&policy);
+    let driver = |image: &str| Pool {
+        driver: Driver::Docker { image: image.to_owned() },
+        ..pool(Path::new("/opt/agent"))
+    };
+    let compute = Nomad::open(config(&cluster, &token, vec![driver(IMAGE)])).unwrap();
+    let placed = placement();
+    compute.start(&placed).await.unwrap();
+    let given = || cluster.folder_of(&placed.name).join("local/agent");
+    reaches(&compute, &placed.name, "it runs", |phase| *phase == Phase::Runs).await;
+    testkit::until("the agent has begun", LIMIT, || async { given().join("ready").exists() }).await;
+    let proof = fs::read_to_string(given().join("identity")).unwrap();
+    assert_eq!(compute.identify(&proof).await.unwrap().placement, placed.name);
+    let launch = fs::read_to_string(given().join("launch")).unwrap();
+    assert!(launch.contains("http://127.0.0.1:1") && !launch.contains("one-time"), "{launch}");
+    let status = fs::read_to_string(given().join("status")).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    let held = status.lines().find_map(|line| line.strip_prefix("CapBnd:\t")).unwrap();
+    let administers = u64::from_str_radix(held, 16).unwrap() >> 21 & 1;
+    assert_eq!(administers, 0, "CAP_SYS_ADMIN is not among its rights: {held}");
+    assert_eq!(engine.client(&["ps", "-q", "--filter", &format!("ancestor={IMAGE}")]).lines().count(), 1);
+
+    // Told, waited for, and gone.
+    compute.stop(&placed.name).await.unwrap();
+    testkit::until("the agent was told", LIMIT, || async { given().join("told").exists() }).await;
+    testkit::until("its container is gone", LIMIT, || async {
+        engine.client(&["ps", "-aq", "--filter", &format!("ancestor={IMAGE}")]).is_empty()
+    })
+    .await;
+    reaches(&compute, &placed.name, "it has ended", |phase| *phase == Phase::Ended).await;
+
+    // An image that cannot be had: an end, which the lease rules over, and no second try.
+    let compute = Nomad::open(config(&cluster, &token, vec![driver("127.0.0.1:1/none:1")])).unwrap();
+    let nowhere = placement();
+    compute.start(&nowhere).await.unwrap();
+    reaches(&compute, &nowhere.name, "it has ended", |phase| *phase == Phase::Ended).await;
+    assert_eq!(cluster.starts_of(&nowhere.name), ["failed"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_without_the_namespace_is_refused_in_words() {
     let Some(world) = World::new().await else { return };
