@@ -3,7 +3,6 @@
 use axum::{
     Router,
     extract::{MatchedPath, Request},
-    http::Method,
     middleware::{Next, from_fn},
     response::Response,
 };
@@ -16,7 +15,7 @@ pub fn counted(router: Router, listener: &'static str) -> Router {
 async fn count(listener: &'static str, request: Request, next: Next) -> Response {
     // The pattern of the route, never what somebody asked for: names of theirs are without number.
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    let method = method(request.method());
+    let method = kit::telemetry::method(request.method().as_str());
     let response = next.run(request).await;
     let class = match response.status().as_u16() / 100 {
         1 => "1xx",
@@ -30,18 +29,4 @@ async fn count(listener: &'static str, request: Request, next: Next) -> Response
     )
     .increment(1);
     response
-}
-
-/// Methods that somebody made up count as one.
-fn method(method: &Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        "OPTIONS" => "OPTIONS",
-        _ => "other",
-    }
 }

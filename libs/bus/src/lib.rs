@@ -25,6 +25,7 @@ mod dead;
 mod detour;
 mod feed;
 mod group;
+mod hint;
 mod lane;
 mod members;
 pub mod once;
@@ -37,6 +38,7 @@ pub use broker::Broker;
 pub use contracts::request::Ask;
 pub use dead::{DeadLetter, Filter, ParkedMessage};
 pub use group::{Fault, Group, LANES, handled};
+pub use hint::{Hint, Hints};
 pub use request::{AskOptions, Responder, body, failed, route, unknown};
 
 use eventstore::Store;
@@ -44,11 +46,14 @@ use sqlx::{PgPool, postgres::PgListener};
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, Semaphore, broadcast, watch},
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -56,7 +61,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// A message, encoded, has at most so many bytes, in both directions.
 pub const MESSAGE_LIMIT: usize = eventstore::MESSAGE_LIMIT;
 
-/// Channel on which processes tell each other who committed; the payload is the teller and the services.
+/// Channel on which processes tell each other who committed; the payload is the teller, the services, and hints.
 const COMMITTED: &str = "gantry_committed";
 
 struct Source {
@@ -75,9 +80,12 @@ pub(crate) struct Inner {
     members: Mutex<HashMap<&'static str, members::Members>>,
     responders: watch::Sender<HashMap<&'static str, request::Slot>>,
     sources: Mutex<HashMap<String, Source>>,
-    /// Services that committed here and that other processes have not been told of.
-    own: Mutex<BTreeSet<&'static str>>,
+    /// Services that committed here, and hints, that other processes have not been told of.
+    own: Mutex<BTreeSet<String>>,
     own_changed: Notify,
+    hints: broadcast::Sender<hint::Hint>,
+    /// Whether other processes are told anything.
+    crosses: AtomicBool,
     /// Who waits for an answer that does not come over the broker.
     waiting: detour::Waiting,
     /// Messages that all groups together handle at a time.
@@ -126,6 +134,8 @@ impl Bus {
             sources: Mutex::new(HashMap::new()),
             own: Mutex::default(),
             own_changed: Notify::new(),
+            hints: broadcast::Sender::new(hint::BEHIND),
+            crosses: AtomicBool::new(false),
             waiting: detour::Waiting::default(),
             admission: Admission::default(),
             leaving: CancellationToken::new(),
@@ -174,7 +184,9 @@ impl Bus {
                         let (Ok(()), Some(inner)) = (changed, Weak::upgrade(&bus)) else { return };
                         let bus = Self(inner);
                         bus.wake(service);
-                        bus.0.own.lock().unwrap_or_else(PoisonError::into_inner).insert(service);
+                        let mut own = bus.0.own.lock().unwrap_or_else(PoisonError::into_inner);
+                        own.insert(service.to_owned());
+                        drop(own);
                         bus.0.own_changed.notify_one();
                     }
                     _ = hourly.tick() => {
@@ -202,6 +214,7 @@ impl Bus {
     /// carries queries while the broker is away. Takes one connection for good. Without it other processes notice
     /// commits by timer, within 10 s.
     pub fn across_processes(&self, stop: CancellationToken) -> JoinHandle<()> {
+        self.0.crosses.store(true, Ordering::Relaxed);
         let bus = self.clone();
         tokio::spawn(async move {
             while !stop.is_cancelled() {
@@ -225,14 +238,12 @@ impl Bus {
         let tell = async {
             loop {
                 self.0.own_changed.notified().await;
-                let services =
-                    std::mem::take(&mut *self.0.own.lock().unwrap_or_else(PoisonError::into_inner));
+                let words = std::mem::take(&mut *self.0.own.lock().unwrap_or_else(PoisonError::into_inner));
                 // Never inside the appending transaction: all commits of the cluster would wait for each other.
-                let payload = services.into_iter().fold(me.clone(), |text, service| text + " " + service);
-                if payload.len() > me.len() {
+                for notice in hint::notices(&me, words) {
                     sqlx::query("SELECT pg_notify($1, $2)")
                         .bind(COMMITTED)
-                        .bind(payload)
+                        .bind(notice)
                         .execute(&self.0.pool)
                         .await?;
                 }
@@ -250,11 +261,14 @@ impl Bus {
                     Some(news) => {
                         let mut words = news.payload().split(' ');
                         if words.next() != Some(me.as_str()) {
-                            words.for_each(|service| self.wake(service));
+                            words.filter(|word| !self.heard(word)).for_each(|service| self.wake(service));
                         }
                     }
                     // The connection broke: something may have been missed. Who asks, asks again.
-                    None => self.wake_all(),
+                    None => {
+                        self.wake_all();
+                        self.missed_hints();
+                    }
                 }
             }
         };

@@ -105,6 +105,15 @@ pub fn scrape() -> String {
     SCRAPE.get().map(PrometheusHandle::render).unwrap_or_default()
 }
 
+/// The method of a request as a label: one that the caller made up is `other`, so that their number is bounded.
+#[must_use]
+pub fn method(given: &str) -> &'static str {
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+        .into_iter()
+        .find(|known| *known == given)
+        .unwrap_or("other")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,6 @@
 
 use axum::{
     extract::{MatchedPath, Request},
-    http::Method,
     middleware::Next,
     response::Response,
 };
@@ -14,7 +13,7 @@ use spans::{Kind, Name, Open, Span};
 /// for may hold tokens.
 pub(crate) async fn traced(request: Request, next: Next) -> Response {
     let given = request.headers().get("traceparent").and_then(|value| value.to_str().ok()?.parse().ok());
-    let method = method(request.method());
+    let method = kit::telemetry::method(request.method().as_str());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let route = path.as_ref().map_or("", MatchedPath::as_str);
     let name = if route.is_empty() { Name::from(method) } else { Name::of(method, route) };
@@ -28,12 +27,4 @@ pub(crate) async fn traced(request: Request, next: Next) -> Response {
     span.set("http.response.status_code", i64::from(status.as_u16()));
     span.end(status.is_server_error());
     response
-}
-
-/// A method of ours: another one is whatever the caller wrote.
-fn method(method: &Method) -> &'static str {
-    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-        .into_iter()
-        .find(|known| *known == method.as_str())
-        .unwrap_or("OTHER")
 }

@@ -3,7 +3,7 @@
 use crate::{
     http::Refused,
     line, rules,
-    state::State,
+    state::{State, Told},
     store::{self, Outcome, TaskRow},
 };
 use agent_api::{Claim, Commands, FinalReport, Lease, Renewed, Source};
@@ -16,7 +16,7 @@ use kit::keys::{FenceClaims, PlacementClaims, SourceClaims};
 use spans::{Kind, Open, Span};
 use std::time::Duration;
 use tokio::{
-    sync::broadcast::error::RecvError,
+    sync::broadcast::{self, error::RecvError},
     time::{Instant, timeout_at},
 };
 use uuid::Uuid;
@@ -189,10 +189,10 @@ pub async fn commands(state: &State, fence: &FenceClaims, wait: Duration) -> Res
 }
 
 /// Whether something was told of the task before the time is up.
-async fn told_of(told: &mut tokio::sync::broadcast::Receiver<TaskId>, task: TaskId, until: Instant) -> bool {
+async fn told_of(told: &mut broadcast::Receiver<Told>, task: TaskId, until: Instant) -> bool {
     loop {
         match timeout_at(until, told.recv()).await {
-            Ok(Ok(other)) if other != task => {}
+            Ok(Ok(Told::Of(other))) if other != task => {}
             Ok(Ok(_) | Err(RecvError::Lagged(_))) => return true,
             Ok(Err(RecvError::Closed)) | Err(_) => return false,
         }

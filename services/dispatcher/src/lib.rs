@@ -88,6 +88,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         due: Notify::new(),
         for_runners: Notify::new(),
     });
+    let (heeding, hints) = (Arc::clone(&state), bus.hints());
     bus.respond(store::SERVICE, Arc::new(requests::Requests(Arc::clone(&state))));
     let group = bus.consume(&store, &["conductor"], Arc::new(ready::Ready(Arc::clone(&state))), stop.clone());
     let expired = Arc::new(Notify::new());
@@ -97,6 +98,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         bus.consume(&store, &["conductor"], Arc::new(retention::expired(Arc::clone(&expired))), stop.clone()),
         tokio::spawn(archiver.run(state.config.retention_sweep, expired, stop.clone())),
         tokio::spawn(sweeper::run(Arc::clone(&state), stop)),
+        tokio::spawn(async move { heeding.heed(hints).await }),
     ];
     Ok(Service { state, tasks })
 }

@@ -45,7 +45,7 @@ impl Group for Ready {
 
     async fn after_commit(&self, _batch: &[Envelope]) {
         self.0.due.notify_one();
-        self.0.for_runners.notify_waiters();
+        self.0.wake_runners();
     }
 }
 

@@ -1,7 +1,7 @@
 //! What every operation needs.
 
 use crate::Config;
-use bus::Bus;
+use bus::{Bus, Hint, Hints};
 use contracts::{Actor, RequestError, dispatcher::CloseEpoch};
 use eventstore::Store;
 use ids::TaskId;
@@ -11,6 +11,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{SERVICE, TaskRow};
 
+/// Before a task in a hint: it was told to stop, or has ended.
+const TOLD: &str = "dispatcher.told=";
+/// A hint: a task may wait for a runner.
+const FOR_RUNNERS: &str = "dispatcher.for-runners";
+
+/// Why a poll looks again.
+#[derive(Clone, Copy, Debug)]
+pub enum Told {
+    /// Something was said to this task.
+    Of(TaskId),
+    /// It cannot be known to which one.
+    Perhaps,
+}
+
 pub struct State {
     pub store: Store,
     pub bus: Bus,
@@ -19,7 +33,7 @@ pub struct State {
     pub public_url: String,
     pub git_url: String,
     /// Tasks that were told to stop, or ended, a moment ago: wakes their agents' polls.
-    pub commands: broadcast::Sender<TaskId>,
+    pub commands: broadcast::Sender<Told>,
     /// Ends waiting answers, so that a stop waits for no poll.
     pub stop: CancellationToken,
     /// Wakes the sweeper: something is due earlier than it knows.
@@ -47,11 +61,37 @@ impl State {
         }
     }
 
-    /// Wakes the agents of these tasks.
+    /// Wakes the agents of these tasks, whichever process they ask.
     pub fn wake(&self, tasks: impl IntoIterator<Item = TaskId>) {
         for task in tasks {
-            // Nobody polls: nobody needs to be woken.
-            let _ = self.commands.send(task);
+            self.bus.hint(&format!("{TOLD}{task}"));
+        }
+    }
+
+    /// Wakes standing runners, whichever process they ask.
+    pub fn wake_runners(&self) {
+        self.bus.hint(FOR_RUNNERS);
+    }
+
+    /// Passes hints on to who waits in this process.
+    pub async fn heed(&self, mut hints: Hints) {
+        while let Some(hint) = tokio::select! {
+            hint = hints.next() => hint,
+            () = self.stop.cancelled() => None,
+        } {
+            match &hint {
+                Hint::Said(said) if &**said == FOR_RUNNERS => self.for_runners.notify_waiters(),
+                Hint::Said(said) => {
+                    if let Some(task) = said.strip_prefix(TOLD).and_then(|task| task.parse().ok()) {
+                        // Nobody polls: nobody needs to be woken.
+                        let _ = self.commands.send(Told::Of(task));
+                    }
+                }
+                Hint::Missed => {
+                    self.for_runners.notify_waiters();
+                    let _ = self.commands.send(Told::Perhaps);
+                }
+            }
         }
     }
 }

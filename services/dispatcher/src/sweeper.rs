@@ -188,7 +188,7 @@ async fn expire(state: &State, leader: &Leader, id: TaskId) -> anyhow::Result<()
     tx.append(&events).await?;
     tx.commit().await?;
     state.wake([id]);
-    state.for_runners.notify_waiters();
+    state.wake_runners();
     Ok(())
 }
 

@@ -56,6 +56,27 @@ async fn a_running_task_is_told_at_once_and_its_late_success_changes_nothing() {
     world.halt().await;
 }
 
+/// Two processes of the service: the agent asks one, the cancel comes to the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_task_is_told_whichever_process_takes_the_revocation() {
+    let world = World::new(patient()).await;
+    let other = world.beside(patient()).await;
+    let job = world.ready(1, machine()).await;
+    let lease = world.claim(&world.queued(1).await[0]).await;
+    let path = format!("/v1/tasks/{}/commands?wait_ms=25000", lease.task_id);
+    let polled = async { world.get::<Commands>(&path, &lease.fence).await.unwrap() };
+    let revoked = async {
+        let ask = RevokeJobs { job_ids: vec![job] };
+        other.bus.ask(&Actor::service("conductor"), &ask).await.unwrap();
+    };
+    let (told, ()) = tokio::time::timeout(LIMIT / 2, async { tokio::join!(polled, revoked) })
+        .await
+        .expect("the poll ends with the revocation, not with its own time");
+    assert!(told.cancel);
+    other.halt().await;
+    world.halt().await;
+}
+
 #[tokio::test]
 async fn a_stop_waits_for_no_poll() {
     let world = World::new(patient()).await;

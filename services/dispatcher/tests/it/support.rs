@@ -85,7 +85,45 @@ pub fn patient() -> Config {
     Config { slots: 2, recovery_grace: Duration::ZERO, docker: Docker::Host, ..Config::default() }
 }
 
+/// One more process of the service on the same database.
+pub struct Beside {
+    pub bus: Bus,
+    service: gantry_dispatcher::Service,
+    stop: CancellationToken,
+    wakes: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Beside {
+    pub async fn halt(self) {
+        self.stop.cancel();
+        self.service.join().await.unwrap();
+        for wakes in self.wakes {
+            wakes.await.unwrap();
+        }
+    }
+}
+
 impl World {
+    /// Another process beside this one; the two wake each other.
+    pub async fn beside(&self, config: Config) -> Beside {
+        let bus = Bus::local(self.pool.clone());
+        bus.register_source(&self.conductor);
+        bus.respond("output-processor", self.receiver.clone());
+        let (service, stop, _) = Self::boot(&self.pool, &bus, &self.keys, &self.files, config).await;
+        let wakes = [&self.bus, &bus].map(|bus| bus.across_processes(stop.clone())).into();
+        let heard = async {
+            let mut hints = self.bus.hints();
+            loop {
+                bus.hint("test.ping");
+                if tokio::time::timeout(Duration::from_millis(50), hints.next()).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, heard).await.expect("the two hear each other");
+        Beside { bus, service, stop, wakes }
+    }
+
     pub async fn new(config: Config) -> Self {
         let pool = testkit::postgres().await.pool;
         let bus = Bus::local(pool.clone());
