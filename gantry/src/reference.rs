@@ -88,10 +88,19 @@ fn rows(kind: &str, prefix: &str, keys: &toml::Table, page: &mut String) {
     }
 }
 
+/// Where the sections of the configuration are.
+const SOURCES: [&str; 6] = [
+    include_str!("config.rs"),
+    include_str!("config/adapters.rs"),
+    include_str!("config/dispatcher.rs"),
+    include_str!("config/executors.rs"),
+    include_str!("config/kept.rs"),
+    include_str!("config/server.rs"),
+];
+
 /// Type and doc comment of a field of the configuration, out of the source.
 fn field(kind: &str, key: &str) -> Option<(String, String)> {
-    let source = include_str!("config.rs");
-    let body = body_of(source, kind)?;
+    let body = SOURCES.into_iter().find_map(|source| body_of(source, kind))?;
     let mut comment = Vec::new();
     for line in body.lines().map(str::trim) {
         if let Some(text) = line.strip_prefix("///") {

@@ -2,7 +2,7 @@
 //! repeated, processes stand still and die between any two steps, clocks run at different speeds. The decisions are
 //! those of [`gantry_model::lease`]; everything around them is played.
 //!
-//! `GANTRY_SEEDS` says how many seeds are tried (default 2000), `GANTRY_SEED` the first.
+//! `GANTRY_SEEDS` says how many seeds are tried (default 10,000), `GANTRY_SEED` the first.
 
 use chrono::{DateTime, TimeDelta};
 use gantry_model::lease::{
@@ -465,7 +465,7 @@ impl World {
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let first = number("GANTRY_SEED").unwrap_or(1);
-    first..first + number("GANTRY_SEEDS").unwrap_or(2000)
+    first..first + number("GANTRY_SEEDS").unwrap_or(10_000)
 }
 
 /// The first seed that shows something wrong, and what.
