@@ -219,9 +219,9 @@ async fn nothing_is_lost_or_doubled_when_the_network_is_cut() {
 /// and it misses nothing when it comes back, whether that lies in its queues or is read from history.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_that_is_away_holds_nobody_up_and_misses_nothing() {
-    const EVENTS: usize = 60_000;
     /// In one transaction.
     const TOLD: i32 = 250;
+    let events = if std::env::var_os("GANTRY_FULL").is_some() { 60_000 } else { 6_000 };
     let Some(url) = testkit::rabbitmq().await else { return };
     let (teller, listener) = teller_and_listener().await;
     let counting = Arc::new(Counting::new(adapter(&url)));
@@ -237,7 +237,7 @@ async fn a_group_that_is_away_holds_nobody_up_and_misses_nothing() {
         usize::try_from(count).expect("counts")
     };
     let tales: Vec<_> = (0..24).map(|_| ids::MessageId::new().uuid()).collect();
-    let rounds = i32::try_from(EVENTS / tales.len()).expect("few");
+    let rounds = i32::try_from(events / tales.len()).expect("few");
     let patience = LIMIT * 5;
     // The first of each, so that both have begun.
     for tale in &tales {
@@ -258,16 +258,16 @@ async fn a_group_that_is_away_holds_nobody_up_and_misses_nothing() {
         }
         from = to;
     }
-    until("who stays hears all", patience, async || heard_by("listener.stays").await >= EVENTS).await;
+    until("who stays hears all", patience, async || heard_by("listener.stays").await >= events).await;
     let stayed = begun.elapsed();
     assert_eq!(heard_by("listener.goes").await, tales.len(), "it was away");
     let back = std::time::Instant::now();
     let goes = bus.consume(&listener, &["teller"], Ear::group("listener.goes", "one"), stop.clone());
-    until("who was away has caught up", patience, async || heard_by("listener.goes").await >= EVENTS).await;
-    println!("{EVENTS} events: heard within {stayed:.1?}; caught up within {:.1?}", back.elapsed());
+    until("who was away has caught up", patience, async || heard_by("listener.goes").await >= events).await;
+    println!("{events} events: heard within {stayed:.1?}; caught up within {:.1?}", back.elapsed());
     for group in ["listener.stays", "listener.goes"] {
         let all = heard(&listener, group).await;
-        assert_eq!(all.len(), EVENTS, "{group}: each once");
+        assert_eq!(all.len(), events, "{group}: each once");
         for tale in &tales {
             let heard = all.iter().filter(|(_, id, _)| id == tale).map(|(.., round)| *round);
             assert!(heard.eq(0..rounds), "{group} heard {tale} out of order");

@@ -276,7 +276,7 @@ async fn an_agent_in_a_container_has_its_folder_and_its_identity() {
     let Some(cluster) = testkit::nomad_with_engine(&engine.socket).await else { return };
     // Keeps what it was given, and ends as it is told to.
     let script = "#!/bin/sh\n[ \"$1\" = --placed ] && mkdir -p \"$2\" && cp \"$3\" \"$2/identity\" || exit 3\n\
-                  printenv GANTRY_LAUNCH > \"$2/launch\"\ncp /proc/self/status \"$2/status\"\n\
+                  echo \"$GANTRY_LAUNCH\" > \"$2/launch\"\ncp /proc/self/status \"$2/status\"\n\
                   trap 'touch \"$2/told\"; exit 0' TERM\nmkdir \"$2/ready\"\nwhile :; do sleep 0.1; done\n";
     engine.script_image(IMAGE, "/opt/agent", script);
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("policy.hcl");
