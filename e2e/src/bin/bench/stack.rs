@@ -238,7 +238,10 @@ async fn on_a_runner(suite: &Suite, bench: &Bench, agents: &str) -> anyhow::Resu
 }
 
 fn runner(url: &str, work: &Path, token: &str) -> anyhow::Result<Child> {
-    let (file, folder) = (work.join("runner.yml"), work.join("runner"));
+    // Steps do not see the folder of this file, and are to make one in `work`.
+    let of_its_own = work.join("runner-etc");
+    fs::create_dir_all(&of_its_own)?;
+    let (file, folder) = (of_its_own.join("runner.yml"), work.join("runner"));
     let text = format!(
         "api:\n  auth_token: {token}\n  url: {url}\nrunner:\n  name: bench\n  concurrency: 2\n  working_directory: {}\n",
         folder.display()
