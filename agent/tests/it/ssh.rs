@@ -83,21 +83,26 @@ fn port(suite: &Suite) -> u16 {
     suite.ssh.lock().unwrap().as_ref().unwrap().first_port
 }
 
-fn client(suite: &Suite, keys: &Keys, key: &str, options: &[&str]) -> Command {
-    let mut command = Command::new("ssh");
+/// A client of OpenSSH that asks nobody anything. `at` is its option for the port.
+fn openssh(program: &str, suite: &Suite, keys: &Keys, key: &str, at: &str) -> Command {
+    let mut command = Command::new(program);
     command
         .args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20"])
         .args(["-o", "StrictHostKeyChecking=accept-new", "-o", "IdentityAgent=none", "-o"])
         .arg(format!("UserKnownHostsFile={}", keys.known_hosts().display()))
         .arg("-i")
         .arg(keys.path(key))
-        .args(["-p", &port(suite).to_string()])
-        .args(options)
-        .arg("someone@127.0.0.1")
+        .args([at, &port(suite).to_string()])
         .kill_on_drop(true)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    command
+}
+
+fn client(suite: &Suite, keys: &Keys, key: &str, options: &[&str]) -> Command {
+    let mut command = openssh("ssh", suite, keys, key, "-p");
+    command.args(options).arg("someone@127.0.0.1");
     command
 }
 
@@ -296,21 +301,10 @@ async fn ports_of_the_job_are_forwarded() {
     assert_eq!(suite.finished(agent).await, "success");
 }
 
-/// A copying client of OpenSSH with the key `mine`.
+/// One that copies, with the key `mine`.
 fn copier(program: &str, suite: &Suite, keys: &Keys, args: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    command
-        .args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20"])
-        .args(["-o", "StrictHostKeyChecking=accept-new", "-o", "IdentityAgent=none", "-o"])
-        .arg(format!("UserKnownHostsFile={}", keys.known_hosts().display()))
-        .arg("-i")
-        .arg(keys.path("mine"))
-        .args(["-P", &port(suite).to_string()])
-        .args(args)
-        .kill_on_drop(true)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    let mut command = openssh(program, suite, keys, "mine", "-P");
+    command.args(args);
     command
 }
 
