@@ -202,9 +202,7 @@ impl NomadCluster {
     /// # Panics
     /// The job has no start.
     pub fn folder_of(&self, job: &str) -> PathBuf {
-        let all: Vec<Value> =
-            serde_json::from_str(&self.run(&["job", "allocs", "-namespace=gantry", "-json", job]))
-                .expect("a list");
+        let all = self.allocations(job);
         let id = all.first().and_then(|start| start["ID"].as_str()).expect("it was started");
         let at = |client: &Agent| client.folder.join("data/alloc").join(id).join("agent");
         self.clients.iter().map(at).find(|folder| folder.exists()).expect("a client has it")
@@ -226,9 +224,15 @@ impl NomadCluster {
     /// # Panics
     /// Nomad does not know the job.
     pub fn starts_of(&self, job: &str) -> Vec<String> {
+        self.allocations(job)
+            .iter()
+            .filter_map(|start| Some(start["ClientStatus"].as_str()?.to_owned()))
+            .collect()
+    }
+
+    fn allocations(&self, job: &str) -> Vec<Value> {
         let all = self.run(&["job", "allocs", "-namespace=gantry", "-json", job]);
-        let all: Vec<Value> = serde_json::from_str(&all).expect("a list");
-        all.iter().filter_map(|start| Some(start["ClientStatus"].as_str()?.to_owned())).collect()
+        serde_json::from_str(&all).expect("a list")
     }
 
     /// Name of the client whose folder a path is in; `None`: it is no client's.
