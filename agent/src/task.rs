@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
     let dir = &std::fs::canonicalize(dir).with_context(|| dir.display().to_string())?;
@@ -48,7 +49,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
     // From here on the task may have begun to run, whatever happens.
     state::keep(dir, state::LEASE, &Held { lease: lease.clone(), claimed_at }, false)?;
     let control = Control::new(client, &lease, claimed_at);
-    hold(&control)?;
+    let listening = hold(&control)?;
     let timeout = Duration::from_millis(lease.timing.job_timeout_ms);
     let limited = Arc::clone(&control);
     tokio::spawn(async move {
@@ -60,6 +61,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
         Ok(report) => report,
         Err(reason) => interrupted(&control, reason),
     };
+    drop(listening);
     deliver(dir, &control, report).await
 }
 
@@ -74,11 +76,12 @@ fn interrupted(control: &Control, reason: String) -> FinalReport {
     }
 }
 
-/// Keeps the lease, and listens for reasons to stop.
-fn hold(control: &Arc<Control>) -> anyhow::Result<()> {
+/// Keeps the lease, and listens for reasons to stop as long as the answer is kept: past the end of the steps nothing changes
+/// their outcome, and who listened while the report is taken would hear that the lease is over before that is answered.
+fn hold(control: &Arc<Control>) -> anyhow::Result<AbortOnDropHandle<()>> {
     tokio::spawn(Arc::clone(control).keep_lease());
     tokio::spawn(Arc::clone(control).watch_lease());
-    tokio::spawn(Arc::clone(control).listen());
+    let listening = AbortOnDropHandle::new(tokio::spawn(Arc::clone(control).listen()));
     let mut terminate = signal(SignalKind::terminate())?;
     let control = Arc::clone(control);
     tokio::spawn(async move {
@@ -86,7 +89,7 @@ fn hold(control: &Arc<Control>) -> anyhow::Result<()> {
             control.stop(Stop::Interrupted);
         }
     });
-    Ok(())
+    Ok(listening)
 }
 
 fn identity(launch: &LaunchFile) -> Option<Identity> {
@@ -196,12 +199,13 @@ async fn resume(dir: &Path, client: Client, held: Held) -> anyhow::Result<()> {
         settled: false,
     });
     let control = Control::new(client, &held.lease, boottime_ms());
-    hold(&control)?;
+    let listening = hold(&control)?;
     let none = masking::Secrets::new::<&str>(&[]);
     let output = Output::new(Arc::clone(&control), none, &state::spool(dir))?;
     match output.recover() {
         Ok(()) => output.settle().await,
         Err(e) => tracing::error!(error = %e, "what the dead agent had spooled is lost"),
     }
+    drop(listening);
     deliver(dir, &control, report).await
 }

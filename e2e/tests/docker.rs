@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use gantry_e2e::{Suite, until};
 use serde_json::Value;
 use std::{fs, path::Path, time::Duration};
-use testkit::docker::{Engine, IMAGE};
+use testkit::docker::{DOCKER_IMAGE, Engine, IMAGE};
 use tokio::sync::Mutex;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -17,6 +17,7 @@ async fn up(engine: &Engine, data: &Path) -> anyhow::Result<Suite> {
         ("GANTRY_EXECUTORS_DOCKER", "engine"),
         ("GANTRY_EXECUTORS_ENGINE_SOCKET", &socket),
         ("GANTRY_EXECUTORS_ENGINE_PULL", "never"),
+        ("GANTRY_EXECUTORS_ENGINE_REMOTE_DOCKER_IMAGE", DOCKER_IMAGE),
     ];
     Suite::up_with(data, &[], &environment).await
 }
@@ -112,15 +113,19 @@ workflows: {{ main: {{ jobs: [inside, too-large, missing] }} }}
     suite.down().await
 }
 
+/// Containers and networks of jobs, a line each.
 fn left(engine: &Engine) -> String {
-    engine.client(&["ps", "-aq", "--filter", "label=gantry.placement"])
+    let of_jobs = |words: &[&str]| engine.client(&[words, &["--filter", "label=gantry.placement"]].concat());
+    of_jobs(&["ps", "-aq"]) + &of_jobs(&["network", "ls", "-q"])
 }
 
-/// R-16 and R-21 for containers: the agent dies, the job ends once, nothing of it is left, the next one is not affected.
+/// R-16 and R-21 for containers: the agent dies, the job ends once, nothing of it is left, the engine that was its own
+/// included, and the next one is not affected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_agent_leaves_no_containers() -> anyhow::Result<()> {
     let Some(engine) = testkit::docker::engine() else { return Ok(()) };
     let _alone = ALONE.lock().await;
+    engine.docker_image(DOCKER_IMAGE);
     let work = tempfile::tempdir()?;
     let data = work.path().join("data");
     let suite = up(engine, &data).await?;
@@ -130,21 +135,20 @@ jobs:
   victim:
     docker: [{{ image: {IMAGE} }}, {{ image: {IMAGE}, command: [sleep, "1000"] }}]
     shell: /bin/sh
-    steps: [{{ run: "echo alive; sleep 1000" }}]
+    steps: [setup_remote_docker, {{ run: "echo alive; sleep 1000" }}]
 workflows: {{ main: {{ jobs: [victim] }} }}
 "#
     );
     push(&suite, work.path(), "victim", &config).await?;
-    until("two containers", LIMIT, || async { Ok((left(engine).lines().count() == 2).then_some(())) })
-        .await?;
-    let task = fs::read_dir(data.join("tasks"))?.flatten().next().context("no task folder")?.path();
-    let pid: i32 = fs::read_to_string(task.join("pid"))?.split(' ').next().context("no pid")?.parse()?;
     until("the step's first line", LIMIT, || async {
         let jobs = jobs(&suite, "victim").await?.unwrap_or_default();
         let Some(job) = jobs.first().filter(|job| !job["job_number"].is_null()) else { return Ok(None) };
         Ok(output(&suite, "victim", job).await.is_ok_and(|said| said.contains("alive")).then_some(()))
     })
     .await?;
+    ensure!(left(engine).lines().count() == 4, "not three containers and a network: {}", left(engine));
+    let task = fs::read_dir(data.join("tasks"))?.flatten().next().context("no task folder")?.path();
+    let pid: i32 = fs::read_to_string(task.join("pid"))?.split(' ').next().context("no pid")?.parse()?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
     let jobs = ended(&suite, "victim").await?;
     ensure!(jobs[0]["status"] == "infrastructure_fail", "the job is {}", jobs[0]["status"]);

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// What a command left in its pipes when it ended comes within this time, when others keep them open.
+/// What others say that a command has left running comes within this time after its end.
 const DRAIN: Duration = Duration::from_millis(100);
 /// Pieces of input that wait for the command.
 const AHEAD: usize = 16;
@@ -180,7 +180,7 @@ async fn run(
     (read, write): (&mut russh::ChannelReadHalf, &ChannelWriteHalf<Msg>),
     over: &CancellationToken,
 ) -> End {
-    let executors::Process { id, output, errors, input, resize, mut exit } = process;
+    let executors::Process { id, output, errors, input, resize, mut exit, written } = process;
     let (ended, is_over) = watch::channel(false);
     let out = carry(output, write.make_writer(), is_over.clone());
     let err = async {
@@ -224,10 +224,16 @@ async fn run(
             },
         }
     };
-    ended.send_replace(true);
     if !shown {
+        let parting = async {
+            // Closed: the environment is gone, and says no more.
+            let _ = written.await;
+            ended.send_replace(true);
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             _ = &mut outputs => {}
+            () = parting => {}
             () = over.cancelled() => return End::Left,
         }
     }

@@ -6,8 +6,12 @@ use executors::{Command, Signal};
 use std::{io, sync::Arc, time::Duration};
 use tokio::{io::AsyncReadExt, time::Instant};
 
-/// What a program left in the terminal when it ended comes within this time, when others keep it open.
-const DRAIN: Duration = Duration::from_millis(50);
+/// What a program left running when it ended may say so much longer, when it is not silent before.
+const LINGER: Duration = Duration::from_secs(1);
+/// Silence after which nothing more is expected of it.
+const SILENCE: Duration = Duration::from_millis(50);
+/// Bytes after which it is taken for something that goes on.
+const MOST: usize = 1 << 20;
 /// Longest wait for a program that was killed.
 const KILLED: Duration = Duration::from_secs(10);
 
@@ -25,7 +29,7 @@ impl Runner {
             Err(executors::Error::Lost) => return Ok(Ended::Lost),
             Err(e) => return Ok(Ended::NotStarted(e.to_string())),
         };
-        let executors::Process { id, mut output, mut exit, .. } = started;
+        let executors::Process { id, mut output, mut exit, mut written, .. } = started;
         tracing::debug!(id, "a program runs");
         let budget = Arc::clone(&self.output.budget);
         let mut buffer = vec![0u8; 64 * 1024];
@@ -83,17 +87,31 @@ impl Runner {
                 },
             }
         };
-        while open {
+        // All that it wrote itself, then what comes at once from others that have the terminal open.
+        let mut all = false;
+        let (mut until, mut rest) = (Instant::now() + KILLED, MOST);
+        while open && rest > 0 {
             let read = async {
                 budget.room().await;
                 output.read(&mut buffer).await
             };
+            let silent = if all { until.min(Instant::now() + SILENCE) } else { until };
             tokio::select! {
+                // What is there comes before any limit of time: on a machine that is slow both may be due at once.
+                biased;
                 read = read => match read {
                     Ok(0) | Err(_) => open = false,
-                    Ok(n) => stream.write(&buffer[..n])?,
+                    Ok(n) => {
+                        stream.write(&buffer[..n])?;
+                        match all {
+                            true => rest = rest.saturating_sub(n),
+                            false => until = Instant::now() + KILLED,
+                        }
+                    }
                 },
-                () = tokio::time::sleep(DRAIN), if !budget.is_full() => break,
+                // Closed: the environment is gone, and says no more.
+                _ = &mut written, if !all => (all, until) = (true, Instant::now() + LINGER),
+                () = tokio::time::sleep_until(silent), if !budget.is_full() => break,
                 () = self.control.until_fenced() => break,
             }
         }

@@ -27,6 +27,7 @@ pub async fn suite(make: Make<'_>) {
     exit_codes_tell_what_happened(&*environment).await;
     signals_do_as_they_should(&*environment).await;
     what_nobody_reads_holds_up_nobody(&*environment).await;
+    what_a_command_wrote_is_there_when_that_is_said(&*environment).await;
     files_are_written_and_found(&*environment).await;
     an_interactive_shell_waits(&*environment).await;
     a_person_types_at_a_session(&*environment).await;
@@ -180,6 +181,42 @@ async fn what_nobody_reads_holds_up_nobody(environment: &dyn Environment) {
         assert!(limited("what is left", left.output.read(&mut buffer)).await.expect("read") > 0);
     }
     assert_eq!(run(environment, "echo and here").await, ("and here\n".to_owned(), 0));
+}
+
+async fn what_a_command_wrote_is_there_when_that_is_said(environment: &dyn Environment) {
+    // Something is left that has the output open, so that its end tells nothing.
+    for _ in 0..20 {
+        let script = "sleep 1000 & printf '%03000d' 7";
+        let mut process = environment.spawn(sh(environment, script, Io::Terminal)).await.expect("spawn");
+        assert_eq!(limited("its end", process.exit).await.expect("an exit code"), 0);
+        limited("word of its output", process.written).await.expect("word");
+        assert_eq!(at_once(&mut process.output).await, 3000);
+    }
+    // More than the terminal holds, or may be under way: that waits until it is read.
+    let script = "sleep 1000 & head -c 1000000 /dev/zero";
+    let mut process = environment.spawn(sh(environment, script, Io::Terminal)).await.expect("spawn");
+    let (mut buffer, mut read) = (vec![0u8; 64 * 1024], 0);
+    limited("a megabyte", async {
+        loop {
+            tokio::select! {
+                n = process.output.read(&mut buffer) => read += n.expect("read"),
+                word = &mut process.written => break word.expect("word"),
+            }
+        }
+    })
+    .await;
+    assert_eq!(read + at_once(&mut process.output).await, 1_000_000);
+}
+
+/// Bytes that can be read without waiting.
+async fn at_once(output: &mut crate::Output) -> usize {
+    let (mut buffer, mut read) = (vec![0u8; 64 * 1024], 0);
+    while let Ok(n) = tokio::time::timeout(Duration::ZERO, output.read(&mut buffer)).await {
+        let n = n.expect("read");
+        assert!(n > 0, "the output ended");
+        read += n;
+    }
+    read
 }
 
 async fn files_are_written_and_found(environment: &dyn Environment) {

@@ -119,6 +119,9 @@ pub struct Process {
     /// Exit code of the command itself, 128 + n for a signal. Descendants may go on. Closed without a code:
     /// the environment is gone.
     pub exit: oneshot::Receiver<i32>,
+    /// Comes after `exit`, when all that the command itself had written can be read without waiting; until then it
+    /// may be under way. For more than a few hundred KiB it waits until they are read.
+    pub written: oneshot::Receiver<()>,
 }
 
 /// A Docker engine that is one task's own, as its steps reach it (execution §24).

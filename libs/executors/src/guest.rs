@@ -36,6 +36,8 @@ pub const GUEST: &str = "__guest";
 const BUFFER: usize = 32 * 1024;
 /// Commands are not read while so much waits to be sent.
 const BACKLOG: usize = 1 << 20;
+/// More than a terminal or a pipe holds.
+const LEFT: usize = 1 << 20;
 
 pub(crate) fn run(_setup: &str, _rest: Vec<String>) -> io::Result<i32> {
     // Commands of the same user must not look into it: requests carry the environment of all of them.
@@ -62,7 +64,9 @@ pub(crate) fn run(_setup: &str, _rest: Vec<String>) -> io::Result<i32> {
         for (id, code) in helper::ended(&mut carrier.running) {
             carrier.inputs.remove(&id);
             carrier.say(&Event::Exited { id, code });
+            carrier.part(id, &mut buffer);
         }
+        carrier.say_written();
         if ready.asked {
             match nix::unistd::read(&stdin, &mut buffer) {
                 Ok(0) => return Ok(0),
@@ -91,6 +95,8 @@ struct Outgoing {
     kind: Kind,
     fd: OwnedFd,
     credit: usize,
+    /// Its command has ended: so many bytes, if there are as many, may still be what that had written.
+    left: Option<usize>,
 }
 
 /// A command's standard input.
@@ -104,6 +110,8 @@ struct Incoming {
 struct Carrier {
     running: HashMap<Pid, u64>,
     outputs: Vec<Outgoing>,
+    /// Ended commands of which not all that they had written has been sent.
+    parting: Vec<u64>,
     inputs: HashMap<u64, Incoming>,
     /// To be sent to the agent.
     backlog: Vec<u8>,
@@ -146,38 +154,91 @@ impl Carrier {
         }
         let waiting = self.inputs.values().filter(|input| !input.pending.is_empty());
         fds.extend(waiting.map(|input| PollFd::new(input.fd.as_fd(), PollFlags::POLLOUT)));
-        match poll(&mut fds, PollTimeout::NONE) {
+        // What a command has left is not only read when there is some: that there is none is to be told too.
+        let parted = readable.iter().any(|i| self.outputs[*i].left.is_some());
+        let limit = if parted { PollTimeout::ZERO } else { PollTimeout::NONE };
+        match poll(&mut fds, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
         let any = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
-        let outputs =
-            readable.iter().zip(&fds[2..]).filter(|(_, fd)| any(fd)).map(|(index, _)| *index).collect();
+        let outputs = readable
+            .iter()
+            .zip(&fds[2..])
+            .filter(|(index, fd)| any(fd) || self.outputs[**index].left.is_some())
+            .map(|(index, _)| *index)
+            .collect();
         Ok(Ready { signaled: any(&fds[0]), asked: any(&fds[1]), outputs })
     }
 
     fn read_outputs(&mut self, ready: &[usize], buffer: &mut [u8]) {
         let mut over = Vec::new();
         for index in ready {
-            let output = &mut self.outputs[*index];
-            let room = buffer.len().min(output.credit);
-            let (kind, id) = (output.kind, output.id);
-            let body = match nix::unistd::read(&output.fd, &mut buffer[..room]) {
-                Err(Errno::EAGAIN | Errno::EINTR) => continue,
-                // `EIO` of a terminal: nobody has it open any more.
-                Ok(0) | Err(_) => {
-                    over.push(*index);
-                    Vec::new()
-                }
-                Ok(n) => {
-                    output.credit -= n;
-                    buffer[..n].to_vec()
-                }
-            };
-            self.send(&Frame { kind, id, body });
+            if self.read_output(*index, buffer) {
+                over.push(*index);
+            }
         }
         for index in over.into_iter().rev() {
             self.outputs.swap_remove(index);
+        }
+    }
+
+    /// Reads once, or what an ended command has left; answers whether that was the end.
+    fn read_output(&mut self, index: usize, buffer: &mut [u8]) -> bool {
+        loop {
+            let output = &mut self.outputs[index];
+            let (kind, id) = (output.kind, output.id);
+            let room = buffer.len().min(output.credit);
+            if room == 0 {
+                return false;
+            }
+            let n = match nix::unistd::read(&output.fd, &mut buffer[..room]) {
+                Err(Errno::EINTR) => continue,
+                // Also what still lay in a terminal's queue has been read.
+                Err(Errno::EAGAIN) => {
+                    output.left = None;
+                    return false;
+                }
+                // `EIO` of a terminal: nobody has it open any more.
+                Ok(0) | Err(_) => 0,
+                Ok(n) => n,
+            };
+            output.credit -= n;
+            output.left = output.left.and_then(|left| left.checked_sub(n)).filter(|_| n > 0);
+            let more = output.left.is_some();
+            self.send(&Frame { kind, id, body: buffer[..n].to_vec() });
+            if !more {
+                return n == 0;
+            }
+        }
+    }
+
+    /// A command has ended: what it had written and nobody has read is read, as far as it is credited.
+    fn part(&mut self, id: u64, buffer: &mut [u8]) {
+        self.parting.push(id);
+        let of = |output: &Outgoing| output.id == id;
+        let outputs: Vec<usize> = self
+            .outputs
+            .iter()
+            .enumerate()
+            .filter(|(_, output)| of(output))
+            .map(|(index, _)| index)
+            .collect();
+        for index in &outputs {
+            self.outputs[*index].left = Some(LEFT);
+        }
+        self.read_outputs(&outputs, buffer);
+    }
+
+    /// Tells of the ended commands all of whose output has been sent.
+    fn say_written(&mut self) {
+        let outputs = &self.outputs;
+        let open = |id: &u64| outputs.iter().any(|output| output.id == *id && output.left.is_some());
+        let (open, done): (Vec<u64>, Vec<u64>) =
+            std::mem::take(&mut self.parting).into_iter().partition(open);
+        self.parting = open;
+        for id in done {
+            self.say(&Event::Written { id });
         }
     }
 
@@ -311,7 +372,13 @@ impl Carrier {
         };
         let pid = helper::launch(&spawn.exec, &spawn.argv, &spawn.env, io)?;
         self.running.insert(pid, id);
-        self.outputs.extend(outputs.into_iter().map(|(kind, fd)| Outgoing { id, kind, fd, credit: WINDOW }));
+        self.outputs.extend(outputs.into_iter().map(|(kind, fd)| Outgoing {
+            id,
+            kind,
+            fd,
+            credit: WINDOW,
+            left: None,
+        }));
         self.inputs.extend(input.map(|input| (id, input)));
         Ok(())
     }

@@ -69,7 +69,8 @@ pub struct Options {
 #[derive(Default)]
 struct Waiting {
     started: Option<oneshot::Sender<Result<(), String>>>,
-    exited: Option<oneshot::Sender<i32>>,
+    /// For [`Process::exit`] and [`Process::written`].
+    exited: Option<(oneshot::Sender<i32>, oneshot::Sender<()>)>,
 }
 
 /// The environment of one task. Dropping it ends all of its processes.
@@ -228,7 +229,9 @@ impl Environment for Sandbox {
         };
         let (started_tx, started) = oneshot::channel();
         let (exited_tx, exit) = oneshot::channel();
-        self.lock().insert(id, Waiting { started: Some(started_tx), exited: Some(exited_tx) });
+        let (written_tx, written) = oneshot::channel();
+        let exited = Some((exited_tx, written_tx));
+        self.lock().insert(id, Waiting { started: Some(started_tx), exited });
         let inner = (self.mode == Mode::UserNamespaces)
             .then(|| (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
         let exec = Exec {
@@ -253,9 +256,9 @@ impl Environment for Sandbox {
                     input = Some(Box::new(keyboard) as crate::Input);
                     resize = Some(sized);
                 }
-                Process { id, output: Box::new(terminal), errors: None, input, resize, exit }
+                Process { id, output: Box::new(terminal), errors: None, input, resize, exit, written }
             }
-            (None, Some(pipes)) => pipes.process(id, exit),
+            (None, Some(pipes)) => pipes.process(id, exit, written),
             (None, None) => return Err(Error::Lost),
         })
     }
@@ -307,11 +310,17 @@ async fn listen(mut events: Lines<BufReader<ChildStdout>>, waiting: Arc<Mutex<Ha
                 }
             }
             Event::Exited { id, code } => {
-                if let Some(tx) = lock().remove(&id).and_then(|w| w.exited) {
-                    let _ = tx.send(code);
+                if let Some((exited, written)) = lock().remove(&id).and_then(|w| w.exited) {
+                    let _ = exited.send(code);
+                    // It lies in the kernel.
+                    let _ = written.send(());
                 }
             }
-            Event::Ready | Event::Guest(_) | Event::Done { .. } | Event::Unable { .. } => {}
+            Event::Ready
+            | Event::Guest(_)
+            | Event::Written { .. }
+            | Event::Done { .. }
+            | Event::Unable { .. } => {}
         }
     }
     // Whoever still waits learns that the helper is gone.

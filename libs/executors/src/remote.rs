@@ -27,6 +27,7 @@ type Frames = mpsc::UnboundedSender<Frame>;
 struct Waiting {
     answered: Option<oneshot::Sender<Result<bool, String>>>,
     exited: Option<oneshot::Sender<i32>>,
+    written: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Default)]
@@ -80,6 +81,7 @@ impl Remote {
     pub async fn spawn(&self, command: Command) -> Result<Process, Error> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (exited, exit) = oneshot::channel();
+        let (all, written) = oneshot::channel();
         let output = self.output(id, Kind::Output);
         let (mut errors, mut input) = (None, None);
         let mut resize: Option<Resize> = None;
@@ -106,8 +108,8 @@ impl Remote {
             controls: matches!(command.io, Io::Session(_)),
         };
         let spawn = Spawn { id, argv: command.argv, env: command.env, io, exec };
-        self.ask(id, Some(exited), &Request::Spawn(spawn)).await?;
-        Ok(Process { id, output, errors, input, resize, exit })
+        self.ask(id, Some((exited, all)), &Request::Spawn(spawn)).await?;
+        Ok(Process { id, output, errors, input, resize, exit, written })
     }
 
     /// As [`crate::Environment::signal`].
@@ -152,7 +154,7 @@ impl Remote {
     async fn ask(
         &self,
         id: u64,
-        exited: Option<oneshot::Sender<i32>>,
+        ending: Option<(oneshot::Sender<i32>, oneshot::Sender<()>)>,
         request: &Request,
     ) -> Result<bool, Error> {
         let (answered, answer) = oneshot::channel();
@@ -161,7 +163,8 @@ impl Remote {
             if shared.over {
                 return Err(Error::Lost);
             }
-            shared.waiting.insert(id, Waiting { answered: Some(answered), exited });
+            let (exited, written) = ending.unzip();
+            shared.waiting.insert(id, Waiting { answered: Some(answered), exited, written });
         }
         self.say(request);
         match answer.await {
@@ -306,7 +309,7 @@ fn hear(shared: &mut Shared, event: Event) {
         {
             let _ = answered.send(answer);
         }
-        if shared.waiting.get(&id).is_some_and(|waiting| waiting.exited.is_none()) {
+        if shared.waiting.get(&id).is_some_and(|waiting| waiting.written.is_none()) {
             shared.waiting.remove(&id);
         }
     };
@@ -318,11 +321,16 @@ fn hear(shared: &mut Shared, event: Event) {
             shared.waiting.remove(&id);
         }
         Event::Exited { id, code } => {
-            if let Some(exited) = shared.waiting.remove(&id).and_then(|waiting| waiting.exited) {
+            if let Some(exited) = shared.waiting.get_mut(&id).and_then(|waiting| waiting.exited.take()) {
                 let _ = exited.send(code);
             }
             if let Some(window) = shared.inputs.remove(&id) {
                 window.close();
+            }
+        }
+        Event::Written { id } => {
+            if let Some(written) = shared.waiting.remove(&id).and_then(|waiting| waiting.written) {
+                let _ = written.send(());
             }
         }
         Event::Unable { message } => tracing::warn!(message, "a request was not understood"),

@@ -2,6 +2,7 @@
 
 use crate::{Resize, Size};
 use nix::{
+    errno::Errno,
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     pty::{Winsize, openpty},
     sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr},
@@ -127,20 +128,18 @@ impl AsyncRead for Terminal {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            let mut ready = ready!(self.fd.poll_read_ready(context))?;
-            let room = buf.initialize_unfilled();
-            match ready.try_io(|fd| nix::unistd::read(fd.get_ref(), room).map_err(io::Error::from)) {
-                // No process has the terminal open any more.
-                Ok(Err(e)) if e.raw_os_error() == Some(nix::errno::Errno::EIO as i32) => {
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Ok(n)) => {
+            // Asked first, whether or not it is known to be readable: a read carries over what still lies in the
+            // kernel's queue, so that all that was written before it is found without waiting for a notification.
+            match nix::unistd::read(self.fd.get_ref(), buf.initialize_unfilled()) {
+                Ok(n) => {
                     buf.advance(n);
                     return Poll::Ready(Ok(()));
                 }
-                Ok(Err(e)) => return Poll::Ready(Err(e)),
-                Err(_would_block) => {}
+                // No process has the terminal open any more.
+                Err(Errno::EIO) => return Poll::Ready(Ok(())),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => ready!(self.fd.poll_read_ready(context))?.clear_ready(),
+                Err(e) => return Poll::Ready(Err(e.into())),
             }
         }
     }

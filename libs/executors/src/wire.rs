@@ -122,6 +122,10 @@ pub(crate) enum Event {
         id: u64,
         code: i32,
     },
+    /// Only in a container: all that a command had written when it exited has been sent.
+    Written {
+        id: u64,
+    },
     /// A file was written, or looked for.
     Done {
         id: u64,

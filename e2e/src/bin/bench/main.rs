@@ -102,7 +102,7 @@ async fn main() -> anyhow::Result<()> {
         bench.note("trigger", figure);
         let figure = jobs::seen(&suite, &bench.work).await?;
         bench.note("trigger_to_output_seen", figure);
-        let figure = trace::one_job(&suite, &bench.work.join("data")).await?;
+        let figure = trace::one_job(&database::Database::of(&bench.work.join("data"))?)?;
         bench.note("one_job", figure);
         suite.down().await?;
     }

@@ -7,6 +7,7 @@ use crate::{
     jobs::{self, Watched},
     machine::{self, Limits},
     numbers::{median, ms, percentile, round, spread},
+    trace,
 };
 use anyhow::{Context, bail, ensure};
 use futures::StreamExt;
@@ -68,8 +69,11 @@ async fn figures(
     let message_p50 = median(&mut message);
     let nomad = nomad(stack, &bench.work).await?;
     let mut placed = jobs::triggers(suite, &bench.work, "placed", None).await?.firsts;
+    let database = Database::at(stack.port("postgres")?);
+    let one_placed = trace::one_job(&database)?;
     let agents = format!("http://127.0.0.1:{}", stack.port("agents")?);
     let mut taken = on_a_runner(suite, bench, &agents).await?;
+    let one_taken = trace::one_job(&database)?;
     let (placed_p50, taken_p50) = (median(&mut placed), median(&mut taken));
     let placed_bar = nomad.as_ref().map(|nomad| nomad.running + OVER_NOMAD);
     let taken_bar = ON_A_RUNNER.min(embedded + message_p50 * MESSAGES);
@@ -79,9 +83,10 @@ async fn figures(
         "idle": idle,
         "message": { "p50_ms": ms(message_p50), "p95_ms": ms(percentile(&mut message, 95)) },
         "nomad": nomad.map(|nomad| json!({ "running_p50_ms": ms(nomad.running), "first_effect_p50_ms": ms(nomad.effect) })),
-        "trigger_placed": { "first_effect": spread(&mut placed), "bar_p50_ms": placed_bar.map(ms), "p50_ms": ms(placed_p50) },
+        "trigger_placed": { "first_effect": spread(&mut placed), "bar_p50_ms": placed_bar.map(ms), "p50_ms": ms(placed_p50), "one_job": one_placed },
         "trigger_on_a_runner": {
             "first_effect": spread(&mut taken), "p50_ms": ms(taken_p50), "bar_p50_ms": ms(taken_bar), "embedded_p50_ms": ms(embedded),
+            "one_job": one_taken,
         },
         "throughput": throughput,
     }))

@@ -2,9 +2,7 @@
 
 use crate::database::Database;
 use anyhow::Context;
-use gantry_e2e::Suite;
 use serde_json::{Value, json};
-use std::path::Path;
 
 /// Events of the newest pipeline in the order of their commits, with milliseconds since the first.
 const SPANS: &str = "WITH newest AS (SELECT correlation_id AS id, trace FROM pipelines.events WHERE kind = 'pipeline.created' \
@@ -17,8 +15,8 @@ const SPANS: &str = "WITH newest AS (SELECT correlation_id AS id, trace FROM pip
     FROM said s, newest n WHERE split_part(s.trace, '-', 2) = split_part(n.trace, '-', 2) ORDER BY s.occurred_at";
 
 /// The spans of the newest pipeline's job.
-pub async fn one_job(_suite: &Suite, data: &Path) -> anyhow::Result<Value> {
-    let rows = Database::of(data)?.run(SPANS)?;
+pub fn one_job(database: &Database) -> anyhow::Result<Value> {
+    let rows = database.run(SPANS)?;
     let mut spans = Vec::new();
     let mut before = 0.0;
     for row in rows.lines() {

@@ -67,7 +67,12 @@ impl Pipes {
         Ends::Fifos { input: path("input"), output: path("output"), errors: path("errors") }
     }
 
-    pub(super) fn process(self, id: u64, exit: oneshot::Receiver<i32>) -> Process {
+    pub(super) fn process(
+        self,
+        id: u64,
+        exit: oneshot::Receiver<i32>,
+        written: oneshot::Receiver<()>,
+    ) -> Process {
         // The command is the only reader from here on, so that its end is the end of writing too.
         let input: Input = match OpenOptions::new().open_sender(self.folder.join("input")) {
             Ok(sender) => Box::new(sender),
@@ -82,6 +87,7 @@ impl Pipes {
             input: Some(input),
             resize: None,
             exit,
+            written,
         }
     }
 }
