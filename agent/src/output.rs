@@ -3,8 +3,8 @@
 mod upload;
 
 use crate::control::Control;
+use aws_lc_rs::digest::{Context, SHA256};
 use ids::StepId;
-use sha2::{Digest, Sha256};
 use std::{
     fs::{File, Permissions},
     io::{self, Write},
@@ -216,7 +216,7 @@ impl Output {
             version,
             own: Vec::new(),
             spool,
-            hasher: Sha256::new(),
+            hasher: Context::new(&SHA256),
             shared,
             budget: Arc::clone(&self.budget),
             scratch: Vec::new(),
@@ -243,7 +243,7 @@ pub(crate) struct Stream {
     own: Vec<String>,
     masker: masking::Masker,
     spool: File,
-    hasher: Sha256,
+    hasher: Context,
     shared: Arc<Shared>,
     budget: Arc<Budget>,
     scratch: Vec<u8>,
@@ -317,7 +317,7 @@ impl Drop for Stream {
         if let Err(error) = self.spool.set_permissions(Permissions::from_mode(WHOLE)) {
             tracing::warn!(%error, "a spool is not marked as whole");
         }
-        self.shared.lock().ended = Some(hex::encode(self.hasher.clone().finalize()));
+        self.shared.lock().ended = Some(hex::encode(self.hasher.clone().finish()));
         self.shared.changed.notify_one();
     }
 }

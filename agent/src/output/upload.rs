@@ -3,10 +3,10 @@
 use super::{Budget, Shared};
 use crate::control::{Control, Gone, Stop, backoff, encode};
 use agent_api::{CHUNK_CRC, ChunkAck, Seal};
+use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use hyper::Method;
 use ids::StepId;
-use sha2::{Digest, Sha256};
 use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -191,7 +191,7 @@ impl Upload {
 
 /// SHA-256 of the first bytes of a file, in hex.
 pub(super) fn digest(file: &File, length: u64) -> io::Result<String> {
-    let mut hasher = Sha256::new();
+    let mut hasher = Context::new(&SHA256);
     let mut buffer = vec![0u8; CHUNK as usize];
     let mut at = 0;
     while at < length {
@@ -200,5 +200,5 @@ pub(super) fn digest(file: &File, length: u64) -> io::Result<String> {
         hasher.update(&buffer[..len]);
         at += len as u64;
     }
-    Ok(hex::encode(hasher.finalize()))
+    Ok(hex::encode(hasher.finish()))
 }

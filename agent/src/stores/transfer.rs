@@ -73,13 +73,13 @@ pub(super) async fn put(control: &Control, place: &Upload, bytes: Bytes) -> Resu
 
 /// A chunk of an archive, named by its content.
 struct Chunk {
-    sha256: [u8; 32],
+    name: [u8; 32],
     bytes: Vec<u8>,
 }
 
 /// Names a chunk beside the runtime, and beside the thread that cuts.
 async fn named(bytes: Vec<u8>) -> Result<Chunk, Failed> {
-    let work = move || Chunk { sha256: archive::sha256(&bytes), bytes };
+    let work = move || Chunk { name: archive::name(&bytes), bytes };
     Ok(tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?)
 }
 
@@ -95,7 +95,7 @@ async fn stored_form(chunk: Arc<Chunk>) -> Result<(Arc<Chunk>, Bytes, String), F
 
 /// Uploads those chunks of a window that are not stored yet. How many bytes went.
 async fn upload_window(control: &Control, window: Vec<Chunk>) -> Result<u64, Failed> {
-    let ask = ChunksWanted { chunks: window.iter().map(|chunk| hex::encode(chunk.sha256)).collect() };
+    let ask = ChunksWanted { chunks: window.iter().map(|chunk| hex::encode(chunk.name)).collect() };
     let ChunksMissing { missing } = call(control, "chunks/missing", &ask).await?;
     let missing: Vec<Arc<Chunk>> = window
         .into_iter()
@@ -109,7 +109,7 @@ async fn upload_window(control: &Control, window: Vec<Chunk>) -> Result<u64, Fai
     let stored: Vec<_> = stream::iter(missing).map(stored_form).buffered(AT_A_TIME).collect().await;
     let stored = stored.into_iter().collect::<Result<Vec<_>, _>>()?;
     let chunks = stored.iter().map(|(chunk, bytes, sha256)| ChunkUpload {
-        content_sha256: hex::encode(chunk.sha256),
+        content: hex::encode(chunk.name),
         content_size: u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX),
         sha256: sha256.clone(),
         size: bytes.len() as u64,
@@ -153,7 +153,7 @@ where
                 match chunk.transpose()? {
                     Some(chunk) => {
                         archive.bytes += chunk.bytes.len() as u64;
-                        archive.chunks.push(hex::encode(chunk.sha256));
+                        archive.chunks.push(hex::encode(chunk.name));
                         gathered += chunk.bytes.len();
                         window.push(chunk);
                     }
@@ -175,8 +175,9 @@ async fn fetch(control: &Control, chunk: Download) -> Result<Bytes, Failed> {
     let stored = persist(control, || control.client.get(&chunk.url, patience(chunk.size))).await?;
     let open = move || {
         let bytes = archive::decompress(&stored, chunk.content_size as usize)?;
-        if hex::encode(archive::sha256(&bytes)) != chunk.content_sha256 {
-            return Err(std::io::Error::other("a stored chunk is not what its digest says"));
+        let mut name = [0; 32];
+        if hex::decode_to_slice(&chunk.content, &mut name).is_err() || !archive::is_named(&bytes, &name) {
+            return Err(std::io::Error::other("a stored chunk is not what its name says"));
         }
         Ok(Bytes::from(bytes))
     };

@@ -91,7 +91,7 @@ pub struct ArchiveRef {
 /// An archive whose chunks are all stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ArchiveMade {
-    /// SHA-256 (hex) of each chunk before compression, in order.
+    /// Name (hex) of each chunk, in order.
     pub chunks: Vec<String>,
     /// Bytes before compression.
     pub bytes: u64,
@@ -161,7 +161,7 @@ pub struct Layer {
 /// Asks which chunks are to be uploaded; at most [`MAX_BATCH`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ChunksWanted {
-    /// SHA-256 (hex) before compression.
+    /// Their names.
     pub chunks: Vec<String>,
 }
 
@@ -182,8 +182,9 @@ pub struct ChunkUploads {
 /// A chunk to be uploaded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ChunkUpload {
-    /// SHA-256 (hex) before compression.
-    pub content_sha256: String,
+    /// Its name; on the wire it is called by what names were made with at first.
+    #[serde(rename = "content_sha256")]
+    pub content: String,
     /// Bytes before compression.
     pub content_size: u32,
     /// SHA-256 (hex) of the bytes that are sent.
@@ -232,8 +233,9 @@ pub struct Downloads {
 /// A chunk to be downloaded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Download {
-    /// SHA-256 (hex) before compression.
-    pub content_sha256: String,
+    /// Its name; on the wire it is called by what names were made with at first.
+    #[serde(rename = "content_sha256")]
+    pub content: String,
     /// Bytes before compression.
     pub content_size: u32,
     /// Bytes to read.

@@ -1,4 +1,4 @@
-//! Chunks: cut by content, named by SHA-256, compressed one by one.
+//! Chunks: cut by content, named by BLAKE3, compressed one by one.
 
 use aws_lc_rs::digest;
 use fastcdc::v2020::FastCDC;
@@ -57,7 +57,18 @@ impl Cutter {
     }
 }
 
-/// SHA-256 of bytes.
+/// The name of a chunk: BLAKE3 of its content. It is computed of every byte of a cache, stored or not, and processors
+/// without instructions for SHA-256 take as long for that as for compressing.
+pub fn name(chunk: &[u8]) -> [u8; 32] {
+    *blake3::hash(chunk).as_bytes()
+}
+
+/// Whether a chunk is the one of a name. The first ones were named by SHA-256, and live as long as their archives.
+pub fn is_named(chunk: &[u8], name: &[u8; 32]) -> bool {
+    self::name(chunk) == *name || sha256(chunk) == *name
+}
+
+/// SHA-256 of bytes, which is what stores check.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut sum = [0; 32];
     sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());

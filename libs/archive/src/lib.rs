@@ -14,7 +14,7 @@ mod pack;
 mod tree;
 mod unpack;
 
-pub use chunk::{Cutter, MAX_CHUNK, compress, decompress, sha256};
+pub use chunk::{Cutter, MAX_CHUNK, compress, decompress, is_named, name, sha256};
 pub use pack::{Packed, Source, pack};
 pub use unpack::{Limits, Roots, Unpacked, unpack, unpack_with};
 

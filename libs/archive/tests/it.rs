@@ -324,6 +324,10 @@ fn a_small_change_leaves_most_chunks_as_they_were() {
         assert_eq!(&archive::decompress(&stored, chunk.len()).unwrap(), chunk);
         assert!(archive::decompress(&stored, chunk.len() - 1).is_err());
         assert!(archive::decompress(&stored, chunk.len() + 1).is_err());
+        // Of both kinds: a chunk is kept as long as an archive names it.
+        for name in [archive::name(chunk), archive::sha256(chunk)] {
+            assert!(archive::is_named(chunk, &name) && !archive::is_named(&chunk[1..], &name));
+        }
     }
 }
 

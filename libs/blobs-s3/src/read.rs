@@ -1,11 +1,11 @@
 //! Reading and removing.
 
 use crate::store::{self, Failure, Store};
+use aws_lc_rs::digest::{Context, SHA256};
 use blobs::{Body, Digest, Error, Get, Key, Meta, Result};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::{Response, StatusCode, header};
-use sha2::Digest as _;
 use std::{io, ops::Range};
 
 /// The store is to say its checksum.
@@ -127,13 +127,13 @@ fn pieces(response: Response) -> Body {
 
 /// Ends with an error if the bytes are not those of the digest (reliability F32).
 fn verified(key: Key, expected: Digest, body: Body) -> Body {
-    stream::try_unfold((body, sha2::Sha256::new(), key), move |(mut body, mut hasher, key)| async move {
+    stream::try_unfold((body, Context::new(&SHA256), key), move |(mut body, mut hasher, key)| async move {
         match body.try_next().await? {
             Some(piece) => {
                 hasher.update(&piece);
                 Ok(Some((piece, (body, hasher, key))))
             }
-            None if hasher.finalize().as_slice() == expected => Ok(None),
+            None if hasher.finish().as_ref() == expected => Ok(None),
             None => Err(io::Error::new(io::ErrorKind::InvalidData, Error::Damaged(key))),
         }
     })

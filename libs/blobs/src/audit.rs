@@ -4,7 +4,7 @@ use crate::{
     FsBlobs,
     fs::{MAGIC, TRAILER},
 };
-use sha2::{Digest, Sha256};
+use aws_lc_rs::digest::{Context, SHA256};
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
@@ -63,7 +63,7 @@ fn check(path: &Path) -> io::Result<(Option<String>, bool)> {
         return Ok((None, false));
     }
     file.seek(SeekFrom::Start(0))?;
-    let mut hasher = Sha256::new();
+    let mut hasher = Context::new(&SHA256);
     let mut body = (&mut file).take(size);
     let mut piece = vec![0u8; 128 * 1024];
     loop {
@@ -74,5 +74,5 @@ fn check(path: &Path) -> io::Result<(Option<String>, bool)> {
     }
     let mut key = Vec::new();
     file.take(u64::from(key_length)).read_to_end(&mut key)?;
-    Ok((String::from_utf8(key).ok(), hasher.finalize().as_slice() == sha256))
+    Ok((String::from_utf8(key).ok(), hasher.finish().as_ref() == sha256))
 }

@@ -6,12 +6,14 @@
 
 use crate::{Blobs, Body, Digest, Error, Get, Key, Meta, Method, Put, Result, Signed, digest};
 use async_trait::async_trait;
-use aws_lc_rs::hmac;
+use aws_lc_rs::{
+    digest::{Context, SHA256},
+    hmac,
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryFutureExt};
-use sha2::Digest as _;
 use std::{
     collections::HashSet,
     fs::File,
@@ -125,7 +127,7 @@ impl FsBlobs {
     /// Writes body, key and trailer to a temporary file, on disk when it returns.
     async fn write(&self, path: &Path, key: &Key, mut body: Body, announced: Announced) -> Result<Meta> {
         let mut file = tokio::fs::File::create_new(path).await?;
-        let (mut hasher, mut size) = (sha2::Sha256::new(), 0u64);
+        let (mut hasher, mut size) = (Context::new(&SHA256), 0u64);
         let mismatch = |what, announced: String, actual: String| {
             Err(Error::Mismatch { key: key.clone(), what, announced, actual })
         };
@@ -138,7 +140,8 @@ impl FsBlobs {
             hasher.update(&piece);
             file.write_all(&piece).await?;
         }
-        let sha256: Digest = hasher.finalize().into();
+        let mut sha256 = Digest::default();
+        sha256.copy_from_slice(hasher.finish().as_ref());
         if let Some(expected) = announced.size.filter(|&expected| expected != size) {
             return mismatch("size", expected.to_string(), size.to_string());
         }

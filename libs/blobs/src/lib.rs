@@ -221,8 +221,9 @@ pub fn body(bytes: impl Into<Bytes>) -> Body {
 
 /// SHA-256 of bytes in memory.
 pub fn digest(bytes: &[u8]) -> Digest {
-    use sha2::Digest as _;
-    sha2::Sha256::digest(bytes).into()
+    let mut sha256 = Digest::default();
+    sha256.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    sha256
 }
 
 #[cfg(test)]

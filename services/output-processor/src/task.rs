@@ -7,9 +7,9 @@ use crate::{
     journal::{Failed, Journal, Place, Ticket},
 };
 use agent_api::{ChunkAck, Seal, StepReport};
+use aws_lc_rs::digest::{Context, SHA256};
 use contracts::{output::StepRecord, trace::Trace};
 use ids::{JobId, StepId, TaskId, Timestamp};
-use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     io,
@@ -42,7 +42,6 @@ pub(crate) enum Deny {
 }
 
 /// A task whose output is not yet complete in the blob store.
-#[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) id: TaskId,
     /// Read while something of the task is committed elsewhere; a close waits until that is done.
@@ -50,7 +49,7 @@ pub(crate) struct Task {
     state: Mutex<TaskState>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct TaskState {
     pub(crate) job: Option<JobId>,
     /// What is said of it belongs there; not in the journal, so not known after a restart until its agent calls.
@@ -68,7 +67,6 @@ pub(crate) struct TaskState {
 }
 
 /// One step and its stream.
-#[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) epoch: i64,
     report: Option<StepReport>,
@@ -81,7 +79,7 @@ pub(crate) struct Step {
     chunks: Vec<Chunk>,
     next: u64,
     /// Of all bytes so far, until the seal.
-    hasher: Sha256,
+    hasher: Context,
     pub(crate) seal: Option<SealFact>,
     /// The bytes are in the blob store.
     pub(crate) stored: bool,
@@ -122,7 +120,7 @@ impl Step {
             ticket: Ticket::default(),
             chunks: Vec::new(),
             next: 0,
-            hasher: Sha256::new(),
+            hasher: Context::new(&SHA256),
             seal: None,
             stored: false,
         }
@@ -169,7 +167,7 @@ impl Step {
     }
 
     fn sha256(&self) -> String {
-        hex::encode(self.hasher.clone().finalize())
+        hex::encode(self.hasher.clone().finish())
     }
 
     fn has_ended(&self) -> bool {

@@ -51,7 +51,7 @@ pub(super) async fn uploads(caller: Caller, ask: ChunkUploads) -> Result<Uploads
             kind: "chunk",
             size: chunk.size,
             sha256: super::digest(&chunk.sha256)?,
-            content: Some((super::digest(&chunk.content_sha256)?, chunk.content_size)),
+            content: Some((super::digest(&chunk.content)?, chunk.content_size)),
             path: None,
         })
     });
@@ -92,7 +92,7 @@ pub(super) async fn downloads(caller: Caller, ask: ChunkDownloads) -> Result<Dow
             return Err(Refused::new(StatusCode::NOT_FOUND, "archive_damaged", message));
         };
         Ok(Download {
-            content_sha256: hex::encode(sum),
+            content: hex::encode(sum),
             content_size: u32::try_from(*content_size).unwrap_or_default(),
             size: u64::try_from(*size).unwrap_or_default(),
             url: objects::readable(&caller.hub, *object)?,

@@ -21,7 +21,7 @@ const BAR: Duration = Duration::from_millis(500);
 /// From the moment at which a job prints a line to the one at which its watcher has it, with so many jobs at once; and what
 /// their agents take of memory meanwhile.
 pub async fn measure(suite: &Suite, work: &Path, jobs: usize) -> anyhow::Result<Value> {
-    let gate = work.join("flood");
+    let gate = work.join("flood-gate");
     let lines = SECONDS * LINES;
     // What is due next is written when it is due: a pause after each line would write less.
     let program = format!(
