@@ -3,7 +3,7 @@
 use super::{printing, settle, watch};
 use crate::{
     files,
-    machine::resident,
+    machine::{Limits, resident},
     numbers::{ms, percentile, ratio, round, spread},
 };
 use anyhow::{Context, ensure};
@@ -20,8 +20,9 @@ const BAR: Duration = Duration::from_millis(500);
 
 /// From the moment at which a job prints a line to the one at which its watcher has it, with so many jobs at once; and what
 /// their agents take of memory meanwhile.
-pub async fn measure(suite: &Suite, work: &Path, jobs: usize) -> anyhow::Result<Value> {
-    let gate = work.join("flood-gate");
+pub async fn measure(suite: &Suite, work: &Path, jobs: usize, limits: &Limits) -> anyhow::Result<Value> {
+    let project = format!("flood-{jobs}");
+    let gate = work.join(format!("{project}-gate"));
     let lines = SECONDS * LINES;
     // What is due next is written when it is due: a pause after each line would write less.
     let program = format!(
@@ -37,11 +38,11 @@ pub async fn measure(suite: &Suite, work: &Path, jobs: usize) -> anyhow::Result<
     for job in 0..jobs {
         config.push_str(&format!("      - one: {{ name: j{job} }}\n"));
     }
-    let files = files(work, "flood-files", &config)?;
-    suite.push(work, "flood", &files, "refs/heads/main").await?;
+    let files = files(work, &format!("{project}-files"), &config)?;
+    suite.push(work, &project, &files, "refs/heads/main").await?;
     let mut watchers = tokio::task::JoinSet::new();
     for number in 1..=jobs {
-        watchers.spawn(watch(printing(suite, "flood", number).await?));
+        watchers.spawn(watch(printing(suite, &project, number).await?));
     }
     let before = agents(suite)?;
     fs::write(&gate, "")?;
@@ -53,10 +54,10 @@ pub async fn measure(suite: &Suite, work: &Path, jobs: usize) -> anyhow::Result<
         ensure!(watched.len() == lines, "{} lines of {lines} were seen", watched.len());
         delays.extend(watched);
     }
-    settle(suite, "flood", 1).await?;
-    let p95 = percentile(&mut delays, 95);
+    settle(suite, &project, 1).await?;
+    let (p95, offered) = (percentile(&mut delays, 95), (jobs * LINES * LINE) as f64);
     Ok(json!({
-        "jobs": jobs, "mb_per_s": round((jobs * LINES * LINE) as f64 / 1e6), "delay": spread(&mut delays),
+        "jobs": jobs, "mb_per_s": round(offered / 1e6), "times_a_terminal_alone": round(offered / limits.terminal), "delay": spread(&mut delays),
         "bar_p95_ms": ms(BAR), "of_the_bar": ratio(p95, BAR), "kib_per_agent_waiting": before / jobs as u64,
         "kib_per_agent_writing": amid / jobs as u64,
     }))
