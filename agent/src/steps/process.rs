@@ -4,7 +4,7 @@ use super::{Ended, Runner, go_duration, lock};
 use crate::output::Stream;
 use executors::{Command, Signal};
 use std::{io, sync::Arc, time::Duration};
-use tokio::{io::AsyncReadExt, time::Instant};
+use tokio::{io::AsyncReadExt, sync::oneshot, time::Instant};
 
 /// What a program left running when it ended may say so much longer, when it is not silent before.
 const LINGER: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ impl Runner {
             Err(executors::Error::Lost) => return Ok(Ended::Lost),
             Err(e) => return Ok(Ended::NotStarted(e.to_string())),
         };
-        let executors::Process { id, mut output, mut exit, mut written, .. } = started;
+        let executors::Process { id, mut output, mut exit, written, .. } = started;
         tracing::debug!(id, "a program runs");
         let budget = Arc::clone(&self.output.budget);
         let mut buffer = vec![0u8; 64 * 1024];
@@ -87,34 +87,7 @@ impl Runner {
                 },
             }
         };
-        // All that it wrote itself, then what comes at once from others that have the terminal open.
-        let mut all = false;
-        let (mut until, mut rest) = (Instant::now() + KILLED, MOST);
-        while open && rest > 0 {
-            let read = async {
-                budget.room().await;
-                output.read(&mut buffer).await
-            };
-            let silent = if all { until.min(Instant::now() + SILENCE) } else { until };
-            tokio::select! {
-                // What is there comes before any limit of time: on a machine that is slow both may be due at once.
-                biased;
-                read = read => match read {
-                    Ok(0) | Err(_) => open = false,
-                    Ok(n) => {
-                        stream.write(&buffer[..n])?;
-                        match all {
-                            true => rest = rest.saturating_sub(n),
-                            false => until = Instant::now() + KILLED,
-                        }
-                    }
-                },
-                // Closed: the environment is gone, and says no more.
-                _ = &mut written, if !all => (all, until) = (true, Instant::now() + LINGER),
-                () = tokio::time::sleep_until(silent), if !budget.is_full() => break,
-                () = self.control.until_fenced() => break,
-            }
-        }
+        let open = open && self.read_rest(&mut output, written, &mut buffer, stream).await?;
         if open {
             // What it left running may go on writing, to nobody.
             lock(&self.leftovers)
@@ -130,5 +103,45 @@ impl Runner {
             stream.note(&format!("Too long with no output (exceeded {limit}): context deadline exceeded"))?;
         }
         Ok(ended)
+    }
+
+    /// Reads what an ended program has left: all that it wrote itself, then what comes at once from others that have the
+    /// terminal open. Answers whether somebody still has.
+    async fn read_rest(
+        &self,
+        output: &mut executors::Output,
+        mut written: oneshot::Receiver<()>,
+        buffer: &mut [u8],
+        stream: &mut Stream,
+    ) -> io::Result<bool> {
+        let budget = &self.output.budget;
+        let mut all = false;
+        let (mut until, mut rest) = (Instant::now() + KILLED, MOST);
+        while rest > 0 {
+            let read = async {
+                budget.room().await;
+                output.read(buffer).await
+            };
+            let silent = if all { until.min(Instant::now() + SILENCE) } else { until };
+            tokio::select! {
+                // What is there comes before any limit of time: on a machine that is slow both may be due at once.
+                biased;
+                read = read => match read {
+                    Ok(0) | Err(_) => return Ok(false),
+                    Ok(n) => {
+                        stream.write(&buffer[..n])?;
+                        match all {
+                            true => rest = rest.saturating_sub(n),
+                            false => until = Instant::now() + KILLED,
+                        }
+                    }
+                },
+                // Closed: the environment is gone, and says no more.
+                _ = &mut written, if !all => (all, until) = (true, Instant::now() + LINGER),
+                () = tokio::time::sleep_until(silent), if !budget.is_full() => break,
+                () = self.control.until_fenced() => break,
+            }
+        }
+        Ok(true)
     }
 }

@@ -108,6 +108,18 @@ async fn background_steps_and_leftovers_live_until_the_job_ends() {
 }
 
 #[tokio::test]
+async fn what_a_step_leaves_writing_does_not_hold_it_up() {
+    let suite = Suite::new(lease(vec![
+        run("while :; do echo on; done & echo left"),
+        run("while sleep 0.01; do echo on; done & echo left too"),
+        run("echo after them"),
+    ]));
+    assert_eq!(suite.finished(suite.agent("none", None, vec![])).await, "success");
+    assert!(suite.log(101).contains("left\n") && suite.log(102).contains("left too\n"));
+    assert_eq!(suite.log(103), "after them\n");
+}
+
+#[tokio::test]
 async fn without_namespaces_nothing_outlives_the_job_either() {
     if !is_root() {
         return;
