@@ -5,7 +5,10 @@ use crate::{Command, Environment, Error, Io, Process, Signal, Size};
 use std::{
     fs,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -297,7 +300,9 @@ async fn the_environment_is_the_whole_one(environment: &dyn Environment) {
 
 /// What the children of a shell left in sessions of their own.
 async fn nothing_is_left(environment: Arc<dyn Environment>) {
-    let mark = format!("86399.{}", std::process::id());
+    // Of this environment alone: others are tested at the same time.
+    static MARKS: AtomicU32 = AtomicU32::new(0);
+    let mark = format!("86399.{}{:03}", std::process::id(), MARKS.fetch_add(1, Ordering::Relaxed));
     let script = format!("setsid sleep {mark} & sleep {mark} & echo $!; wait");
     let mut process = environment.spawn(sh(&*environment, &script, Io::Terminal)).await.expect("spawn");
     let mut byte = [0u8; 1];

@@ -64,7 +64,7 @@ pub(crate) fn run(_setup: &str, _rest: Vec<String>) -> io::Result<i32> {
         for (id, code) in helper::ended(&mut carrier.running) {
             carrier.inputs.remove(&id);
             carrier.say(&Event::Exited { id, code });
-            carrier.part(id, &mut buffer);
+            carrier.part(id);
         }
         carrier.say_written();
         if ready.asked {
@@ -213,21 +213,12 @@ impl Carrier {
         }
     }
 
-    /// A command has ended: what it had written and nobody has read is read, as far as it is credited.
-    fn part(&mut self, id: u64, buffer: &mut [u8]) {
+    /// A command has ended: what it had written and nobody has read is read next, as far as it is credited.
+    fn part(&mut self, id: u64) {
         self.parting.push(id);
-        let of = |output: &Outgoing| output.id == id;
-        let outputs: Vec<usize> = self
-            .outputs
-            .iter()
-            .enumerate()
-            .filter(|(_, output)| of(output))
-            .map(|(index, _)| index)
-            .collect();
-        for index in &outputs {
-            self.outputs[*index].left = Some(LEFT);
+        for output in self.outputs.iter_mut().filter(|output| output.id == id) {
+            output.left = Some(LEFT);
         }
-        self.read_outputs(&outputs, buffer);
     }
 
     /// Tells of the ended commands all of whose output has been sent.
