@@ -1,6 +1,6 @@
 //! The contract of environments, held by the agent's own program as helper.
 
-use executors::{Environment, Isolation, Options, Sandbox};
+use executors::{Environment, Error, Isolation, Options, Sandbox};
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -75,4 +75,41 @@ async fn a_sandbox_of_another_user_holds_the_contract() {
     } else {
         eprintln!("NOT TESTED: only root can run commands as another user");
     }
+}
+
+/// The agent's program is one file for all tasks of a machine, and steps may have its owner's rights.
+#[tokio::test]
+async fn a_sandbox_with_hidden_folders_holds_the_contract_and_keeps_the_agent_as_it_is() {
+    let scratch = tempfile::tempdir().unwrap();
+    let hidden = scratch.path().join("hidden");
+    std::fs::create_dir(&hidden).unwrap();
+    std::fs::write(hidden.join("token"), "secret").unwrap();
+    let program = hidden.join("gantry-runner");
+    std::fs::copy(PROGRAM, &program).unwrap();
+    let options = Options {
+        program: program.clone(),
+        hide: vec![hidden.clone()],
+        ..options(scratch.path(), Isolation::Namespace)
+    };
+    let sandbox: Arc<dyn Environment> = match Sandbox::start(options).await {
+        Ok(sandbox) => Arc::new(sandbox),
+        Err(Error::Isolation(why)) => {
+            eprintln!("NOT TESTED: namespaces cannot be had here: {why}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let script = format!(
+        "cat '{}/token' 2>/dev/null; cd '{}' && for try in 'echo >>' 'chmod 700' 'rm -f' 'touch'; do \
+         eval \"$try gantry-runner\" 2>/dev/null && echo \"$try\"; done; ./circleci --version",
+        hidden.display(),
+        sandbox.facts().bin.display()
+    );
+    let (text, code) = executors::contract::run(&*sandbox, &script).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains(env!("CARGO_PKG_VERSION")) && text.lines().count() == 1, "{text}");
+    assert_eq!(std::fs::read(&program).unwrap(), std::fs::read(PROGRAM).unwrap());
+    sandbox.end().await;
+    sandbox.remove().await;
+    holds(Isolation::Namespace).await;
 }

@@ -69,7 +69,8 @@ async fn finish(mut process: Process) -> (String, i32) {
     (String::from_utf8(bytes).expect("text"), code)
 }
 
-async fn run(environment: &dyn Environment, script: &str) -> (String, i32) {
+/// What a script writes to its terminal, and its exit code.
+pub async fn run(environment: &dyn Environment, script: &str) -> (String, i32) {
     finish(environment.spawn(sh(environment, script, Io::Terminal)).await.expect("spawn")).await
 }
 

@@ -13,6 +13,7 @@ use nix::{
         signal::{SigSet, Signal, kill, killpg},
         signalfd::{SfdFlags, SignalFd},
         stat::{Mode as FileMode, umask},
+        statvfs::{FsFlags, statvfs},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{Gid, Pid, Uid, getgid, getuid, setgid, setgroups, setsid, setuid},
@@ -96,8 +97,11 @@ fn enclose(setup: &Setup) -> io::Result<()> {
     }
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    if let Some((from, to)) = &setup.bind {
-        mount(Some(from), to, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+    for bind in &setup.binds {
+        mount(Some(&bind.from), &bind.to, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+        if bind.read_only {
+            protect(&bind.to)?;
+        }
     }
     for path in &setup.hide {
         if path.is_dir() {
@@ -106,6 +110,24 @@ fn enclose(setup: &Setup) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Takes away the right to change what is bound there. What else holds for the mount stays: in a namespace of users it may not
+/// be lifted.
+fn protect(place: &Path) -> io::Result<()> {
+    let held = statvfs(place)?.flags();
+    let kept = [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+    ];
+    let kept: MsFlags =
+        kept.into_iter().filter(|(flag, _)| held.contains(*flag)).map(|(_, flag)| flag).collect();
+    let none: Option<&str> = None;
+    Ok(mount(none, place, none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | kept, none)?)
 }
 
 fn map_ids(uid: (u32, u32), gid: (u32, u32)) -> io::Result<()> {

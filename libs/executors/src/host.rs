@@ -6,12 +6,12 @@ mod pipes;
 use crate::{
     Command, Environment, Error, Facts, Io, Process, Signal, helper,
     terminal::{Terminal, Use},
-    wire::{Ends, Event, Exec, Ids, Mode, Request, Setup, Spawn},
+    wire::{Bind, Ends, Event, Exec, Ids, Mode, Request, Setup, Spawn},
 };
 use pipes::Pipes;
 use std::{
     collections::HashMap,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
@@ -118,9 +118,26 @@ impl Sandbox {
         let bound = mode != Mode::Tree;
         let place = if bound { &options.place } else { &options.own_place };
         files::make_place(place)?;
+        let outside = if bound { options.work.clone() } else { place.clone() };
+        let owner = match options.isolation {
+            Isolation::User(id) => Some(id),
+            _ => None,
+        };
+        let program = files::furnish(&outside, owner)?;
+        let mut binds = Vec::new();
+        if bound && files::may_be_shared(&options.program, owner) {
+            // One file for all tasks, which none of them can change: it is many times what else is written for a task.
+            fs::File::create(&program)?;
+            binds.push(Bind { from: options.program.clone(), to: program, read_only: true });
+        } else {
+            files::provide(&options.program, &program)?;
+        }
+        if bound {
+            binds.push(Bind { from: options.work.clone(), to: place.clone(), read_only: false });
+        }
         let setup = Setup {
             mode,
-            bind: bound.then(|| (options.work.clone(), place.clone())),
+            binds,
             hide: if options.isolation == Isolation::None { Vec::new() } else { options.hide.clone() },
             cgroup: options.cgroup.clone(),
         };
@@ -148,13 +165,6 @@ impl Sandbox {
             Isolation::User(id) => Some(Ids { uid: id.uid, gid: id.gid, groups: files::groups_of(id) }),
             _ => None,
         };
-        let outside = if bound { options.work.clone() } else { place.clone() };
-        let owner = match options.isolation {
-            Isolation::User(id) => Some(id),
-            _ => None,
-        };
-        let own_copy = options.isolation == Isolation::Namespace;
-        files::furnish(&outside, &options.program, owner, own_copy)?;
         let uid = owner.map_or_else(|| nix::unistd::getuid().as_raw(), |id| id.uid);
         let facts = Facts {
             home: place.join("home"),

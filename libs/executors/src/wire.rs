@@ -20,10 +20,18 @@ pub(crate) enum Mode {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
     pub(crate) mode: Mode,
-    /// Folder that appears at another place.
-    pub(crate) bind: Option<(PathBuf, PathBuf)>,
+    /// In a mount namespace, in this order.
+    pub(crate) binds: Vec<Bind>,
     pub(crate) hide: Vec<PathBuf>,
     pub(crate) cgroup: Option<PathBuf>,
+}
+
+/// A folder or file that appears at another place too.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Bind {
+    pub(crate) from: PathBuf,
+    pub(crate) to: PathBuf,
+    pub(crate) read_only: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use std::{
         fd::AsRawFd,
         unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 use tokio::net::UnixListener;
 
@@ -30,6 +30,8 @@ const INHERITED: [&str; 14] = [
     "SSL_CERT_DIR",
     "GANTRY_PLACEMENT",
 ];
+/// Under this name steps find the agent.
+const PROGRAM: &str = "gantry-runner";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What the machine gives to every command.
@@ -40,13 +42,8 @@ pub(super) fn environment() -> BTreeMap<String, String> {
     all
 }
 
-/// Makes the folders of a task and puts the agent among the programs.
-pub(super) fn furnish(
-    outside: &Path,
-    program: &Path,
-    owner: Option<Identity>,
-    own_copy: bool,
-) -> io::Result<()> {
+/// Makes the folders of a task. Answer: where the agent is to lie among its programs.
+pub(super) fn furnish(outside: &Path, owner: Option<Identity>) -> io::Result<PathBuf> {
     fs::set_permissions(outside, fs::Permissions::from_mode(0o755))?;
     for name in ["home", "data"] {
         let path = outside.join(name);
@@ -56,20 +53,31 @@ pub(super) fn furnish(
     }
     let bin = outside.join("bin");
     fs::create_dir_all(&bin)?;
-    let agent = bin.join("gantry-runner");
-    if agent.exists() {
-        return Ok(());
-    }
-    // A link costs nothing. It is not for a task that has the owner's rights over the file and none over the
-    // original, and across file systems it cannot be.
-    if own_copy || fs::hard_link(program, &agent).is_err() {
-        fs::copy(program, &agent)?;
-    }
-    fs::set_permissions(&agent, fs::Permissions::from_mode(0o755))?;
     for name in crate::PROGRAM_NAMES {
-        symlink("gantry-runner", bin.join(name))?;
+        match symlink(PROGRAM, bin.join(name)) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
     }
-    Ok(())
+    Ok(bin.join(PROGRAM))
+}
+
+/// Whether a task's user can run the program as it is.
+pub(super) fn may_be_shared(program: &Path, owner: Option<Identity>) -> bool {
+    owner.is_none() || fs::metadata(program).is_ok_and(|program| program.mode() & 0o005 == 0o005)
+}
+
+/// Puts the agent there, where it cannot be bound. A link costs nothing; across file systems it cannot be.
+pub(super) fn provide(program: &Path, place: &Path) -> io::Result<()> {
+    // Never copied onto a link to itself, which would empty it.
+    match fs::remove_file(place) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    if fs::hard_link(program, place).is_err() {
+        fs::copy(program, place)?;
+    }
+    fs::set_permissions(place, fs::Permissions::from_mode(0o755))
 }
 
 /// Writes a file for the task's user.
