@@ -2,14 +2,17 @@
 
 use crate::support::{LIMIT, World};
 use anyhow::Context;
-use gantry_e2e::{binary, until};
+use gantry_e2e::{Suite, binary, stack, until};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use std::{fs, path::Path};
-use tokio::process::{Child, Command};
+use std::{env, fs, path::Path, time::Duration};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
 
 const CLASS: &str = "local/bench";
 
@@ -127,4 +130,48 @@ async fn a_job_waits_for_a_runner_of_its_class_and_runs_there() -> anyhow::Resul
     let status = tokio::time::timeout(LIMIT, runner.wait()).await??;
     assert_eq!(status.code(), Some(1), "it ends when its token is refused");
     world.suite.down().await
+}
+
+/// It ends, or is ended, while it asks: the balancer has to let go of its question too. Else the next task is given to nobody, and
+/// waits until that is noticed.
+#[tokio::test]
+async fn a_runner_that_is_gone_is_given_no_task_on_the_stack() -> anyhow::Result<()> {
+    let (Some(suite), Some(folder)) = (Suite::stack().await?, env::var_os("GANTRY_STACK")) else {
+        eprintln!("left out: GANTRY_TEST_STACK and GANTRY_STACK are not set");
+        return Ok(());
+    };
+    let world = World { suite, work: tempfile::tempdir()? };
+    let class = json!({ "resource_class": CLASS });
+    let (status, said) = world.suite.post("/api/v3/runner/resource", &class).await?;
+    assert_eq!(status, 201, "{said}");
+    let body = json!({ "resource_class": CLASS, "nickname": "gone" });
+    let (status, token) = world.suite.post("/api/v3/runner/token", &body).await?;
+    assert_eq!(status, 201, "{token}");
+    let token = token["token"].as_str().context("no token")?;
+    let port = stack::port(&Path::new(&folder).join("ports"), "agents").context("no port for agents")?;
+    let ask = || {
+        let question = json!({
+            "name": "gone-1", "hostname": "here", "version": env!("CARGO_PKG_VERSION"), "free": 1, "wait_ms": 20_000,
+        });
+        let url = format!("http://127.0.0.1:{port}/api/v3/runner/claim");
+        reqwest::Client::new().post(url).bearer_auth(token).json(&question).send()
+    };
+    assert!(timeout(Duration::from_secs(1), ask()).await.is_err(), "there was nothing to be given");
+
+    let pipeline = world.push("gone", &config("true")).await?;
+    let workflow = world.workflow(&pipeline, |_| true).await?;
+    until("time for whoever still asks", LIMIT, || async {
+        Ok((world.job(&workflow, "local").await?["status"] == "success").then_some(()))
+    })
+    .await?;
+    let task = until("a task for the one who asks now", LIMIT, || async {
+        let answer = ask().await?.error_for_status()?.bytes().await?;
+        Ok((!answer.is_empty()).then(|| serde_json::from_slice::<Value>(&answer)).transpose()?)
+    })
+    .await?;
+    let cancel = format!("/api/v2/workflow/{}/cancel", workflow["id"].as_str().context("no id")?);
+    let (status, said) = world.suite.post(&cancel, &json!({})).await?;
+    assert_eq!(status, 202, "{said}");
+    assert_eq!(task["epoch"], 1, "it was given to somebody before: {task}");
+    Ok(())
 }
