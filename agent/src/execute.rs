@@ -11,11 +11,11 @@ use crate::{
     ssh::Ssh,
     ssh_keys, state,
     steps::{Reports, Runner, go_duration},
-    task::keep_report,
+    task::{Preparing, keep_report},
 };
 use agent_api::{FinalReport, LaunchFile, Lease, SealedSecrets, Secrets, SshListen};
 use chrono::TimeDelta;
-use executors::{Environment as _, Sandbox};
+use executors::Environment as _;
 use model::status::JobStatus;
 use std::{
     path::Path,
@@ -33,7 +33,7 @@ pub(crate) async fn execute(
     lease: &Lease,
     control: &Arc<Control>,
     key: &TaskKey,
-    sandbox: anyhow::Result<Sandbox>,
+    preparing: Preparing,
 ) -> Result<FinalReport, String> {
     let spool = |e: std::io::Error| format!("output cannot be spooled: {e}");
     let none = masking::Secrets::new::<&str>(&[]);
@@ -48,7 +48,7 @@ pub(crate) async fn execute(
         let said = format!("This machine's clock is {by} {way}. Times that are shown are the suite's.");
         spin_up.note(&said).map_err(spool)?;
     }
-    let stood = stand(dir, launch, lease, control, key, sandbox, &mut spin_up).await;
+    let stood = stand(dir, launch, lease, control, key, preparing, &mut spin_up).await;
     let Stood { environment, services, secrets } = match stood {
         Ok(stood) => stood,
         Err(halt) => {
@@ -106,25 +106,27 @@ struct Stood {
     secrets: Secrets,
 }
 
-/// Has the environment stand, the start permit given and the secrets delivered, in this order. Where a registry wants
-/// credentials the permit comes first: secrets are for tasks that may run (security §4.3).
+/// Has the environment stand, the start permit given and the secrets delivered: secrets are for tasks that may run
+/// (security §4.3). On the machine the permit came with the claim, and the secrets are fetched while the environment is made.
+/// Containers come before the permit, which is also for their images to be there, unless a registry wants credentials.
 async fn stand(
     dir: &Path,
     launch: &LaunchFile,
     lease: &Lease,
     control: &Control,
     key: &TaskKey,
-    sandbox: anyhow::Result<Sandbox>,
+    preparing: Preparing,
     spin_up: &mut OwnStep,
 ) -> Result<Stood, Halt> {
     if !lease.spec.containers {
-        let environment: Arc<dyn executors::Environment> = Arc::new(sandbox.map_err(|e| e.to_string())?);
         let ready = async {
             permit(lease, control).await?;
             fetch_secrets(lease, control, key).await
         };
-        return match ready.await {
-            Ok(secrets) => Ok(Stood { environment, services: Vec::new(), secrets }),
+        let (sandbox, ready) = tokio::join!(preparing.ready(), ready);
+        let environment = sandbox.map_err(|e| e.to_string())?;
+        return match ready {
+            Ok(secrets) => Ok(Stood { environment: Arc::new(environment), services: Vec::new(), secrets }),
             Err(reason) => {
                 environment.end().await;
                 environment.remove().await;
@@ -133,10 +135,7 @@ async fn stand(
         };
     }
     // Made while the suite was asked what is to be run; not needed after all.
-    if let Ok(sandbox) = sandbox {
-        sandbox.end().await;
-        sandbox.remove().await;
-    }
+    preparing.discard().await;
     let early = containers::asked(lease).iter().any(|container| container.auth.is_some());
     let mut secrets = None;
     if early {

@@ -19,7 +19,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
@@ -32,16 +35,12 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
     }
     tracing::debug!("the agent starts");
     let key = TaskKey::generate()?;
-    // The environment is made while the suite is asked.
-    let (sandbox, claimed) = tokio::join!(prepare(dir, &launch), claim(&client, &launch, &key));
-    let claimed_at = claimed.as_ref().map_or(0, |(_, at)| *at);
-    let lease = match claimed {
-        Ok((lease, _)) => lease,
+    // The environment is made while the suite is asked for the task, and then for its secrets.
+    let preparing = Preparing::start(dir, &launch);
+    let (lease, claimed_at) = match claim(&client, &launch, &key).await {
+        Ok(claimed) => claimed,
         Err(e) => {
-            if let Ok(sandbox) = &sandbox {
-                sandbox.end().await;
-                sandbox.remove().await;
-            }
+            preparing.discard().await;
             return Err(e);
         }
     };
@@ -56,7 +55,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
         tokio::time::sleep(timeout).await;
         limited.stop(Stop::TimedOut);
     });
-    let ran = Box::pin(execute(dir, &launch, &lease, &control, &key, sandbox)).await;
+    let ran = Box::pin(execute(dir, &launch, &lease, &control, &key, preparing)).await;
     let report = match ran {
         Ok(report) => report,
         Err(reason) => interrupted(&control, reason),
@@ -96,6 +95,28 @@ fn identity(launch: &LaunchFile) -> Option<Identity> {
     match (launch.isolation.as_str(), launch.job_user) {
         ("user", Some(user)) => Some(Identity { uid: user.uid, gid: user.gid }),
         _ => None,
+    }
+}
+
+/// The environment of the task, on its way.
+pub(crate) struct Preparing(JoinHandle<anyhow::Result<Sandbox>>);
+
+impl Preparing {
+    fn start(dir: &Path, launch: &LaunchFile) -> Self {
+        let (dir, launch) = (dir.to_owned(), launch.clone());
+        Self(tokio::spawn(async move { prepare(&dir, &launch).await }))
+    }
+
+    pub(crate) async fn ready(self) -> anyhow::Result<Sandbox> {
+        self.0.await?
+    }
+
+    /// Takes it away again: there is nothing to run in it.
+    pub(crate) async fn discard(self) {
+        if let Ok(sandbox) = self.ready().await {
+            sandbox.end().await;
+            sandbox.remove().await;
+        }
     }
 }
 
