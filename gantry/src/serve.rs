@@ -30,7 +30,7 @@ use std::{
 };
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinHandle,
 };
@@ -84,7 +84,7 @@ pub struct Arguments {
 /// Runs the roles until a signal.
 ///
 /// # Errors
-/// An unknown role, a configuration that does not fit, a database that is away or older than this build.
+/// An unknown role, a configuration that does not fit, a database that refuses us or is older than this build.
 pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::read(arguments.config.as_deref())?;
     if arguments.list {
@@ -179,7 +179,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
-    let (_phase, waiting) = watch::channel("the database");
+    let (phase, waiting) = watch::channel("the database");
     let starting = health::starting(waiting);
 
     let (internal_routes, router) = watch::channel(starting.clone());
@@ -207,9 +207,15 @@ async fn serve(
     };
 
     let options = migrate::options(&config.database)?;
-    let pool = eventstore::open_pool_with(options, config.database.connections.0)
-        .await
-        .context("the database of [database] url does not answer")?;
+    let database = async {
+        let opened = eventstore::wait_for_pool(options, config.database.connections.0).await;
+        opened.context("the database of [database] url does not answer")
+    };
+    // Whatever is away is waited for, and whoever is told to end meanwhile ends (reliability R-38).
+    let Some(pool) = unless_told(&mut terminate, &mut interrupt, database).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    phase.send_replace("the stores of its services");
     let keys = Keys::load_or_create(&layout.join("keys").join("signing")).context("the signing key")?;
     let bus = adapters::bus(config, &pool, &keys);
     let wakes = bus.across_processes(stop.clone());
@@ -220,7 +226,10 @@ async fn serve(
         layout: layout.clone(),
         peer_url,
     };
-    let suite = Suite::start(config, &place, &keys, pool.clone(), bus.clone(), &roles, stop.clone()).await?;
+    let starting = Suite::start(config, &place, &keys, pool.clone(), bus.clone(), &roles, stop.clone());
+    let Some(suite) = unless_told(&mut terminate, &mut interrupt, starting).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     if roles.contains(&"domain") {
         suite.bootstrap(&up::admin_token(&layout.join("admin-token"))?).await?;
     }
@@ -293,6 +302,19 @@ async fn serve(
     };
     tokio::select! { () = second => {}, () = orderly => {} }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Does it, unless a signal comes first.
+async fn unless_told<T>(
+    terminate: &mut Signal,
+    interrupt: &mut Signal,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<Option<T>> {
+    tokio::select! {
+        done = work => done.map(Some),
+        _ = terminate.recv() => Ok(None),
+        _ = interrupt.recv() => Ok(None),
+    }
 }
 
 async fn bind(address: &str) -> anyhow::Result<TcpListener> {

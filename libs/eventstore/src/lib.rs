@@ -26,7 +26,7 @@ pub use error::{Error, Result, is_away};
 pub use failpoint::failpoint;
 pub use leader::Leader;
 pub use schema::never_migrate;
-pub use store::{Key, NO_MIGRATIONS, Store, open_pool, open_pool_with, schema_of};
+pub use store::{Key, NO_MIGRATIONS, Store, open_pool, open_pool_with, schema_of, wait_for_pool};
 pub use tail::{Page, Position, envelope_from_row, read_after};
 pub use tx::{Act, Tx, digest};
 

@@ -61,6 +61,8 @@ pub fn schema_of(service: &str) -> String {
 
 /// How long a server that is away at the start is waited for.
 const APPEARS: Duration = Duration::from_secs(30);
+/// Between two looks for it.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Opens a pool the way the suite needs it: one for all services of a process.
 ///
@@ -76,26 +78,50 @@ pub async fn open_pool(url: &str, max_connections: u32) -> Result<PgPool> {
 /// # Errors
 /// The server has not answered within half a minute, or refuses us.
 pub async fn open_pool_with(options: PgConnectOptions, max_connections: u32) -> Result<PgPool> {
+    let pauses = ConstantBuilder::default().with_delay(LOOK).without_max_times();
+    let begun = Instant::now();
+    let waits = |error: &sqlx::Error| begun.elapsed() < APPEARS && is_not_there_yet(error);
+    Ok((|| connect(&options, max_connections)).retry(pauses).when(waits).await?)
+}
+
+/// The same, however long it takes: no service ends because its database is away (reliability R-38).
+///
+/// # Errors
+/// The server refuses us.
+pub async fn wait_for_pool(options: PgConnectOptions, max_connections: u32) -> Result<PgPool> {
+    let pauses = ConstantBuilder::default().with_delay(LOOK).without_max_times();
+    let mut said = None::<Instant>;
+    let say = |error: &sqlx::Error, _| {
+        if said.is_none_or(|at| at.elapsed() >= APPEARS) {
+            said = Some(Instant::now());
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "the database is not there yet; it is waited for"
+            );
+        }
+    };
+    Ok((|| connect(&options, max_connections)).retry(pauses).when(is_not_there_yet).notify(say).await?)
+}
+
+/// A connection that is closed at once looks like an answer that makes no sense.
+fn is_not_there_yet(error: &sqlx::Error) -> bool {
+    is_away(error) || matches!(error, sqlx::Error::Protocol(_))
+}
+
+async fn connect(options: &PgConnectOptions, max_connections: u32) -> sqlx::Result<PgPool> {
     // Each service has statements of its own text, all on the same connections. An open transaction holds back every
     // reader of the log: it may neither idle nor wait for a lock for long.
     let options = options
+        .clone()
         .statement_cache_capacity(1024)
         .options([("jit", "off"), ("idle_in_transaction_session_timeout", "5000"), ("lock_timeout", "10000")])
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
-    let connect = || {
-        PgPoolOptions::new()
-            .max_connections(max_connections)
-            .acquire_timeout(Duration::from_secs(30))
-            .test_before_acquire(false)
-            .connect_with(options.clone())
-    };
-    let pauses = ConstantBuilder::default().with_delay(APPEARS / 120).with_max_times(120);
-    let begun = Instant::now();
-    let waits = |error: &sqlx::Error| {
-        // A connection that is closed at once looks like an answer that makes no sense.
-        begun.elapsed() < APPEARS && (is_away(error) || matches!(error, sqlx::Error::Protocol(_)))
-    };
-    Ok(connect.retry(pauses).when(waits).await?)
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(APPEARS)
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await
 }
 
 struct Inner {

@@ -9,6 +9,7 @@ use crate::{
     store,
     task::{Deny, Task, Whereabouts},
 };
+use backon::{ExponentialBuilder, Retryable};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use blobs::{Blobs, Key};
 use bus::Bus;
@@ -46,6 +47,8 @@ pub(crate) const WINDOW: u64 = 128 * 1024;
 const WAITERS: usize = 24;
 /// How long the others wait.
 const CROWDED: Duration = Duration::from_millis(100);
+/// Longest pause between two tries to read what the stores have of a journal.
+const AGAIN: Duration = Duration::from_secs(5);
 /// How long a reader trusts that it is told of new bytes.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -171,8 +174,19 @@ impl Hub {
             waiters: Semaphore::new(WAITERS),
             records_failed: Mutex::default(),
         };
-        let tasks = hub.index().tasks.values().cloned().collect();
-        let left = hub.settle(tasks, None).await?;
+        let tasks: Vec<Arc<Task>> = hub.index().tasks.values().cloned().collect();
+        // What was written lies in the stores, which may be away: they are waited for (reliability R-38).
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(LOOK_AGAIN)
+            .with_max_delay(AGAIN)
+            .without_max_times();
+        let left = (|| hub.settle(tasks.clone(), None))
+            .retry(pauses)
+            .when(|_| !hub.stop.is_cancelled())
+            .notify(|error, _| {
+                tracing::warn!(error = format!("{error:#}"), "the journal waits for the stores");
+            })
+            .await?;
         hub.go_on(left);
         Ok(hub)
     }

@@ -3,7 +3,11 @@
 use crate::support::{Agent, LIMIT, World, acknowledged, code};
 use gantry_output_processor::Config;
 use ids::StepId;
-use std::{fs, io::Write, sync::Arc};
+use std::{
+    fs,
+    io::Write,
+    sync::{Arc, atomic::Ordering},
+};
 
 #[tokio::test]
 async fn a_restart_goes_on_where_the_journal_ends() {
@@ -63,6 +67,22 @@ async fn a_restart_goes_on_where_the_journal_ends() {
             .iter()
             .any(|step| step.step_id == open && step.status == "success" && step.log_state == "complete")
     );
+}
+
+/// No service ends because a store is away (reliability R-38).
+#[tokio::test]
+async fn a_start_waits_for_a_store_that_is_away() {
+    let mut world = World::new(Config::default()).await;
+    let (agent, step) = (Agent::new(), StepId::new());
+    world.known(&agent).await;
+    agent.report(&world, step, 101, "running").await;
+    acknowledged(&agent.chunk(&world, step, 0, b"kept").await);
+    world.stop().await;
+    world.away.store(2, Ordering::SeqCst);
+    world.start().await;
+    assert_eq!(world.away.load(Ordering::SeqCst), 0, "it asked until there was an answer");
+    assert_eq!(world.output(step).await, b"kept");
+    assert_eq!(acknowledged(&agent.chunk(&world, step, 4, b" on").await), 7);
 }
 
 #[tokio::test]

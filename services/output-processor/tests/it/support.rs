@@ -15,17 +15,25 @@ use contracts::{
     output::{GetStep, GetSteps, LogWindow, ReadLog, StepPlace, StepRecord},
 };
 use gantry_output_processor::{Config, Deps, Service, start};
-use ids::{JobId, StepId, TaskId};
+use ids::{JobId, StepId, TaskId, Timestamp};
 use kit::keys::{FenceClaims, Keys};
 use live::{Live, LocalLive};
-use records::{PostgresRecords, Records};
+use records::{Document, NewDocument, PostgresRecords, Records};
 use serde_json::Value;
 use sha2::Digest;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 use tempfile::TempDir;
 use testkit::TestDb;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use uuid::Uuid;
 
 pub const LIMIT: Duration = Duration::from_secs(20);
 
@@ -37,6 +45,8 @@ pub struct World {
     pub config: Config,
     /// Where other processes serve on the same database and folder: the blobs that all of them use.
     shared: Option<Arc<FsBlobs>>,
+    /// How often the store of records will not answer.
+    pub away: Arc<AtomicU32>,
     running: Option<Running>,
 }
 
@@ -44,6 +54,49 @@ struct Running {
     bus: Bus,
     service: Service,
     stop: CancellationToken,
+}
+
+/// A store of records that does not answer as often as it is told.
+#[derive(Debug)]
+struct Sometimes {
+    records: PostgresRecords,
+    away: Arc<AtomicU32>,
+}
+
+#[async_trait::async_trait]
+impl Records for Sometimes {
+    async fn put(&self, documents: &[NewDocument]) -> records::Result<Vec<bool>> {
+        self.records.put(documents).await
+    }
+
+    async fn get(&self, kind: &str, id: Uuid) -> records::Result<Option<Document>> {
+        self.records.get(kind, id).await
+    }
+
+    async fn list_by(&self, kind: &str, group: Uuid) -> records::Result<Vec<Document>> {
+        let one_less = |left: u32| left.checked_sub(1);
+        match self.away.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less) {
+            Ok(_) => Err(sqlx::Error::PoolTimedOut.into()),
+            Err(_) => self.records.list_by(kind, group).await,
+        }
+    }
+
+    async fn unchanged_since(
+        &self,
+        kind: &str,
+        before: Timestamp,
+        limit: u32,
+    ) -> records::Result<Vec<Document>> {
+        self.records.unchanged_since(kind, before, limit).await
+    }
+
+    async fn remove(&self, kind: &str, ids: &[Uuid]) -> records::Result<()> {
+        self.records.remove(kind, ids).await
+    }
+
+    async fn flush(&self) -> records::Result<()> {
+        self.records.flush().await
+    }
 }
 
 impl World {
@@ -61,6 +114,7 @@ impl World {
             live: LocalLive::new(),
             config,
             shared: None,
+            away: Arc::default(),
             running: None,
         }
     }
@@ -77,6 +131,7 @@ impl World {
             live: first.live.clone(),
             config: first.config.clone(),
             shared: first.shared.clone(),
+            away: Arc::default(),
             running: None,
         };
         first.start().await;
@@ -99,7 +154,7 @@ impl World {
             keys: self.keys.clone(),
             blobs,
             live: Arc::new(self.live.clone()),
-            records: Arc::new(self.records().await),
+            records: Arc::new(Sometimes { records: self.records().await, away: Arc::clone(&self.away) }),
             journal_dir: self.journal(),
             peer_url: self.shared.as_ref().map(|_| url),
             config: self.config.clone(),
@@ -220,7 +275,7 @@ impl World {
         self.live.subscribe(topic).await.unwrap()
     }
 
-    pub async fn document(&self, kind: &str, id: uuid::Uuid) -> Option<records::Document> {
+    pub async fn document(&self, kind: &str, id: Uuid) -> Option<records::Document> {
         self.records().await.get(kind, id).await.unwrap()
     }
 }
