@@ -9,7 +9,7 @@ use crate::{
     machine::{self, Limits},
     numbers::{median, ms, percentile, ratio, round, spread},
 };
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use chrono::DateTime;
 use gantry_e2e::{Suite, stack::sum_of, until};
 use serde_json::{Value, json};
@@ -170,13 +170,16 @@ async fn watch(mut log: Subscription) -> anyhow::Result<Vec<Duration>> {
         while let Some(end) = text.find('\n') {
             let line: String = text.drain(..=end).collect();
             let printed = line.split_whitespace().next().and_then(|stamp| stamp.parse::<u64>().ok());
-            delays.extend(printed.map(|stamp| now.saturating_sub(Duration::from_nanos(stamp))));
+            // What is missing at the end has its reason here.
+            let stamp =
+                printed.with_context(|| format!("the job wrote {line:?} after {} lines", delays.len()))?;
+            delays.push(now.saturating_sub(Duration::from_nanos(stamp)));
         }
         if piece["end"] == true {
-            break;
+            return Ok(delays);
         }
     }
-    Ok(delays)
+    bail!("the stream of a log ended before the log, after {} lines", delays.len())
 }
 
 /// Many jobs of one command in one workflow of a new project.
