@@ -8,7 +8,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     env,
     ffi::OsStr,
@@ -161,6 +161,17 @@ impl Suite {
         let answer = request.send().await?;
         let status = answer.status().as_u16();
         Ok((status, answer.json().await.unwrap_or_default()))
+    }
+
+    /// Makes a class of self-hosted runners and a token of it: the answer to the token's request.
+    pub async fn runner_token(&self, class: &str) -> anyhow::Result<Value> {
+        let (status, made) =
+            self.post("/api/v3/runner/resource", &json!({ "resource_class": class })).await?;
+        ensure!(status == 201, "the class {class}: {status} {made}");
+        let body = json!({ "resource_class": class, "nickname": "test" });
+        let (status, token) = self.post("/api/v3/runner/token", &body).await?;
+        ensure!(status == 201, "a token of {class}: {status} {token}");
+        Ok(token)
     }
 
     /// `gantry admin verify` and the invariants find nothing.

@@ -152,11 +152,7 @@ fn config(jobs: &[(&str, String)]) -> String {
 /// A suite whose class exists, and a token of it.
 async fn world() -> anyhow::Result<(World, String)> {
     let world = World::up(&SHORT_LEASES).await?;
-    let (status, class) =
-        world.suite.post("/api/v3/runner/resource", &json!({ "resource_class": CLASS })).await?;
-    ensure!(status == 201, "{class}");
-    let body = json!({ "resource_class": CLASS, "nickname": "far" });
-    let (_, token) = world.suite.post("/api/v3/runner/token", &body).await?;
+    let token = world.suite.runner_token(CLASS).await?;
     let token = token["token"].as_str().context("no token")?.to_owned();
     Ok((world, token))
 }

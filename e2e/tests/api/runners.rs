@@ -86,12 +86,7 @@ async fn a_job_waits_for_a_runner_of_its_class_and_runs_there() -> anyhow::Resul
     .await?;
     assert_eq!(world.job(&workflow, "build").await?["status"], "queued");
 
-    let (status, class) =
-        world.suite.post("/api/v3/runner/resource", &json!({ "resource_class": CLASS })).await?;
-    assert_eq!(status, 201, "{class}");
-    let body = json!({ "resource_class": CLASS, "nickname": "bench" });
-    let (status, token) = world.suite.post("/api/v3/runner/token", &body).await?;
-    assert_eq!(status, 201, "{token}");
+    let token = world.suite.runner_token(CLASS).await?;
     explained(&world, &build, "no runner has ever connected").await?;
     let unclaimed = world.suite.get(&format!("/api/v3/runner/tasks?resource-class={CLASS}")).await?;
     assert_eq!(unclaimed["unclaimed_task_count"], 1);
@@ -132,8 +127,8 @@ async fn a_job_waits_for_a_runner_of_its_class_and_runs_there() -> anyhow::Resul
     world.suite.down().await
 }
 
-/// It ends, or is ended, while it asks: the balancer has to let go of its question too. Else the next task is given to nobody, and
-/// waits until that is noticed.
+/// It ends, or is ended, while it asks: the balancer has to let go of its question too. Else the next task is given to
+/// nobody, and waits until that is noticed.
 #[tokio::test]
 async fn a_runner_that_is_gone_is_given_no_task_on_the_stack() -> anyhow::Result<()> {
     let (Some(suite), Some(folder)) = (Suite::stack().await?, env::var_os("GANTRY_STACK")) else {
@@ -141,12 +136,7 @@ async fn a_runner_that_is_gone_is_given_no_task_on_the_stack() -> anyhow::Result
         return Ok(());
     };
     let world = World { suite, work: tempfile::tempdir()? };
-    let class = json!({ "resource_class": CLASS });
-    let (status, said) = world.suite.post("/api/v3/runner/resource", &class).await?;
-    assert_eq!(status, 201, "{said}");
-    let body = json!({ "resource_class": CLASS, "nickname": "gone" });
-    let (status, token) = world.suite.post("/api/v3/runner/token", &body).await?;
-    assert_eq!(status, 201, "{token}");
+    let token = world.suite.runner_token(CLASS).await?;
     let token = token["token"].as_str().context("no token")?;
     let port = stack::port(&Path::new(&folder).join("ports"), "agents").context("no port for agents")?;
     let ask = || {

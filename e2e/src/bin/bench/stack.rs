@@ -226,11 +226,7 @@ async fn nomad(stack: &Stack, work: &Path) -> anyhow::Result<Option<Nomad>> {
 
 /// From a trigger to the first effect where a runner stands ready.
 async fn on_a_runner(suite: &Suite, bench: &Bench, agents: &str) -> anyhow::Result<Vec<Duration>> {
-    let (status, class) = suite.post("/api/v3/runner/resource", &json!({ "resource_class": CLASS })).await?;
-    ensure!(status == 201, "the class: {status} {class}");
-    let body = json!({ "resource_class": CLASS, "nickname": "bench" });
-    let (status, token) = suite.post("/api/v3/runner/token", &body).await?;
-    ensure!(status == 201, "the token: {status} {token}");
+    let token = suite.runner_token(CLASS).await?;
     let runner = runner(agents, &bench.work, token["token"].as_str().context("no token")?)?;
     until("the runner", crate::LIMIT, || async {
         let seen = suite.get(&format!("/api/v3/runner?resource-class={CLASS}")).await?;
