@@ -271,11 +271,11 @@ async fn serve(
         open.iter().for_each(|open| eprintln!("  {:<10} {}", open.name, open.url));
     }
 
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    told(&mut terminate, &mut interrupt).await;
     draining.cancel();
     tracing::info!("draining: unready now, ending in {BALANCERS:?}");
     let second = async {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        told(&mut terminate, &mut interrupt).await;
         tokio::time::sleep(BALANCERS).await;
     };
     let orderly = async {
@@ -304,6 +304,11 @@ async fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Waits for a signal to end.
+async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+}
+
 /// Does it, unless a signal comes first.
 async fn unless_told<T>(
     terminate: &mut Signal,
@@ -312,8 +317,7 @@ async fn unless_told<T>(
 ) -> anyhow::Result<Option<T>> {
     tokio::select! {
         done = work => done.map(Some),
-        _ = terminate.recv() => Ok(None),
-        _ = interrupt.recv() => Ok(None),
+        () = told(terminate, interrupt) => Ok(None),
     }
 }
 

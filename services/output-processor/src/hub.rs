@@ -177,7 +177,7 @@ impl Hub {
         let tasks: Vec<Arc<Task>> = hub.index().tasks.values().cloned().collect();
         // What was written lies in the stores, which may be away: they are waited for (reliability R-38).
         let pauses = ExponentialBuilder::default()
-            .with_min_delay(LOOK_AGAIN)
+            .with_min_delay(AGAIN / 10)
             .with_max_delay(AGAIN)
             .without_max_times();
         let left = (|| hub.settle(tasks.clone(), None))
