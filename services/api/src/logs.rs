@@ -19,6 +19,7 @@ use axum::{
     },
     routing::get,
 };
+use backon::{ExponentialBuilder, Retryable};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use contracts::output::{GetStep, LogWindow, ReadLog, StepPlace};
 use futures::{Stream, StreamExt};
@@ -36,6 +37,8 @@ const LINES: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a tail's permission is looked at again.
 const RECHECK: Duration = Duration::from_secs(60);
+/// For so long a stream that has begun goes on asking an owner that does not answer, before it ends with an error.
+const HOLDS_ON: Duration = Duration::from_secs(60);
 
 /// Routes below `/logs`.
 pub fn routes() -> Router<App> {
@@ -96,6 +99,19 @@ pub async fn read(
         .decode(data)
         .map_err(|_| Fail::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "output cannot be read"))?;
     Ok(Window { data, next, total, sealed })
+}
+
+/// Asks on behalf of a stream that has begun: an owner that is away for a while delays it and does not end it.
+async fn hold_on<T, F: Future<Output = Result<T, Fail>>>(ask: impl FnMut() -> F) -> Result<T, Fail> {
+    let pauses = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(2))
+        .with_jitter()
+        .without_max_times();
+    let began = Instant::now();
+    ask.retry(pauses)
+        .when(|fail| fail.status == StatusCode::SERVICE_UNAVAILABLE && began.elapsed() < HOLDS_ON)
+        .await
 }
 
 /// All output up to `limit` bytes, and whether there is more.
@@ -251,7 +267,7 @@ async fn raw(State(app): State<App>, caller: Caller, Path(step): Path<String>, h
             if offset >= end {
                 return Ok(None);
             }
-            let window = read(&app, &caller, id, offset, Duration::ZERO)
+            let window = hold_on(|| read(&app, &caller, id, offset, Duration::ZERO))
                 .await
                 .map_err(|fail| io::Error::other(fail.message))?;
             let wanted = usize::try_from(end - offset).unwrap_or(usize::MAX).min(window.data.len());
@@ -334,13 +350,16 @@ pub fn follow(
             if state.over {
                 return Ok(None);
             }
-            if state.checked.elapsed() > RECHECK {
-                state.app.allow(&state.caller, Permission::Read, org).await?;
-                state.checked = Instant::now();
-            }
             let stop = state.app.stop.clone();
+            let look = async {
+                if state.checked.elapsed() > RECHECK {
+                    hold_on(|| state.app.allow(&state.caller, Permission::Read, org)).await?;
+                    state.checked = Instant::now();
+                }
+                hold_on(|| read(&state.app, &state.caller, step, state.offset, PATIENCE)).await
+            };
             let window = tokio::select! {
-                window = read(&state.app, &state.caller, step, state.offset, PATIENCE) => window?,
+                window = look => window?,
                 () = stop.cancelled() => return Ok(None),
             };
             let over = window.sealed && window.next >= window.total;

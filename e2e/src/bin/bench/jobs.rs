@@ -137,9 +137,15 @@ impl Subscription {
             while let Some(end) = self.events.find("\n\n") {
                 let event: String = self.events.drain(..end + 2).collect();
                 let Some(data) = event.lines().find_map(|line| line.strip_prefix("data:")) else { continue };
-                if let Ok(data) = serde_json::from_str::<Value>(data.trim()) {
-                    return Ok(Some(data["data"].clone()));
+                // What says `complete` has none.
+                if data.trim().is_empty() {
+                    continue;
                 }
+                let answer: Value = serde_json::from_str(data.trim())?;
+                if let Some(errors) = answer.get("errors") {
+                    anyhow::bail!("the subscription ended: {errors}");
+                }
+                return Ok(Some(answer["data"].clone()));
             }
             let Some(bytes) = self.answer.chunk().await? else { return Ok(None) };
             self.events.push_str(&String::from_utf8_lossy(&bytes));

@@ -1,11 +1,17 @@
-use crate::world::{READER, TOKEN, World, history};
+use crate::world::{As, READER, TOKEN, World, history};
 use axum::{
     body::Body,
     http::{Method, Request, StatusCode, header},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bus::Responder;
+use contracts::{Request as Asked, RequestError};
 use http_body_util::BodyExt;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 use tower::ServiceExt;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,5 +123,57 @@ async fn changes_go_to_their_owners_and_refusals_come_back() {
     assert_eq!((status, body), (StatusCode::NOT_FOUND, json!({ "message": "Route not found" })));
     let (status, problem) = world.get(&format!("/logs/{}/meta", ids::StepId::new())).await;
     assert_eq!((status, &problem["code"]), (StatusCode::NOT_FOUND, &json!("not_found")));
+    world.stop.cancel();
+}
+
+/// An owner of output that answers every other question about it.
+struct Stumbles {
+    owners: As,
+    asked: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Responder for Stumbles {
+    async fn respond(&self, asked: Asked) -> Result<Value, RequestError> {
+        if asked.name == "log.read" && self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+            return Err(RequestError::Deadline { service: asked.service });
+        }
+        self.owners.respond(asked).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_is_away_for_a_moment_ends_no_stream() {
+    let world = World::new().await;
+    let run = history(&world).await;
+    *world.owners.log.lock().unwrap() = b"one\ntwo\nthree\nfour\nfive\n".to_vec();
+    let stumbles = Arc::new(Stumbles { owners: As(world.owners.clone()), asked: AtomicUsize::new(0) });
+    world.bus.respond("output-processor", stumbles.clone());
+
+    let (_, tail) = world.get(&format!("/logs/{}/tail", run.step)).await;
+    let tail = tail.as_str().unwrap();
+    let read: String = tail
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok())
+        .filter_map(|data| Some(data["text"].as_str()?.to_owned()))
+        .collect();
+    assert_eq!(read, "one\ntwo\nthree\nfour\nfive\n", "{tail}");
+    assert!(tail.contains("event: end") && !tail.contains("event: fail"), "{tail}");
+
+    let request =
+        Request::post("/graphql/stream").header("authorization", format!("Bearer {TOKEN}")).body(Body::from(
+            json!({
+                "query": "subscription($id: ID!) { log(stepId: $id) { text end } }",
+                "variables": { "id": run.step },
+            })
+            .to_string(),
+        ));
+    let response = world.router.clone().oneshot(request.unwrap()).await.unwrap();
+    let events = response.into_body().collect().await.unwrap().to_bytes();
+    let events = String::from_utf8_lossy(&events);
+    assert!(events.contains("\"end\":true") && !events.contains("errors"), "{events}");
+
+    let asked = stumbles.asked.load(Ordering::Relaxed);
+    assert!(asked > 8, "each window was asked for twice: {asked}");
     world.stop.cancel();
 }

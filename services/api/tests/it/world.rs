@@ -54,7 +54,7 @@ pub struct Owners {
     pub pipeline: Mutex<Option<PipelineView>>,
 }
 
-pub struct As(Arc<Owners>);
+pub struct As(pub Arc<Owners>);
 
 #[async_trait]
 impl Responder for As {
