@@ -51,14 +51,6 @@ fn encoded(value: &[u8], all: &mut BTreeSet<Vec<u8>>) {
     let Ok(text) = std::str::from_utf8(value) else { return };
     all.insert(text.replace('\'', r"'\''").into_bytes());
     all.insert(text.replace('\'', r#"'"'"'"#).into_bytes());
-    all.insert(escape(text, |c| match c {
-        '\n' => Some("\\n".into()),
-        '\t' => Some("\\t".into()),
-        '\r' => Some("\\r".into()),
-        '\'' => Some("\\'".into()),
-        '\\' => Some("\\\\".into()),
-        _ => None,
-    }));
     all.insert(escape(text, |c| {
         (c.is_ascii() && !c.is_ascii_alphanumeric() && !"_-./:=@%+,\n".contains(c)).then(|| format!("\\{c}"))
     }));
@@ -68,16 +60,26 @@ fn encoded(value: &[u8], all: &mut BTreeSet<Vec<u8>>) {
             all.insert(json(text, slash, ascii));
         }
     }
-    for apostrophe in ["&#39;", "&#x27;", "&apos;"] {
-        for quote in ["&quot;", "&#34;"] {
-            all.insert(escape(text, |c| match c {
-                '&' => Some("&amp;".into()),
-                '<' => Some("&lt;".into()),
-                '>' => Some("&gt;".into()),
-                '"' => Some(quote.into()),
-                '\'' => Some(apostrophe.into()),
-                _ => None,
-            }));
+    for quotes in ["", "'", "\"", "'\""] {
+        for wide in [as_it_is, hex_escape, octal_escape, braced_escape] {
+            all.insert(literal(text, quotes, wide));
+        }
+    }
+    for numeric in [decimal_entity, hex_entity] {
+        all.insert(escape(text, |c| ("&<>\"'".contains(c) || !c.is_ascii()).then(|| numeric(c))));
+        for apostrophe in ["&#39;", "&#x27;", "&apos;"] {
+            for quote in ["&quot;", "&#34;"] {
+                for ascii in [false, true] {
+                    all.insert(escape(text, |c| match c {
+                        '&' => Some("&amp;".into()),
+                        '<' => Some("&lt;".into()),
+                        '>' => Some("&gt;".into()),
+                        '"' => Some(quote.into()),
+                        '\'' => Some(apostrophe.into()),
+                        c => (ascii && !c.is_ascii()).then(|| numeric(c)),
+                    }));
+                }
+            }
         }
     }
     all.insert(text.encode_utf16().flat_map(u16::to_le_bytes).collect());
@@ -93,6 +95,46 @@ fn escape(text: &str, map: impl Fn(char) -> Option<String>) -> Vec<u8> {
         }
     }
     out.into_bytes()
+}
+
+/// As languages and shells write a text down so that it can be read back.
+fn literal(text: &str, quotes: &str, wide: fn(char) -> String) -> Vec<u8> {
+    escape(text, |c| match c {
+        '\n' => Some("\\n".into()),
+        '\t' => Some("\\t".into()),
+        '\r' => Some("\\r".into()),
+        '\\' => Some("\\\\".into()),
+        c if quotes.contains(c) => Some(format!("\\{c}")),
+        c => (c.is_ascii_control() || !c.is_ascii()).then(|| wide(c)),
+    })
+}
+
+/// Python's texts, Go's, and `$'…'`.
+fn as_it_is(c: char) -> String {
+    c.to_string()
+}
+
+/// Python's bytes, and C.
+fn hex_escape(c: char) -> String {
+    c.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("\\x{byte:02x}")).collect()
+}
+
+/// What `printf %q` makes where characters are bytes.
+fn octal_escape(c: char) -> String {
+    c.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("\\{byte:03o}")).collect()
+}
+
+/// Rust and JavaScript.
+fn braced_escape(c: char) -> String {
+    format!("\\u{{{:x}}}", u32::from(c))
+}
+
+fn decimal_entity(c: char) -> String {
+    format!("&#{};", u32::from(c))
+}
+
+fn hex_entity(c: char) -> String {
+    format!("&#x{:x};", u32::from(c))
 }
 
 fn json(text: &str, slash: bool, ascii: bool) -> Vec<u8> {

@@ -115,6 +115,37 @@ proptest! {
     }
 
     #[test]
+    fn every_form_is_hidden_however_it_is_cut(
+        value in "[a-zé'\"&<\\\\ /+]{12,20}",
+        around in prop::sample::select(vec!["", " ", "::", "xyz"]),
+        cuts in prop::collection::vec(0usize..9, 0..30),
+    ) {
+        use base64::{Engine, engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD}};
+        let forms = [
+            value.clone(),
+            value.bytes().map(|byte| format!("{byte:02x}")).collect(),
+            value.bytes().map(|byte| format!("{byte:02X}")).collect(),
+            STANDARD.encode(&value),
+            URL_SAFE_NO_PAD.encode(&value),
+            STANDARD.encode(STANDARD.encode(&value)),
+            serde_json::to_string(&value).unwrap(),
+            value.escape_default().to_string(),
+            value.escape_debug().to_string(),
+            value.replace('\'', r"'\''"),
+        ];
+        let values = [value];
+        for form in forms {
+            let text = format!("{around}{form}{around}\n");
+            let at_once = pieces(&values, text.as_bytes(), &[]);
+            prop_assert_eq!(&pieces(&values, text.as_bytes(), &cuts), &at_once);
+            let shown = String::from_utf8_lossy(&at_once);
+            // The characters at the ends may belong to what is around.
+            let middle: String = form.chars().skip(4).take(form.chars().count() - 8).collect();
+            prop_assert!(!shown.contains(&middle), "{} stays in {}", form, shown);
+        }
+    }
+
+    #[test]
     fn it_equals_a_plain_search_and_nothing_survives(
         values in prop::collection::vec("[ab]{4,7}", 1..4),
         text in "[abx ]{0,120}",

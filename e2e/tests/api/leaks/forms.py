@@ -56,7 +56,16 @@ def forms(value):
         form(f"json {ascii}", text.encode())
         form(f"json {ascii} of others", text.replace("/", "\\/").encode())
     form("repr", repr(value)[1:-1].encode())
+    form("repr of bytes", repr(raw)[2:-1].encode())
+    c = dict(os.environ, LC_ALL="C")
+    octal = subprocess.run(["bash", "-c", 'printf %q "$1"', "bash", value], env=c, stdout=subprocess.PIPE, check=True)
+    form("printf %q of bytes", octal.stdout)
+    form("braces", "".join(f"\\u{{{ord(c):x}}}" if ord(c) > 126 else repr('"' + c)[2:-1] for c in value).encode())
     form("html", html.escape(value).encode())
+    form("html in ascii", html.escape(value).encode("ascii", "xmlcharrefreplace"))
+    for entity in ("&#{};", "&#x{:x};"):
+        special = lambda c: c in "&<>\"'" or ord(c) > 126
+        form("entities", "".join(entity.format(ord(c)) if special(c) else c for c in value).encode())
     form("xml", escape(value, {'"': "&quot;", "'": "&apos;"}).encode())
     form("xml numeric", escape(value, {'"': "&#34;", "'": "&#39;"}).encode())
     for encode in (lambda text: quote(text, safe=""), quote_plus):
