@@ -172,7 +172,7 @@ where
     let output = SyncIoBridge::new(ends.output);
     let (found, chunks) = mpsc::channel(2);
     let work = move || {
-        let mut reader = frames::Reader::new(io::BufReader::with_capacity(PIECE, output));
+        let mut reader = frames::Reader::new(output);
         let mut cutter = Cutter::default();
         let mut ended = false;
         while !ended {

@@ -4,48 +4,70 @@ use aws_lc_rs::digest;
 use fastcdc::v2020::FastCDC;
 use std::{
     cell::RefCell,
+    fmt,
     io::{self, Read},
 };
 use zstd::bulk::{Compressor, Decompressor};
 
-const MIN_CHUNK: usize = 512 << 10;
+/// So many bytes of each chunk are not looked at to find its end.
+const MIN_CHUNK: usize = 1 << 20;
 const AVERAGE_CHUNK: usize = 2 << 20;
 /// Largest chunk in bytes, before compression.
 pub const MAX_CHUNK: usize = 8 << 20;
-/// What `tar | zstd` of people uses.
-const LEVEL: i32 = 3;
+/// A cache is compressed while a job waits: this takes two thirds of the time of the default, 3, and a thirtieth more
+/// bytes, measured with libraries of programs.
+const LEVEL: i32 = 2;
 
 /// Gathers a stream and cuts it into chunks.
-#[derive(Debug)]
 pub struct Cutter {
-    buffer: Vec<u8>,
+    /// Room for what is moved to the front seldom.
+    block: Vec<u8>,
     start: usize,
+    end: usize,
 }
 
 impl Default for Cutter {
     fn default() -> Self {
-        // Room for what is moved to the front seldom.
-        Self { buffer: Vec::with_capacity(2 * MAX_CHUNK), start: 0 }
+        Self { block: vec![0; 4 * MAX_CHUNK], start: 0, end: 0 }
+    }
+}
+
+impl fmt::Debug for Cutter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cutter").field("gathered", &(self.end - self.start)).finish_non_exhaustive()
     }
 }
 
 impl Cutter {
-    /// Takes in more of a stream: what is there of the next `most` bytes. None at its end.
+    /// Takes in more of a stream: what is there of the next `most` bytes, which are no more than a chunk's. None at its
+    /// end.
     ///
     /// # Errors
     /// The stream breaks off.
     pub fn take_in(&mut self, from: &mut impl Read, most: usize) -> io::Result<usize> {
-        if self.start > 0 && self.buffer.len() + most > self.buffer.capacity() {
-            self.buffer.drain(..self.start);
-            self.start = 0;
+        if self.end + most > self.block.len() {
+            self.block.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
         }
         // Straight into its place: an archive is copied often enough on its way.
-        from.take(most as u64).read_to_end(&mut self.buffer)
+        let limit = (self.end + most).min(self.block.len());
+        let room = &mut self.block[self.end..limit];
+        let mut taken = 0;
+        while taken < room.len() {
+            match from.read(&mut room[taken..]) {
+                Ok(0) => break,
+                Ok(read) => taken += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.end += taken;
+        Ok(taken)
     }
 
     /// The next chunk, once enough has come to know where it ends; after the `end` of the stream what is left.
     pub fn cut(&mut self, end: bool) -> Option<Vec<u8>> {
-        let rest = &self.buffer[self.start..];
+        let rest = &self.block[self.start..self.end];
         if rest.is_empty() || (rest.len() < MAX_CHUNK && !end) {
             return None;
         }
