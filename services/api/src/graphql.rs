@@ -5,6 +5,7 @@ mod limits;
 mod mutations;
 mod results;
 mod subscriptions;
+mod topic;
 mod types;
 
 use crate::{

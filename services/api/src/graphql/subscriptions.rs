@@ -1,7 +1,7 @@
 //! Live updates. A message on the bus says that something changed; what is sent is read from the views, with
 //! the caller's rights, so nothing is lost by losing a message.
 
-use super::{Outcome, app, caller, parse, types::Pipeline};
+use super::{Outcome, app, caller, parse, topic::Topic, types::Pipeline};
 use crate::{
     auth::Caller,
     error::Fail,
@@ -11,16 +11,10 @@ use crate::{
     view,
 };
 use async_graphql::{Context, ID, SimpleObject, Subscription as GraphSubscription};
+use chrono::Utc;
 use futures::{StreamExt, stream::BoxStream};
 use ids::{OrgId, PipelineId, Timestamp};
-use live::Message;
-use std::{collections::BTreeSet, time::Duration};
-use tokio::time::{Instant, timeout, timeout_at};
-
-/// Changes within this time of the last that was told are told together.
-const COALESCE: Duration = Duration::from_millis(50);
-/// After so long without news the views are read anyway.
-const QUIET: Duration = Duration::from_secs(5);
+use std::collections::BTreeSet;
 
 /// A view is written up to so much later than it says: a change is told again rather than not at all.
 const OVERLAP: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
@@ -42,53 +36,14 @@ pub struct LogPiece {
 /// Live updates.
 pub struct Subscription;
 
-/// What a subscriber listens to.
-struct Topic {
-    messages: BoxStream<'static, Message>,
-    /// Nothing is told before: the first change after a quiet time goes at once.
-    next: Instant,
-}
-
-impl Topic {
-    async fn of(app: &App, name: &str) -> Result<Self, Fail> {
-        let messages = app.live.subscribe(name).await.map_err(|error| unavailable(&error))?;
-        Ok(Self { messages, next: Instant::now() })
-    }
-
-    /// Waits for a message, or for long silence; gathers what comes in quick succession. `None` among the messages:
-    /// some were missed, or it was silence.
-    async fn news(&mut self) -> Option<Vec<Option<bytes::Bytes>>> {
-        let take = |message| match message {
-            Message::Data(data) => Some(data),
-            Message::Missed => None,
-        };
-        let mut found = match timeout(QUIET, self.messages.next()).await {
-            Ok(Some(message)) => vec![take(message)],
-            Ok(None) => return None,
-            Err(_) => return Some(vec![None]),
-        };
-        let end = self.next.max(Instant::now());
-        while let Ok(Some(message)) = timeout_at(end, self.messages.next()).await {
-            found.push(take(message));
-        }
-        self.next = end + COALESCE;
-        Some(found)
-    }
-}
-
-fn unavailable(error: &live::Error) -> Fail {
-    Fail::new(http::StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", error.to_string())
-}
-
 fn offset(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// The pipelines that a batch of messages names.
-fn named(messages: &[Option<bytes::Bytes>]) -> BTreeSet<PipelineId> {
+fn named(messages: &[bytes::Bytes]) -> BTreeSet<PipelineId> {
     messages
         .iter()
-        .flatten()
         .filter_map(|data| std::str::from_utf8(data).ok())
         .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
         .collect()
@@ -132,6 +87,43 @@ async fn missed(
     Ok(rows)
 }
 
+/// Somebody who follows the pipelines of a project, or of all.
+struct Listener {
+    app: App,
+    caller: Caller,
+    project: Option<ids::ProjectId>,
+    topic: Topic,
+    /// Up to then all was heard.
+    heard: Timestamp,
+    /// From then on something was not, and is still to be told.
+    owed: Option<Timestamp>,
+}
+
+impl Listener {
+    async fn next(&mut self) -> Vec<Outcome<Pipeline>> {
+        let now = Utc::now();
+        let news = self.topic.news().await;
+        if news.missed {
+            self.owed.get_or_insert(self.heard);
+        }
+        self.heard = now;
+        let Some(since) = self.owed else {
+            return changed(&self.app, &self.caller, named(&news.messages), self.project).await;
+        };
+        match missed(&self.app, &self.caller, self.project, since).await {
+            // The views cannot be read now: what is owed stays owed.
+            Err(fail) if fail.status == http::StatusCode::SERVICE_UNAVAILABLE => Vec::new(),
+            told => {
+                self.owed = None;
+                match told {
+                    Ok(rows) => rows.into_iter().map(|row| Ok(Pipeline(row))).collect(),
+                    Err(fail) => vec![Err(fail.into())],
+                }
+            }
+        }
+    }
+}
+
 #[GraphSubscription]
 impl Subscription {
     /// A pipeline: now, and whenever it, a workflow, a job or a step of it changed.
@@ -143,11 +135,11 @@ impl Subscription {
         let (app, caller) = (app(ctx).clone(), caller(ctx)?.clone());
         let id = parse::<PipelineId>(&id, "Pipeline")?;
         // First listen, then look: nothing falls between.
-        let topic = Topic::of(&app, &live::pipeline_topic(id)).await?;
+        let topic = Topic::of(&app, &live::pipeline_topic(id)).await;
         let first = view::pipeline(&app, &caller, id).await?;
         let later =
             futures::stream::unfold((app, caller, topic), move |(app, caller, mut topic)| async move {
-                topic.news().await?;
+                topic.news().await;
                 let row = view::pipeline(&app, &caller, id).await.map(Pipeline).map_err(Into::into);
                 Some((row, (app, caller, topic)))
             });
@@ -163,7 +155,7 @@ impl Subscription {
         since: Option<Timestamp>,
     ) -> async_graphql::Result<BoxStream<'static, Outcome<Pipeline>>> {
         let (app, caller) = (app(ctx).clone(), caller(ctx)?.clone());
-        let topic = Topic::of(&app, VIEWS_TOPIC).await?;
+        let topic = Topic::of(&app, VIEWS_TOPIC).await;
         let project = match project_slug {
             Some(slug) => Some(view::project(&app, &caller, &slug).await?.id),
             None => None,
@@ -173,12 +165,11 @@ impl Subscription {
             Some(since) => missed(&app, &caller, project, since).await?,
             None => Vec::new(),
         };
-        let batches =
-            futures::stream::unfold((app, caller, topic), move |(app, caller, mut topic)| async move {
-                let messages = topic.news().await?;
-                let found = changed(&app, &caller, named(&messages), project).await;
-                Some((futures::stream::iter(found), (app, caller, topic)))
-            });
+        let listener = Listener { app, caller, project, topic, heard: Utc::now(), owed: None };
+        let batches = futures::stream::unfold(listener, |mut listener| async move {
+            let found = listener.next().await;
+            Some((futures::stream::iter(found), listener))
+        });
         Ok(futures::stream::iter(missed.into_iter().map(|row| Ok(Pipeline(row))))
             .chain(batches.flatten())
             .boxed())

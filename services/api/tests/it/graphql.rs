@@ -248,3 +248,66 @@ async fn a_follower_goes_on_where_it_was() {
     let nothing = String::from_utf8_lossy(&first(json!("2100-01-01T00:00:00Z")).await).into_owned();
     assert!(!nothing.contains(&run.pipeline.to_string()), "{nothing}");
 }
+
+/// Live state that is away.
+#[derive(Debug)]
+struct NoLive;
+
+#[async_trait::async_trait]
+impl live::Live for NoLive {
+    async fn publish(&self, _: &str, _: bytes::Bytes) -> live::Result<()> {
+        Err(live::Error("away".to_owned()))
+    }
+
+    async fn subscribe(&self, _: &str) -> live::Result<live::Subscription> {
+        Err(live::Error("away".to_owned()))
+    }
+
+    async fn allow(&self, _: &str, _: u32, _: f64) -> live::Result<bool> {
+        Err(live::Error("away".to_owned()))
+    }
+
+    async fn touch(&self, _: &str, _: &str, _: Duration) -> live::Result<()> {
+        Err(live::Error("away".to_owned()))
+    }
+
+    async fn present(&self, _: &str) -> live::Result<Vec<String>> {
+        Err(live::Error("away".to_owned()))
+    }
+
+    async fn count(&self, _: &str, _: i64, _: Duration) -> live::Result<i64> {
+        Err(live::Error("away".to_owned()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_live_state_changes_are_told_later() {
+    let world = World::with_live(std::sync::Arc::new(NoLive)).await;
+    let run = history(&world).await;
+    let follow = async |query: &str, variables: Value| {
+        let body = json!({ "query": query, "variables": variables }).to_string();
+        let request = Request::post("/graphql/stream").header("authorization", format!("Bearer {TOKEN}"));
+        let response = world.router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body().into_data_stream()
+    };
+    let mut one =
+        follow("subscription($id: ID!) { pipeline(id: $id) { status } }", json!({ "id": run.pipeline }))
+            .await;
+    let mut all = follow("subscription { pipelines { id status } }", json!({})).await;
+    let conductor = world.owner("conductor").await;
+    let id = run.workflow.uuid();
+    let finished = WorkflowFinished { status: WorkflowStatus::Canceled, at: chrono::Utc::now() };
+    let event = NewEvent::new("workflow", id, Actor::service("test"), &finished);
+    world.append(&conductor, "workflow", id, &[event]).await;
+    for stream in [&mut one, &mut all] {
+        let mut seen = String::new();
+        let told = async {
+            while !seen.contains("\"canceled\"") {
+                seen.push_str(&String::from_utf8_lossy(&stream.next().await.unwrap().unwrap()));
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), told).await.expect("the change is told");
+    }
+    world.stop.cancel();
+}

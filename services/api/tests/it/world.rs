@@ -17,7 +17,7 @@ use eventstore::{Key, Store};
 use http_body_util::BodyExt;
 use ids::*;
 use kit::keys::Keys;
-use live::LocalLive;
+use live::{Live, LocalLive};
 use model::{
     plan::{Executor, JobDefinition},
     status::{JobStatus, WorkflowStatus},
@@ -228,6 +228,11 @@ impl Responder for As {
 
 impl World {
     pub async fn new() -> Self {
+        Self::with_live(Arc::new(LocalLive::default())).await
+    }
+
+    /// With live state that projector and edge share.
+    pub async fn with_live(live: Arc<dyn Live>) -> Self {
         let db = testkit::postgres().await;
         let bus = Bus::local(db.pool.clone());
         let stop = CancellationToken::new();
@@ -253,7 +258,6 @@ impl World {
         for service in ["domain", "permissions", "pipelines", "conductor", "output-processor", "contexts"] {
             bus.respond(service, Arc::new(As(owners.clone())));
         }
-        let live = Arc::new(LocalLive::default());
         projector::start(
             projector::Deps { pool: db.pool.clone(), bus: bus.clone(), live: live.clone() },
             stop.clone(),
