@@ -11,7 +11,11 @@ use contracts::{
 use eventstore::{Key, Tx, trace};
 use ids::TaskId;
 use sqlx::types::Json;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 use uuid::Uuid;
 
 /// Name of the schema and of the service.
@@ -131,24 +135,56 @@ impl Row {
     }
 }
 
-/// What is to be done now in one state, longest due first.
-pub async fn due(state: &State, which: &str) -> sqlx::Result<Vec<Row>> {
+/// Placements that something is being done for.
+#[derive(Debug, Default)]
+pub struct Busy(HashSet<(Uuid, i64)>);
+
+impl Busy {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn insert(&mut self, row: &Row) {
+        self.0.insert((row.task_id, row.epoch));
+    }
+
+    pub fn remove(&mut self, row: &Row) {
+        self.0.remove(&(row.task_id, row.epoch));
+    }
+
+    fn columns(&self) -> (Vec<Uuid>, Vec<i64>) {
+        self.0.iter().copied().unzip()
+    }
+}
+
+/// What is to be done now in one state and is not being done, longest due first.
+pub async fn due(state: &State, which: &str, busy: &Busy, most: usize) -> sqlx::Result<Vec<Row>> {
+    let (tasks, epochs) = busy.columns();
     sqlx::query_as(
         "SELECT task_id, epoch, attempts, demand, trace FROM scheduler.placements \
-         WHERE next_action_at <= clock_timestamp() AND state = $1 ORDER BY next_action_at LIMIT 100",
+         WHERE next_action_at <= clock_timestamp() AND state = $1 \
+             AND (task_id, epoch) NOT IN (SELECT * FROM unnest($2::uuid[], $3::bigint[])) \
+         ORDER BY next_action_at LIMIT $4",
     )
     .bind(which)
+    .bind(tasks)
+    .bind(epochs)
+    .bind(i64::try_from(most).unwrap_or(i64::MAX))
     .fetch_all(state.store.pool())
     .await
 }
 
-/// How long nothing is due in one state.
-pub async fn next_due(state: &State, which: &str) -> sqlx::Result<Option<Duration>> {
+/// How long nothing more is due in one state.
+pub async fn next_due(state: &State, which: &str, busy: &Busy) -> sqlx::Result<Option<Duration>> {
+    let (tasks, epochs) = busy.columns();
     let seconds: Option<f64> = sqlx::query_scalar(
         "SELECT extract(epoch FROM min(next_action_at) - clock_timestamp())::float8 FROM scheduler.placements \
-         WHERE next_action_at IS NOT NULL AND state = $1",
+         WHERE next_action_at IS NOT NULL AND state = $1 \
+             AND (task_id, epoch) NOT IN (SELECT * FROM unnest($2::uuid[], $3::bigint[]))",
     )
     .bind(which)
+    .bind(tasks)
+    .bind(epochs)
     .fetch_one(state.store.pool())
     .await?;
     Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))))

@@ -2,7 +2,7 @@
 //! on a timer, so that after a restart they go on where the rows say.
 
 use crate::{
-    placements::{self, Row, SERVICE},
+    placements::{self, Busy, Row, SERVICE},
     state::State,
 };
 use compute::Phase;
@@ -10,14 +10,18 @@ use contracts::{
     Actor,
     dispatcher::{PlacementNews, PlacementReport, ReportPlacements},
 };
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use kit::keys::PlacementClaims;
 use spans::{Kind, Open, Span};
 use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// The longest time between two looks without a nudge.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(10);
 const AT_MOST_EVERY: Duration = Duration::from_millis(20);
+/// Placements that are moved at the same time.
+const AT_A_TIME: usize = 100;
 /// After how long a folder that no placement knows is removed.
 const STRANGER: Duration = Duration::from_secs(3600);
 /// How often an agent that died is started again to report.
@@ -34,65 +38,108 @@ fn phase_name(phase: &Phase) -> &'static str {
 
 /// Starts what is wanted.
 pub async fn starter(state: Arc<State>, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        let wait = pass(&state, "wanted").await;
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-            () = state.wanted.notified() => {}
-        }
-    }
+    mover(&state, Way { from: "wanted", to: "started" }, &state.wanted, stop).await;
 }
 
 /// Ends what is to end. A loop of its own: ending waits for processes, and starting must not wait for that.
 pub async fn ender(state: Arc<State>, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        let wait = pass(&state, "ending").await;
+    mover(&state, Way { from: "ending", to: "gone" }, &state.ending, stop).await;
+}
+
+/// From which state to which.
+#[derive(Clone, Copy)]
+struct Way {
+    from: &'static str,
+    to: &'static str,
+}
+
+/// Moves all that is due in one state, many at a time: one whose cluster is silent holds up no other.
+async fn mover(state: &State, way: Way, nudge: &Notify, stop: CancellationToken) {
+    let mut moving = FuturesUnordered::new();
+    let mut busy = Busy::default();
+    loop {
+        let wait = match take_up(state, way, &mut busy).await {
+            Ok((rows, wait)) => {
+                moving.extend(rows.into_iter().map(|row| async move { (step(state, way, &row).await, row) }));
+                wait
+            }
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the scheduler could not look");
+                Duration::from_secs(1)
+            }
+        };
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-            () = state.ending.notified() => {}
+            () = stop.cancelled() => break,
+            Some(first) = moving.next() => {
+                // What is ready together is committed together.
+                let mut ended = vec![first];
+                while let Some(Some(next)) = moving.next().now_or_never() {
+                    ended.push(next);
+                }
+                if let Err(error) = put_down(state, way, &mut busy, ended).await {
+                    tracing::warn!(error = format!("{error:#}"), "the scheduler could not write what it did");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            () = tokio::time::sleep(wait.clamp(AT_MOST_EVERY, AT_LEAST_EVERY)) => {}
+            () = nudge.notified() => {}
         }
+    }
+    let ended = moving.collect().await;
+    if let Err(error) = put_down(state, way, &mut busy, ended).await {
+        tracing::warn!(error = format!("{error:#}"), "what was moved last is moved again at the next start");
     }
 }
 
-/// Does all that is due in one state; returns how long to wait.
-async fn pass(state: &State, which: &'static str) -> Duration {
-    let result: anyhow::Result<Duration> = async {
-        loop {
-            let due = placements::due(state, which).await?;
-            if due.is_empty() {
-                break;
-            }
-            let mut done = Vec::with_capacity(due.len());
-            for row in due {
-                if step(state, which, &row).await? {
-                    done.push(row);
-                }
-            }
-            let next = if which == "wanted" { "started" } else { "gone" };
-            placements::advance(state, &done, which, next).await?;
-        }
-        Ok(placements::next_due(state, which).await?.unwrap_or(AT_LEAST_EVERY))
+/// Takes up what is due and not moving yet, as far as there is room; and how long nothing more is.
+async fn take_up(state: &State, way: Way, busy: &mut Busy) -> anyhow::Result<(Vec<Row>, Duration)> {
+    let room = AT_A_TIME.saturating_sub(busy.len());
+    if room == 0 {
+        return Ok((Vec::new(), AT_LEAST_EVERY));
     }
-    .await;
-    let wait = result.unwrap_or_else(|error| {
-        tracing::warn!(error = format!("{error:#}"), "the scheduler could not look");
-        Duration::from_secs(1)
-    });
-    wait.clamp(AT_MOST_EVERY, AT_LEAST_EVERY)
+    let rows = placements::due(state, way.from, busy, room).await?;
+    if rows.is_empty() {
+        let wait = placements::next_due(state, way.from, busy).await?;
+        return Ok((rows, wait.unwrap_or(AT_LEAST_EVERY)));
+    }
+    for row in &rows {
+        busy.insert(row);
+    }
+    // Mostly they are done before that, and it is looked again.
+    Ok((rows, Duration::from_secs(1)))
+}
+
+/// Writes what became of those that were moved. What is not written is moved again: that is harmless.
+async fn put_down(
+    state: &State,
+    way: Way,
+    busy: &mut Busy,
+    ended: Vec<(anyhow::Result<bool>, Row)>,
+) -> anyhow::Result<()> {
+    let mut done = Vec::with_capacity(ended.len());
+    let mut failed = None;
+    for (moved, row) in ended {
+        busy.remove(&row);
+        match moved {
+            Ok(true) => done.push(row),
+            Ok(false) => {}
+            Err(error) => failed = Some(error),
+        }
+    }
+    placements::advance(state, &done, way.from, way.to).await?;
+    failed.map_or(Ok(()), Err)
 }
 
 /// Whether the placement is where it was to be; else it is tried again later.
-async fn step(state: &State, which: &'static str, row: &Row) -> anyhow::Result<bool> {
-    let done = match which {
+async fn step(state: &State, way: Way, row: &Row) -> anyhow::Result<bool> {
+    let done = match way.from {
         "wanted" => start(state, row).await,
         _ => state.compute.remove(&row.name()).await,
     };
     match done {
         Ok(()) => Ok(true),
         Err(error) => {
-            if which == "wanted" {
+            if way.from == "wanted" {
                 let why = format!("it cannot be started: {error}");
                 tell(state, vec![report(row, PlacementNews::Waits { why })]).await;
             }

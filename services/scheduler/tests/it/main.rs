@@ -42,11 +42,17 @@ struct Inner {
     starts: usize,
     stopped: Vec<String>,
     broken: bool,
+    /// Of these nobody says anything.
+    silent: Vec<String>,
 }
 
 #[async_trait::async_trait]
 impl Compute for Fake {
     async fn start(&self, placement: &Placement) -> Result<(), Error> {
+        testkit::until("an answer", LIMIT * 2, || async {
+            !self.0.lock().unwrap().silent.contains(&placement.name)
+        })
+        .await;
         let mut inner = self.0.lock().unwrap();
         if inner.broken {
             return Err(Error::Stuck(placement.name.clone()));
@@ -290,6 +296,23 @@ async fn a_failing_start_is_tried_again() {
     .await;
     fake.0.lock().unwrap().broken = false;
     world.reaches(&[(1, "started")]).await;
+    world.halt().await;
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_answers_holds_up_no_other() {
+    let fake = Arc::new(Fake::default());
+    let silent = TaskId::new();
+    fake.0.lock().unwrap().silent.push(Placement::name_of(silent, 1));
+    let mut world = World::new(fake.clone()).await;
+    world.queue(silent, 1).await;
+    world.queue(TaskId::new(), 2).await;
+    world.reaches(&[(1, "wanted"), (2, "started")]).await;
+    world.queue(TaskId::new(), 3).await;
+    world.reaches(&[(1, "wanted"), (2, "started"), (3, "started")]).await;
+    fake.0.lock().unwrap().silent.clear();
+    world.reaches(&[(1, "started"), (2, "started"), (3, "started")]).await;
+    assert_eq!(fake.0.lock().unwrap().starts, 3);
     world.halt().await;
 }
 
