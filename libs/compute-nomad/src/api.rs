@@ -22,7 +22,7 @@ const PREFIX: &str = "task-";
 const LONGEST: usize = 300;
 
 /// A region and a namespace of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub(crate) region: String,
     pub(crate) namespace: String,

@@ -5,9 +5,10 @@ use crate::{
     job::AUDIENCE,
 };
 use compute::Error;
+use futures::future::join_all;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
 use serde::Deserialize;
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 use tokio::{sync::Mutex, time::Instant};
 
 /// Unknown keys are asked for no faster than this: whoever reaches us could name any.
@@ -30,7 +31,8 @@ pub(crate) struct Signers(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    sets: Vec<JwkSet>,
+    /// The last that each place said.
+    sets: HashMap<Place, JwkSet>,
     asked: Option<Instant>,
 }
 
@@ -56,24 +58,32 @@ impl Signers {
 
     async fn key(&self, api: &Api, places: &[Place], kid: &str) -> Result<DecodingKey, Error> {
         let mut known = self.0.lock().await;
+        let mut away = None;
         if find(&known.sets, kid).is_none() {
             if known.asked.is_some_and(|at| at.elapsed() < ASK_AT_MOST_EVERY) {
                 return Err(Error::Scheduler("Nomad was asked for its keys a moment ago".to_owned()));
             }
             known.asked = Some(Instant::now());
-            let mut sets = Vec::new();
-            for place in places {
-                sets.push(api.keys(place).await?);
+            let answers = join_all(places.iter().map(|place| api.keys(place))).await;
+            for (place, answer) in places.iter().zip(answers) {
+                match answer {
+                    Ok(set) => drop(known.sets.insert(place.clone(), set)),
+                    Err(failure) => away = Some(failure),
+                }
             }
-            known.sets = sets;
         }
-        let found = find(&known.sets, kid);
-        let key = found
-            .ok_or_else(|| Error::Identity("it is signed with a key that Nomad does not know".to_owned()))?;
+        let key = match (find(&known.sets, kid), away) {
+            (Some(key), _) => key,
+            // Whoever did not answer may know it.
+            (None, Some(failure)) => return Err(failure.into()),
+            (None, None) => {
+                return Err(Error::Identity("it is signed with a key that Nomad does not know".to_owned()));
+            }
+        };
         DecodingKey::from_jwk(key).map_err(|error| Error::Identity(error.to_string()))
     }
 }
 
-fn find<'s>(sets: &'s [JwkSet], kid: &str) -> Option<&'s jsonwebtoken::jwk::Jwk> {
-    sets.iter().find_map(|set| set.find(kid))
+fn find<'s>(sets: &'s HashMap<Place, JwkSet>, kid: &str) -> Option<&'s jsonwebtoken::jwk::Jwk> {
+    sets.values().find_map(|set| set.find(kid))
 }

@@ -20,6 +20,7 @@ pub use config::{Config, Constraint, Driver, Pool, Wrong};
 
 use api::{Api, Failure, JobRow, Place};
 use compute::{Compute, Error, Identity, Phase, Placement, Running, check_name};
+use futures::future::join_all;
 use identity::Signers;
 use std::{
     collections::HashMap,
@@ -80,6 +81,12 @@ impl Nomad {
         Ok(Self { api, config, places, signers, changes, last_change: Mutex::new(None), listeners })
     }
 
+    /// Ends a job wherever it is. Each place is asked, whatever another one says.
+    async fn deregister(&self, name: &str, purge: bool) -> Result<(), Error> {
+        let asked = self.places.iter().map(|place| self.api.deregister(place, name, purge));
+        Ok(join_all(asked).await.into_iter().collect::<Result<(), Failure>>()?)
+    }
+
     /// All jobs of a place, as placements.
     async fn list_at(&self, place: &Place) -> Result<Vec<Running>, Failure> {
         let jobs = self.api.jobs(place).await?;
@@ -131,25 +138,32 @@ impl Compute for Nomad {
     /// Nomad ends the processes soon; it keeps the job, as ended.
     async fn stop(&self, name: &str) -> Result<(), Error> {
         check_name(name)?;
-        for place in &self.places {
-            self.api.deregister(place, name, false).await?;
-        }
-        Ok(())
+        self.deregister(name, false).await
     }
 
+    /// A region that does not answer takes nothing from the others: what runs there is left out until it does.
     async fn list(&self) -> Result<Vec<Running>, Error> {
-        let found =
-            futures::future::try_join_all(self.places.iter().map(|place| self.list_at(place))).await?;
-        Ok(found.into_iter().flatten().collect())
+        let found = join_all(self.places.iter().map(|place| self.list_at(place))).await;
+        let (mut all, mut away) = (Vec::new(), None);
+        for (place, found) in self.places.iter().zip(found) {
+            match found {
+                Ok(found) => all.extend(found),
+                Err(failure) => {
+                    tracing::warn!(region = place.region, namespace = place.namespace, error = %failure, "Nomad's jobs are not known");
+                    away = Some(failure);
+                }
+            }
+        }
+        match away {
+            Some(failure) if all.is_empty() => Err(failure.into()),
+            _ => Ok(all),
+        }
     }
 
     /// Nomad has taken it on when this returns: it ends the processes soon, also those on machines that do not answer now.
     async fn remove(&self, name: &str) -> Result<(), Error> {
         check_name(name)?;
-        for place in &self.places {
-            self.api.deregister(place, name, true).await?;
-        }
-        Ok(())
+        self.deregister(name, true).await
     }
 
     /// A folder stays on the machine where it is.
