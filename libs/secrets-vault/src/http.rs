@@ -13,7 +13,7 @@ const REPEATS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a request was not done.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("Vault at {0} cannot be reached: {1}")]
     Away(String, String),

@@ -57,33 +57,70 @@ impl Held {
     }
 }
 
+/// A token that is good still is not renewed again for so long after Vault did not answer: nobody waits for that.
+const AWAY: Duration = Duration::from_secs(2);
+
+/// What a login has now.
+#[derive(Default)]
+struct Now {
+    held: Option<Held>,
+    /// Why there was no token, and when that was known.
+    failed: Option<(Instant, Failure)>,
+}
+
 /// A login and the token that it has now.
 pub(crate) struct Login {
     role: AppRole,
-    held: Mutex<Option<Held>>,
+    now: Mutex<Now>,
 }
 
 impl Login {
     pub(crate) fn new(role: AppRole) -> Self {
-        Self { role, held: Mutex::new(None) }
+        Self { role, now: Mutex::default() }
     }
 
     /// A token that is good now. Callers wait for the one that fetches it.
     async fn token(&self, http: &Http) -> Result<Zeroizing<String>, Failure> {
-        let mut held = self.held.lock().await;
-        let now = Instant::now();
-        match held.take() {
-            Some(fresh) if now < fresh.renew => *held = Some(fresh),
-            Some(old) if old.renewable && now < old.end => match renew(http, &old).await {
-                Ok(renewed) if renewed.is_young() => *held = Some(renewed),
-                // Denied, or near the longest life of a token.
-                Ok(_) | Err(Failure::Refused { .. }) => *held = Some(self.take(http).await?),
-                // Good still: what it is for fails by itself if Vault is away.
-                Err(Failure::Away(..) | Failure::Sealed(_)) => *held = Some(old),
-            },
-            _ => *held = Some(self.take(http).await?),
+        let came = Instant::now();
+        let mut now = self.now.lock().await;
+        let old = match now.held.take() {
+            Some(held) if Instant::now() < held.renew => {
+                let token = held.token.clone();
+                now.held = Some(held);
+                return Ok(token);
+            }
+            old => old,
+        };
+        // Those who waited learn it with the one that asked: else each would wait out the time of an answer, one after
+        // the other.
+        if let Some((at, failure)) = &now.failed
+            && *at >= came
+        {
+            return Err(failure.clone());
         }
-        Ok(held.as_ref().map(|held| held.token.clone()).unwrap_or_default())
+        let taken = match old {
+            Some(old) if old.renewable && Instant::now() < old.end => match renew(http, &old).await {
+                Ok(renewed) if renewed.is_young() => Ok(renewed),
+                // Denied, or near the longest life of a token.
+                Ok(_) | Err(Failure::Refused { .. }) => self.take(http).await,
+                // Good still: what it is for fails by itself if Vault is away.
+                Err(Failure::Away(..) | Failure::Sealed(_)) => {
+                    Ok(Held { renew: (Instant::now() + AWAY).min(old.end), ..old })
+                }
+            },
+            _ => self.take(http).await,
+        };
+        match taken {
+            Ok(held) => {
+                let token = held.token.clone();
+                *now = Now { held: Some(held), failed: None };
+                Ok(token)
+            }
+            Err(failure) => {
+                now.failed = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
     }
 
     async fn take(&self, http: &Http) -> Result<Held, Failure> {
@@ -112,9 +149,9 @@ impl Login {
     }
 
     async fn forget(&self, token: &str) {
-        let mut held = self.held.lock().await;
-        if held.as_ref().is_some_and(|held| *held.token == token) {
-            *held = None;
+        let mut now = self.now.lock().await;
+        if now.held.as_ref().is_some_and(|held| *held.token == token) {
+            now.held = None;
         }
     }
 }

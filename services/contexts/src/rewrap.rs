@@ -52,6 +52,18 @@ pub(crate) async fn everything(state: &State) -> anyhow::Result<u64> {
     Ok(variables::rewrap(state).await? + keys(state).await?)
 }
 
+/// The same under the newest key. `None`: it cannot be opened, and stays as it is; that is said, and others go on.
+pub(crate) async fn renewed(state: &State, label: &str, sealed: &[u8]) -> anyhow::Result<Option<Vec<u8>>> {
+    match state.secrets.rewrap(label, sealed).await {
+        Ok(renewed) => Ok(Some(renewed)),
+        Err(error @ (secrets::Error::Refused | secrets::Error::UnknownVersion(_))) => {
+            tracing::error!(label, %error, "a secret stays under an older key: set it anew");
+            Ok(None)
+        }
+        Err(away @ secrets::Error::Store(_)) => Err(away.into()),
+    }
+}
+
 /// Seals them anew; they are few and never change, so each is a transaction of its own. Answer: how many.
 async fn keys(state: &State) -> anyhow::Result<u64> {
     let newest = i64::from(state.secrets.newest().await?);
@@ -60,7 +72,7 @@ async fn keys(state: &State) -> anyhow::Result<u64> {
         let rows: Vec<(Uuid, Vec<u8>)> =
             sqlx::query_as(kind.select).bind(newest).fetch_all(state.store.pool()).await?;
         for (id, sealed) in rows {
-            let renewed = state.secrets.rewrap(&(kind.label)(id), &sealed).await?;
+            let Some(renewed) = renewed(state, &(kind.label)(id), &sealed).await? else { continue };
             let one = sqlx::query(kind.update)
                 .bind(id)
                 .bind(renewed)

@@ -1,6 +1,6 @@
 //! Variables of contexts and projects: written, listed by name, never read back.
 
-use crate::{REQUEST_LABEL, State};
+use crate::{REQUEST_LABEL, State, rewrap};
 use base64::{Engine, engine::general_purpose::STANDARD as B64};
 use bus::once::{Begun, Failure, Once};
 use contracts::{
@@ -161,27 +161,28 @@ pub(crate) async fn rewrap(state: &State) -> anyhow::Result<u64> {
     let newest = state.secrets.newest().await?;
     let key_version = i64::from(newest);
     let mut done = 0;
+    // On and on by the key: a row that stays as it is holds up none after it.
+    let mut after = (String::new(), Uuid::nil(), String::new());
     loop {
         let rows: Vec<(String, Uuid, String, i64, Vec<u8>)> = sqlx::query_as(
             "SELECT scope, scope_id, name, version, sealed FROM contexts.variables WHERE key_version < $1
-             ORDER BY key_version LIMIT $2",
+                 AND (scope, scope_id, name) > ($3, $4, $5) ORDER BY scope, scope_id, name LIMIT $2",
         )
         .bind(key_version)
         .bind(REWRAP_BATCH)
+        .bind(&after.0)
+        .bind(after.1)
+        .bind(&after.2)
         .fetch_all(state.store.pool())
         .await?;
-        if rows.is_empty() {
-            return Ok(done);
-        }
+        let Some((scope, id, name, ..)) = rows.last() else { return Ok(done) };
+        after = (scope.clone(), *id, name.clone());
         let mut renewed = Vec::with_capacity(rows.len());
         for (scope, id, name, version, sealed) in rows {
             let place = Place::from_row(&scope, id)?;
-            renewed.push((
-                state.secrets.rewrap(&place.label(&name, version), &sealed).await?,
-                place,
-                name,
-                version,
-            ));
+            if let Some(sealed) = rewrap::renewed(state, &place.label(&name, version), &sealed).await? {
+                renewed.push((sealed, place, name, version));
+            }
         }
         let mut tx = state.store.begin(&[]).await?;
         for (sealed, place, name, version) in renewed {
