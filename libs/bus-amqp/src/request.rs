@@ -1,7 +1,12 @@
 //! Requests and answers. The request lies in the service's queue until somebody takes it or its deadline passes;
 //! the answer comes back by direct reply-to, without a queue of its own.
 
-use crate::{link::Link, signature::SigningKey, topology::request_queue, unavailable};
+use crate::{
+    link::Link,
+    signature::SigningKey,
+    topology::{request_arguments, request_queue},
+    unavailable,
+};
 use bus::broker::{Answer, BrokerError};
 use futures::StreamExt;
 use lapin::{
@@ -143,14 +148,8 @@ pub(crate) async fn serve(
     answer: Answer,
     stop: CancellationToken,
 ) -> Result<(), BrokerError> {
-    let channel = link.channel().await?;
     let queue = request_queue(service);
-    // Gone with its last consumer, so that a request to nobody is returned at once.
-    let options = QueueDeclareOptions { auto_delete: true, ..QueueDeclareOptions::default() };
-    channel
-        .queue_declare(queue.as_str().into(), options, FieldTable::default())
-        .await
-        .map_err(unavailable)?;
+    let channel = with_queue(link, &queue).await?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(unavailable)?;
     let mut requests = channel
         .basic_consume(
@@ -186,6 +185,23 @@ pub(crate) async fn serve(
     answering.close();
     answering.wait().await;
     if leaving { Ok(()) } else { Err(unavailable("the consumer of requests was canceled")) }
+}
+
+/// A channel, and the queue of a service's requests in the broker. One that is there is used as it is: older builds, which
+/// may run beside this one, declare it otherwise.
+async fn with_queue(link: &Link, queue: &str) -> Result<Channel, BrokerError> {
+    let channel = link.channel().await?;
+    let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    if channel.queue_declare(queue.into(), look, FieldTable::default()).await.is_ok() {
+        return Ok(channel);
+    }
+    // The broker closes a channel that looked for what is not there.
+    let channel = link.channel().await?;
+    // Gone with its last consumer, so that a request to nobody is returned at once. Durable although no request is:
+    // RabbitMQ refuses shared queues that are not from 4.3 on.
+    let make = QueueDeclareOptions { durable: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.into(), make, request_arguments()).await.map_err(unavailable)?;
+    Ok(channel)
 }
 
 async fn reply(

@@ -20,6 +20,9 @@ const DELIVERY_LIMIT: i64 = 20;
 /// optional consumer, however far behind, may slow a publish.
 const MAX_LENGTH: i64 = 50_000;
 
+/// Milliseconds after which a queue of requests goes that a restart of the broker brought back and nobody reads any more.
+const REQUESTS_EXPIRE: i32 = 60_000;
+
 /// Services that work cannot go on without: a full queue of theirs refuses, and the relay waits.
 const HOT: [&str; 4] = ["pipelines", "conductor", "dispatcher", "scheduler"];
 const MAX_LENGTH_HOT: i64 = 1_000_000;
@@ -48,6 +51,13 @@ pub fn routing_key(source: &str, lane: i32, kind: &str) -> String {
 /// Queue of the requests to a service: it exists while somebody answers.
 pub fn request_queue(service: &str) -> String {
     format!("gantry.requests.{service}")
+}
+
+/// Arguments of a service's queue of requests.
+pub fn request_arguments() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(REQUESTS_EXPIRE));
+    arguments
 }
 
 /// Arguments of a group's queue.
