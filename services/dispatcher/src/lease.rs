@@ -24,6 +24,9 @@ use uuid::Uuid;
 /// Longest wait of a poll, for commands as for a runner's task.
 pub(crate) const LONGEST_POLL: Duration = Duration::from_secs(25);
 
+/// So long after its limit a job's lease is renewed: the agent ends the job at the limit, and then tells.
+const OVERTIME: Duration = Duration::from_secs(15 * 60);
+
 /// Gives the task that the token was made for to the agent. A repeat with the same claim id returns the same
 /// lease, so that an answer that was lost costs nothing.
 pub async fn claim(state: &State, claim: &Claim) -> Result<Lease, Refused> {
@@ -136,11 +139,12 @@ async fn take(
 pub async fn renew(state: &State, fence: &FenceClaims) -> Result<Renewed, Refused> {
     let mut tx = state.store.begin(&[]).await?;
     tx.relaxed().await?;
-    let renewed: Option<(Uuid, Option<String>, bool, Timestamp)> = sqlx::query_as(
+    let renewed: Option<(Uuid, Option<String>, bool, Timestamp, Timestamp, Timestamp)> = sqlx::query_as(
         "UPDATE dispatcher.tasks t SET renewed_at = n.at, deadline = n.at + $3, \
              next_action_at = CASE WHEN t.permit_at IS NULL THEN least(n.at + $3, t.granted_at + $4) ELSE n.at + $3 END \
          FROM (SELECT clock_timestamp() AS at) n WHERE t.task_id = $1 AND t.epoch = $2 AND t.state = 'leased' \
-         RETURNING t.job_id, t.public_key, t.cancel_requested, t.deadline",
+         RETURNING t.job_id, t.public_key, t.cancel_requested, n.at, t.deadline, \
+             coalesce(t.permit_at, t.granted_at)",
     )
     .bind(fence.task_id.uuid())
     .bind(fence.epoch)
@@ -148,7 +152,16 @@ pub async fn renew(state: &State, fence: &FenceClaims) -> Result<Renewed, Refuse
     .bind(state.config.permit_timeout)
     .fetch_optional(tx.conn())
     .await?;
-    let (job_id, public_key, cancel, deadline) = renewed.ok_or(Refused::Stale("the lease has ended"))?;
+    let (job_id, public_key, cancel, at, deadline, began) =
+        renewed.ok_or(Refused::Stale("the lease has ended"))?;
+    // The agent stops at the limit by itself; one that does not is not believed for ever (security §8).
+    let longest = state.config.job_timeout + OVERTIME;
+    if at > began + longest {
+        let (ready, _) = store::ready(state.store.pool(), job_id).await?;
+        if ready.ssh.is_none() || at > began + longest + state.config.ssh_total {
+            return Err(Refused::Stale("the job ran past its limit"));
+        }
+    }
     tx.commit().await?;
     let claims = FenceClaims {
         task_id: fence.task_id,

@@ -67,6 +67,25 @@ async fn tokens_of_other_epochs_and_tasks_are_refused() {
 }
 
 #[tokio::test]
+async fn a_lease_is_not_renewed_for_ever() {
+    let world = World::new(patient()).await;
+    world.ready(1, machine()).await;
+    let lease = world.claim(&world.queued(1).await[0]).await;
+    let path = format!("/v1/tasks/{}/renew", lease.task_id);
+    let hours_later = async |hours: f64| {
+        sqlx::query("UPDATE dispatcher.tasks SET granted_at = granted_at - $1::interval, permit_at = permit_at - $1::interval")
+            .bind(std::time::Duration::from_secs_f64(hours * 3600.0))
+            .execute(&world.pool)
+            .await
+            .unwrap();
+        world.post::<Renewed>(&path, Some(&lease.fence), &agent_api::Renew {}).await
+    };
+    hours_later(5.1).await.unwrap();
+    assert_eq!(code(hours_later(0.3).await), "stale_lease", "five hours are the limit of a job");
+    world.halt().await;
+}
+
+#[tokio::test]
 async fn a_report_counts_once() {
     let world = World::new(patient()).await;
     let job = world.ready(1, machine()).await;
