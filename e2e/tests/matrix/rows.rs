@@ -124,7 +124,9 @@ pub static ROWS: [Row; 42] = [
     row(
         "F20",
         "a runner's disk is full",
-        Proof::Not("`e2e/tests/disk.rs` shows full disks with file systems of its own"),
+        Proof::Not(
+            "`e2e/tests/disk.rs` shows a machine's full disk, with a file system of its own for its tasks",
+        ),
     ),
     row(
         "F21",

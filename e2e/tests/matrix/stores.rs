@@ -6,6 +6,7 @@ use crate::{
 };
 use anyhow::{Context, ensure};
 use gantry_e2e::{stack::run, until};
+use serde_json::json;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -116,7 +117,21 @@ pub async fn redis(case: &Case<'_>) -> anyhow::Result<()> {
         case.world.suite.bytes(&format!("/logs/{}/raw", case.world.step.0)).await?;
         reads += 4;
     }
+    let follower = case.world.suite.request("POST", "/graphql/stream");
+    let query = json!({ "query": "subscription { pipelines { id } }" });
+    let follower =
+        within(LIMITED, async { Ok(follower.json(&query).send().await?.error_for_status()?) }).await;
     case.push_meanwhile().await;
+    let told = async {
+        let (mut follower, mut seen) = (follower?, Vec::new());
+        let found = |seen: &[u8]| String::from_utf8_lossy(seen).contains("\"pipelines\"");
+        while !found(&seen) {
+            seen.extend(follower.chunk().await?.context("the stream ended")?);
+        }
+        ensure!(!String::from_utf8_lossy(&seen).contains("errors"), "{}", String::from_utf8_lossy(&seen));
+        Ok("told".to_owned())
+    };
+    case.claim("a subscriber of pipelines", within(LIMITED * 2, told).await);
     case.saw(format!("{reads} reads answered 200"));
     case.back();
     match how {
@@ -151,6 +166,7 @@ pub async fn rabbitmq_alarm(case: &Case<'_>) -> anyhow::Result<()> {
     case.saw(format!("{} at {} jobs begun", alarm[0], case.ran()?));
     case.push_meanwhile().await;
     case.read_log().await;
+    case.edit_refused().await;
     case.last().await;
     case.back();
     stack.rabbitmqctl(clear).await.map(|_| ())
@@ -241,17 +257,22 @@ pub async fn s3_corrupt(case: &Case<'_>) -> anyhow::Result<()> {
     case.saw(format!("the job that restores it is {}", restored["status"].as_str().unwrap_or_default()));
     let number = restored["job_number"].as_i64().context("no number")?;
     let build = world.suite.get(&format!("/api/v1.1/project/git/local/{project}/{number}")).await?;
+    let (mut said, mut whole) = (false, false);
     for step in build["steps"].as_array().into_iter().flatten() {
         let id = step["actions"][0]["step_id"].as_str().context("no step")?;
         let log = world.suite.bytes(&format!("/logs/{id}/raw")).await?;
         let text = String::from_utf8_lossy(&log);
         let name = step["name"].as_str().unwrap_or_default();
         if name == "work" {
-            ensure!(log.is_empty() || log == words.as_bytes(), "the job sees other bytes: {text:.200}");
-        } else if text.contains("integrity") {
-            case.saw(format!("“{}” says integrity", name));
+            whole = log == words.as_bytes();
+            ensure!(log.is_empty() || whole, "the job sees other bytes: {text:.200}");
+        } else if text.contains("integrity_check_failed") {
+            said = true;
+            case.saw(format!("“{name}” says so"));
         }
     }
+    // A bit that decides nothing may have been the one.
+    ensure!(said || whole, "nobody says why the cache is not there");
     Ok(())
 }
 
