@@ -378,6 +378,9 @@ ask!(query JobAncestry, "conductor", "job.ancestry", Vec<Ancestor>);
 pub struct Ancestor {
     /// Its name.
     pub name: String,
+    /// The job that really ran: a rerun takes over the success of an earlier one. An older conductor does not say.
+    #[serde(default)]
+    pub job_id: Option<JobId>,
     /// Names of the jobs that it requires itself.
     pub requires: Vec<String>,
 }

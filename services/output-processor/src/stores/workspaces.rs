@@ -63,7 +63,12 @@ fn closure(upstream: &[Ancestor]) -> HashMap<&str, HashSet<&str>> {
 /// Layers in the order of the graph: those of a job after those of all jobs upstream of it.
 fn ordered(upstream: &[Ancestor], mut rows: Vec<Row>) -> Vec<Layer> {
     let above = closure(upstream);
-    // Of a job that a rerun ran again only what its last run left.
+    // Other instances of the workflow write into the same workspace, earlier ones, later ones and at the same time: of
+    // a job counts what was left by the run that this instance has, its own or the one it took over.
+    let ran: HashMap<&str, Uuid> =
+        upstream.iter().filter_map(|job| Some((job.name.as_str(), job.job_id?.uuid()))).collect();
+    rows.retain(|row| ran.get(row.job_name.as_str()).is_none_or(|job| *job == row.job_id));
+    // Where an older conductor does not say which, the last that left something.
     let mut last: HashMap<String, (Timestamp, Uuid)> = HashMap::new();
     for row in &rows {
         let newest = last.entry(row.job_name.clone()).or_insert((row.created_at, row.job_id));

@@ -12,7 +12,10 @@ use contracts::{
 };
 use gantry_output_processor::Config;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -272,24 +275,28 @@ async fn what_is_past_its_retention_is_invisible_at_once_and_gone_a_day_later() 
     assert!(store.head(&key).await.unwrap().is_none());
 }
 
-struct Conductor;
+/// Says which runs of a diamond's jobs count, by name; of the others it does not.
+struct Conductor(Arc<Mutex<BTreeMap<&'static str, Value>>>);
 
 #[async_trait]
 impl Responder for Conductor {
     async fn respond(&self, _: Request) -> Result<Value, RequestError> {
+        let counts = self.0.lock().unwrap();
+        let job = |name: &str, requires: &[&str]| json!({ "name": name, "job_id": counts.get(name), "requires": requires });
         Ok(json!([
-            { "name": "last", "requires": ["left", "right"] },
-            { "name": "left", "requires": ["first"] },
-            { "name": "right", "requires": ["first"] },
-            { "name": "first", "requires": [] },
+            job("last", &["left", "right"]),
+            job("left", &["first"]),
+            job("right", &["first"]),
+            job("first", &[]),
         ]))
     }
 }
 
 #[tokio::test]
-async fn layers_come_in_the_order_of_the_graph_and_only_of_the_last_run() {
+async fn layers_come_in_the_order_of_the_graph_and_only_of_the_run_that_counts() {
     let world = World::new(Config::default()).await;
-    world.bus().respond("conductor", Arc::new(Conductor));
+    let counts = Arc::<Mutex<BTreeMap<_, _>>>::default();
+    world.bus().respond("conductor", Arc::new(Conductor(counts.clone())));
     let store = store(&world).await;
     let (project, workspace) = (fresh(), fresh());
     let persist = async |name: &str, index: i32| {
@@ -302,11 +309,12 @@ async fn layers_come_in_the_order_of_the_graph_and_only_of_the_last_run() {
     };
     persist("last", 0).await;
     persist("right", 0).await;
-    persist("left", 0).await;
+    let former = persist("left", 0).await;
     let left = persist("left", 1).await; // a rerun's job: another id
     persist("first", 0).await;
     persist("beside", 0).await;
     let agent = task(&world, project, workspace, "attaches", 0).await;
+    // Without a word on it the last that left something counts.
     let layers = ok(&world, &agent, "workspace/layers", json!({})).await["layers"].clone();
     let seen: Vec<_> = layers
         .as_array()
@@ -317,4 +325,11 @@ async fn layers_come_in_the_order_of_the_graph_and_only_of_the_last_run() {
     let expected = [("first", "[]"), ("left", "[0]"), ("right", "[0]"), ("last", "[0,1,2]")];
     assert_eq!(seen, expected.map(|(name, after)| (name, after.to_owned())));
     assert_eq!(layers[1]["job_id"], json!(left));
+    counts.lock().unwrap().insert("left", json!(former));
+    let layers = ok(&world, &agent, "workspace/layers", json!({})).await["layers"].clone();
+    assert_eq!((&layers[1]["job_id"], layers.as_array().unwrap().len()), (&json!(former), 4));
+    // One that left nothing has no layer, whatever other runs of it left.
+    counts.lock().unwrap().insert("left", json!(fresh()));
+    let layers = ok(&world, &agent, "workspace/layers", json!({})).await["layers"].clone();
+    assert_eq!(layers.as_array().unwrap().len(), 3);
 }
