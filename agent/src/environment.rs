@@ -2,6 +2,7 @@
 
 use agent_api::{Secrets, TaskSpec};
 use executors::Facts;
+use model::plan::{Executor, Step};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -70,11 +71,18 @@ impl Environment {
         facts: &Facts,
     ) -> Result<Self, String> {
         let definition = &spec.definition;
-        let all = definition.environment.iter().chain(definition.steps.iter().flat_map(|step| match step {
-            model::plan::Step::Run(run) => run.environment.as_slice(),
+        let primary = match &definition.executor {
+            Executor::Docker { containers } => {
+                containers.first().map(|primary| primary.environment.as_slice())
+            }
+            _ => None,
+        };
+        let primary = primary.unwrap_or_default();
+        let of_steps = definition.steps.iter().flat_map(|step| match step {
+            Step::Run(run) | Step::Deploy(run) => run.environment.as_slice(),
             _ => &[],
-        }));
-        for (name, value) in all {
+        });
+        for (name, value) in primary.iter().chain(&definition.environment).chain(of_steps) {
             if !is_name(name) {
                 return Err(format!("{name:?} is not a name that an environment variable can have"));
             }
@@ -83,6 +91,8 @@ impl Environment {
             }
         }
         let mut variables = facts.environment.clone();
+        // An engine made the container with it; where a job's containers are not made, it counts all the same.
+        variables.extend(primary.iter().cloned());
         let path = variables.get("PATH").cloned().unwrap_or_else(|| DEFAULT_PATH.to_owned());
         let mut set = |name: &str, value: String| drop(variables.insert(name.to_owned(), value));
         set("PATH", format!("{}:{path}", places.bin.display()));

@@ -150,8 +150,8 @@ impl Ctx<'_> {
         if containers.len() != items.len() {
             return None;
         }
-        let environment = containers.first().map(|primary| primary.environment.clone()).unwrap_or_default();
-        Some(Place { environment, ..Place::new(Executor::Docker { containers }) })
+        // The primary's environment stays with its container: below all that the job is given (execution §11.1).
+        Some(Place::new(Executor::Docker { containers }))
     }
 
     fn container(&mut self, item: &Node) -> Option<Container> {
