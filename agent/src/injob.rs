@@ -20,11 +20,11 @@ pub fn run(words: &[&str]) -> i32 {
         ["env", "subst"] => {
             let mut text = String::new();
             match std::io::stdin().read_to_string(&mut text) {
-                Ok(_) => say(&substitute(&text, |name| std::env::var(name).ok())),
+                Ok(_) => say(&substitute(&text, &variable)),
                 Err(e) => fail(&e.to_string()),
             }
         }
-        ["env", "subst", text] => say(&substitute(text, |name| std::env::var(name).ok())),
+        ["env", "subst", text] => say(&substitute(text, &variable)),
         ["mask", "add"] => {
             let mut value = String::new();
             match std::io::stdin().read_to_string(&mut value) {
@@ -122,44 +122,73 @@ fn halt() -> i32 {
     }
 }
 
-/// `$NAME`, `${NAME}` and the forms with a default: `:-` and `:=` for unset or empty, `-` and `=` for unset.
-fn substitute(text: &str, value: impl Fn(&str) -> Option<String>) -> String {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let starts_name = |c: char| c.is_ascii_alphabetic() || c == '_';
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// `$NAME`, `${NAME}` and what may follow the name in braces (execution §20): `-` and `=` before what stands in where it
+/// is not set, `+` before what stands in where it is; with `:` an empty value counts as none. What stands in may hold
+/// variables itself. `$$` is a dollar sign that names nothing.
+fn substitute(text: &str, value: &impl Fn(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         let after = &rest[at + 1..];
-        if let Some(body) = after.strip_prefix('{')
-            && let Some(end) = body.find('}')
-            && body.starts_with(starts_name)
-        {
-            let inner = &body[..end];
-            let (name, operator) = inner.split_at(inner.find(|c| !is_name(c)).unwrap_or(inner.len()));
-            let found = value(name);
-            let replaced = if let Some(default) = operator.strip_prefix(":-").or(operator.strip_prefix(":="))
-            {
-                Some(found.filter(|v| !v.is_empty()).unwrap_or_else(|| default.to_owned()))
-            } else if let Some(default) = operator.strip_prefix('-').or(operator.strip_prefix('=')) {
-                Some(found.unwrap_or_else(|| default.to_owned()))
-            } else {
-                operator.is_empty().then(|| found.unwrap_or_default())
-            };
-            if let Some(replaced) = replaced {
-                out.push_str(&replaced);
-                rest = &body[end + 1..];
-                continue;
+        if after.starts_with('$') {
+            let name = 1 + name_length(&after[1..]);
+            out.push_str(&after[..name]);
+            rest = &after[name..];
+        } else if let Some((replaced, left)) = braced(after, value) {
+            out.push_str(&replaced);
+            rest = left;
+        } else {
+            let (name, left) = after.split_at(name_length(after));
+            match name {
+                "" => out.push('$'),
+                name => out.push_str(&value(name).unwrap_or_default()),
             }
-        } else if after.starts_with(starts_name) {
-            let end = after.find(|c| !is_name(c)).unwrap_or(after.len());
-            out.push_str(&value(&after[..end]).unwrap_or_default());
-            rest = &after[end..];
-            continue;
+            rest = left;
         }
-        out.push('$');
-        rest = after;
     }
     out.push_str(rest);
     out
+}
+
+/// How many bytes at the beginning of a text are a name.
+fn name_length(text: &str) -> usize {
+    if text.starts_with(|c: char| c.is_ascii_digit()) {
+        return 0;
+    }
+    text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len())
+}
+
+/// What a variable in braces becomes, and what follows it; `None`: it is none, and stays as it is.
+fn braced<'a>(after: &'a str, value: &impl Fn(&str) -> Option<String>) -> Option<(String, &'a str)> {
+    let body = after.strip_prefix('{')?;
+    let (name, tail) = body.split_at(name_length(body));
+    // The brace that closes it: what stands in may hold others.
+    let mut depth = 1;
+    let end = tail.char_indices().find_map(|(at, c)| {
+        match c {
+            '{' if tail[..at].ends_with('$') => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        (depth == 0).then_some(at)
+    })?;
+    let (operator, left) = (&tail[..end], &tail[end + 1..]);
+    let found = value(name);
+    let (found, operator) = match operator.strip_prefix(':') {
+        Some(operator) => (found.filter(|value| !value.is_empty()), operator),
+        None => (found, operator),
+    };
+    let replaced = match (operator.chars().next(), operator.get(1..)) {
+        _ if name.is_empty() => return None,
+        (None, _) if tail.starts_with('}') => found.unwrap_or_default(),
+        (Some('-' | '='), Some(other)) => found.unwrap_or_else(|| substitute(other, value)),
+        (Some('+'), Some(other)) => found.map(|_| substitute(other, value)).unwrap_or_default(),
+        _ => return None,
+    };
+    Some((replaced, left))
 }

@@ -1,13 +1,15 @@
 //! Output on its way to the suite: masked, spooled on disk, sent in chunks that may be repeated, sealed.
 
+mod reserve;
 mod upload;
 
 use crate::control::Control;
 use aws_lc_rs::digest::{Context, SHA256};
 use ids::StepId;
+use reserve::Reserve;
 use std::{
     fs::{File, Permissions},
-    io::{self, Write},
+    io::{self, Seek, SeekFrom, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
@@ -110,6 +112,7 @@ pub(crate) struct Output {
     control: Arc<Control>,
     hidden: Arc<Hidden>,
     folder: PathBuf,
+    reserve: Arc<Reserve>,
     pub(crate) budget: Arc<Budget>,
     uploads: Mutex<JoinSet<()>>,
 }
@@ -119,7 +122,13 @@ impl Output {
         std::fs::create_dir_all(folder)?;
         let budget = Budget::new(control.timing.spool_bytes);
         let hidden = Arc::new(Hidden { secrets: Mutex::new(secrets), version: AtomicU64::new(0) });
-        Ok(Self { control, hidden, folder: folder.to_owned(), budget, uploads: Mutex::default() })
+        let reserve = Arc::new(Reserve::make(folder));
+        Ok(Self { control, hidden, folder: folder.to_owned(), reserve, budget, uploads: Mutex::default() })
+    }
+
+    /// What a step says that failed while nothing was left of the disk: it is not its author's fault.
+    pub(crate) fn out_of_room(&self) -> io::Result<()> {
+        if reserve::nothing_left(&self.folder) { Err(reserve::disk_full(&self.folder)) } else { Ok(()) }
     }
 
     /// Hides these, and nothing else, in every stream from here on.
@@ -218,6 +227,8 @@ impl Output {
             spool,
             hasher: Context::new(&SHA256),
             shared,
+            folder: self.folder.clone(),
+            reserve: Arc::clone(&self.reserve),
             budget: Arc::clone(&self.budget),
             scratch: Vec::new(),
             last: b'\n',
@@ -245,6 +256,8 @@ pub(crate) struct Stream {
     spool: File,
     hasher: Context,
     shared: Arc<Shared>,
+    folder: PathBuf,
+    reserve: Arc<Reserve>,
     budget: Arc<Budget>,
     scratch: Vec<u8>,
     last: u8,
@@ -293,7 +306,27 @@ impl Stream {
         if limited {
             return Ok(());
         }
-        self.spool.write_all(masked)?;
+        match self.spool(masked) {
+            Err(error) if reserve::is_full(&error) => {
+                // What was read is kept, and a few lines after it; the step ends.
+                if self.reserve.release() {
+                    self.spool(masked)?;
+                }
+                Err(reserve::disk_full(&self.folder))
+            }
+            done => done,
+        }
+    }
+
+    /// Writes all of it or nothing.
+    fn spool(&mut self, masked: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.spool.write_all(masked) {
+            let written = self.shared.lock().written;
+            self.spool.set_len(written)?;
+            self.spool.seek(SeekFrom::Start(written))?;
+            return Err(error);
+        }
+        let len = masked.len() as u64;
         self.hasher.update(masked);
         self.budget.add(len);
         self.shared.lock().written += len;

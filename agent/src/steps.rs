@@ -21,7 +21,7 @@ use model::{
 };
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -32,7 +32,9 @@ use tokio::task::JoinSet;
 
 pub(crate) use reports::Reports;
 
-const DEFAULT_SHELL: &str = "/bin/bash -eo pipefail";
+/// What runs a script where no shell is configured (config-language §12.1), and what does where there is no bash.
+const BASH: &str = "/bin/bash -eo pipefail";
+const SH: &str = "/bin/sh -eo pipefail";
 /// Longest script that goes as an argument: the kernel takes 128 KiB.
 const MAX_ARGUMENT: usize = 96 * 1024;
 const FIRST_NUMBER: u32 = 101;
@@ -78,6 +80,10 @@ pub(crate) struct Runner {
     leftovers: Mutex<JoinSet<()>>,
     /// From the job's container to the server, once it was needed.
     pub(crate) way: tokio::sync::Mutex<Option<Way>>,
+    /// Why a step was ended by the machine.
+    trouble: Mutex<Option<String>>,
+    /// Whether there is a bash where the steps run, once that was asked.
+    has_bash: tokio::sync::OnceCell<bool>,
 }
 
 impl Runner {
@@ -105,6 +111,8 @@ impl Runner {
             background: Mutex::default(),
             leftovers: Mutex::default(),
             way: tokio::sync::Mutex::default(),
+            trouble: Mutex::default(),
+            has_bash: tokio::sync::OnceCell::new(),
         }
     }
 
@@ -120,8 +128,15 @@ impl Runner {
         let mut failed = false;
         let mut reason = None;
         for (number, step) in (FIRST_NUMBER..).zip(&self.spec.definition.steps) {
-            if self.control.stopped().is_some() || self.is_halted().await {
+            if self.control.stopped().is_some() {
                 break;
+            }
+            if self.is_halted().await {
+                // Node 0 waits until the others have come as far as a deploy step: one that has nothing more to do has.
+                if matches!(step, Step::Deploy(_)) && self.spec.index > 0 && !failed {
+                    let _ = self.step(number, step).await;
+                }
+                continue;
             }
             let runs = match step.when() {
                 When::OnSuccess => !failed,
@@ -142,6 +157,7 @@ impl Runner {
             match status {
                 "success" => {}
                 "infrastructure_fail" => {
+                    let reason = reason.or_else(|| lock(&self.trouble).take());
                     return Result { status: JobStatus::InfrastructureFail, reason };
                 }
                 _ => failed = true,
@@ -193,14 +209,14 @@ impl Runner {
     async fn step(self: &Arc<Self>, number: u32, step: &Step) -> io::Result<&'static str> {
         let (name, bash_command, background) = match step {
             Step::Run(run) => {
-                let text = format!("#!{}\n{}", self.shell(run), run.command);
+                let text = format!("#!{}\n{}", self.shell(run).await, run.command);
                 (run.name.clone(), Some(text), run.background)
             }
             Step::Checkout { .. } => {
                 (step.name().to_owned(), Some(format!("#!/bin/sh -e\n{}", checkout::SCRIPT)), false)
             }
             Step::Deploy(run) => {
-                (run.name.clone(), Some(format!("#!{}\n{}", self.shell(run), run.command)), false)
+                (run.name.clone(), Some(format!("#!{}\n{}", self.shell(run).await, run.command)), false)
             }
             other => (other.name().to_owned(), None, false),
         };
@@ -287,6 +303,7 @@ impl Runner {
         let outcome = outcome.unwrap_or_else(|e| {
             // Best effort: the disk may be what failed.
             let _ = stream.note(&format!("The step could not be run: {e}"));
+            *lock(&self.trouble) = Some(e.to_string());
             Outcome { status: "infrastructure_fail", exit_code: None }
         });
         stream.finish()?;
@@ -349,12 +366,20 @@ impl Runner {
         self.judge(ended, false, stream)
     }
 
-    fn shell<'a>(&'a self, run: &'a RunStep) -> &'a str {
-        run.shell.as_deref().or(self.spec.definition.shell.as_deref()).unwrap_or(DEFAULT_SHELL)
+    /// The line that runs a script: a program and its arguments.
+    async fn shell<'a>(&'a self, run: &'a RunStep) -> &'a str {
+        if let Some(line) = run.shell.as_deref().or(self.spec.definition.shell.as_deref()) {
+            return line;
+        }
+        let has_bash = async || self.sandbox.exists(Path::new("/bin/bash")).await.unwrap_or(true);
+        if *self.has_bash.get_or_init(has_bash).await { BASH } else { SH }
     }
 
     async fn run_step(&self, number: u32, run: &RunStep, stream: &mut Stream) -> io::Result<Outcome> {
-        let mut argv: Vec<String> = self.shell(run).split_whitespace().map(str::to_owned).collect();
+        let line = self.shell(run).await;
+        // What a shell could not split either is taken word by word.
+        let mut argv = shlex::split(line)
+            .unwrap_or_else(|| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         if run.command.len() > MAX_ARGUMENT || !takes_script_as_argument(&argv) {
             let path = self.places.script(number);
             self.sandbox.write(&path, &run.command, 0o755).await.map_err(io::Error::other)?;
@@ -373,6 +398,9 @@ impl Runner {
         let command = Command { argv, env, dir, make_dir, io: Io::Terminal };
         let limit = (!run.background).then(|| Duration::from_secs(run.no_output_timeout_secs));
         let ended = self.process(command, limit, stream).await?;
+        if matches!(ended, Ended::Exit(code) if code != 0) {
+            self.output.out_of_room()?;
+        }
         self.judge(ended, run.background, stream)
     }
 
@@ -449,8 +477,8 @@ impl Runner {
     }
 }
 
-fn lock(set: &Mutex<JoinSet<()>>) -> std::sync::MutexGuard<'_, JoinSet<()>> {
-    set.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(held: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Shells and Python take a script after `-c`; for other interpreters that means something else.

@@ -1,5 +1,5 @@
 //! A full data disk (reliability F23): new work is refused with the reason, nothing that was accepted is lost,
-//! and work goes on by itself. On a file system of its own, so that the machine's is not filled; that needs root.
+//! and work goes on by itself. A runner's full disk (F20): the job says so. On file systems of their own, so that the machine's is not filled; that needs root.
 
 use anyhow::{Context, bail, ensure};
 use gantry_e2e::{Suite, until};
@@ -67,20 +67,85 @@ async fn pipeline_status(suite: &Suite, id: &str) -> anyhow::Result<String> {
     Ok(status.unwrap_or_default().to_owned())
 }
 
+/// A file system for a test; says why there is none.
+fn small(path: &Path, mib: u64) -> Option<Small> {
+    if !geteuid().is_root() {
+        eprintln!("NOT TESTED: a full disk needs a file system of its own, which only root may mount");
+        return None;
+    }
+    Small::new(path, mib)
+        .inspect_err(|error| {
+            eprintln!("NOT TESTED: a full disk; no file system can be mounted here: {error:#}")
+        })
+        .ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_finds_a_runners_disk_full_says_so() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let data = dir.path().join("data");
+    fs::create_dir_all(&data)?;
+    let Some(_small) = small(&data.join("tasks"), 24) else { return Ok(()) };
+    let suite = Suite::up(&data, &[]).await?;
+    let files = dir.path().join("files");
+    fs::create_dir_all(files.join(".circleci"))?;
+    let config = r#"version: 2.1
+jobs:
+  prints: { machine: true, steps: [{ run: { name: work, command: "for i in $(seq 400000); do echo line $i of some length, so that there are many bytes of them; done" } }] }
+  writes: { machine: true, steps: [{ run: { name: work, command: "echo begun; head -c 100000000 /dev/zero > file" } }] }
+  after: { machine: true, steps: [{ run: echo hello }] }
+workflows:
+  main: { jobs: [prints, { writes: { requires: [{ prints: terminal }] } }, { after: { requires: [{ writes: terminal }] } }] }
+"#;
+    fs::write(files.join(".circleci/config.yml"), config)?;
+    suite.push(dir.path(), "room", &files, "refs/heads/main").await?;
+    let pipelines = suite.items("/api/v2/project/git/local/room/pipeline").await?;
+    let id = pipelines[0]["id"].as_str().context("no pipeline")?.to_owned();
+    until("the workflow's end", LIMIT, async || {
+        let status = pipeline_status(&suite, &id).await?;
+        Ok(["success", "failed"].contains(&status.as_str()).then_some(()))
+    })
+    .await?;
+    let workflow = suite.items(&format!("/api/v2/pipeline/{id}/workflow")).await?[0]["id"].clone();
+    let workflow = workflow.as_str().context("no workflow")?;
+    let jobs = suite.items(&format!("/api/v2/workflow/{workflow}/job")).await?;
+    for (name, status) in
+        [("prints", "infrastructure_fail"), ("writes", "infrastructure_fail"), ("after", "success")]
+    {
+        let job = jobs.iter().find(|job| job["name"] == name).context("no job")?;
+        ensure!(job["status"] == status, "{job}");
+        if status == "success" {
+            continue;
+        }
+        let path = format!("/api/v1.1/project/git/local/room/{}", job["job_number"]);
+        let build = suite.get(&path).await?;
+        let step = build["steps"].as_array().into_iter().flatten().find(|step| step["name"] == "work");
+        let step = &step.context("no step")?["actions"][0];
+        let log = suite.bytes(&format!("/logs/{}/raw", step["step_id"].as_str().context("no id")?)).await?;
+        let text = String::from_utf8(log)?;
+        let (before, said) =
+            text.split_once("The step could not be run: ").context("the log does not say it")?;
+        ensure!(said.starts_with("disk_full: ") && said.contains("/tasks/"), "{said}");
+        let lines: Vec<&str> = before.lines().collect();
+        match name {
+            "writes" => ensure!(lines.first() == Some(&"begun"), "{before}"),
+            // Every line but the last is whole, and none is missing.
+            _ => {
+                ensure!(lines.len() > 10_000, "{} lines", lines.len());
+                for (at, line) in lines[..lines.len() - 1].iter().enumerate() {
+                    ensure!(line.starts_with(&format!("line {} of ", at + 1)), "line {at}: {line}");
+                }
+            }
+        }
+    }
+    suite.down().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_new_work_and_loses_nothing() -> anyhow::Result<()> {
-    if !geteuid().is_root() {
-        eprintln!("NOT TESTED: a full data disk needs a file system of its own, which only root may mount");
-        return Ok(());
-    }
     let dir = tempfile::tempdir()?;
-    let small = match Small::new(&dir.path().join("small"), 600) {
-        Ok(small) => small,
-        Err(error) => {
-            eprintln!("NOT TESTED: a full data disk; no file system can be mounted here: {error:#}");
-            return Ok(());
-        }
-    };
+    let Some(small) = small(&dir.path().join("small"), 600) else { return Ok(()) };
     let config = dir.path().join("gantry.toml");
     fs::write(&config, "[disk]\nmin_free_mib = 100\n")?;
     let config = config.to_str().context("a path in UTF-8")?.to_owned();

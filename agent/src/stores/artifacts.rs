@@ -1,8 +1,8 @@
 //! `store_artifacts` and `store_test_results` (execution §17, §18).
 
-use super::transfer::{AT_A_TIME, call, patience, put};
+use super::transfer::{AT_A_TIME, call, patience, pauses, put};
 use crate::{
-    client::Body,
+    client::{Body, Failure},
     files::{Artifact, Ask, Report},
     helper::{Ends, Failed, pieces},
     output::Stream,
@@ -43,20 +43,23 @@ impl Runner {
         }
         stream.note(&format!("Uploading {} to {}", place.display(), destination.unwrap_or(path)))?;
         for batch in artifacts.chunks(MAX_BATCH) {
-            let files = batch.iter().map(|artifact| ArtifactUpload {
-                // Names are shown to everybody who may see the job (security §4.5).
-                path: self.output.mask(&artifact.name),
-                size: artifact.size,
-                sha256: artifact.sha256.clone(),
-            });
-            let ask = ArtifactUploads { files: files.collect() };
-            let Uploads { uploads } = call(&self.control, "artifacts/uploads", &ask).await?;
-            let ask = Ask::Send {
-                files: batch.iter().map(|artifact| (artifact.source.clone(), artifact.size)).collect(),
-            };
-            self.helper(&ask, stream, |ends| self.send_artifacts(batch, &uploads, ends)).await?;
-            let commit = ObjectsCommit { objects: uploads.iter().map(|upload| upload.object).collect() };
-            let _: Committed = call(&self.control, "artifacts/commit", &commit).await?;
+            let places = self.places_of(batch).await?;
+            let mut objects = Vec::with_capacity(batch.len());
+            let (mut small, mut large) = (Vec::new(), Vec::new());
+            for pair in batch.iter().zip(places) {
+                if pair.0.size <= SMALL { small.push(pair) } else { large.push(pair) }
+            }
+            if !small.is_empty() {
+                let ask = Ask::Send {
+                    files: small.iter().map(|(small, _)| (small.source.clone(), small.size)).collect(),
+                };
+                self.helper(&ask, stream, |ends| self.send_small(&small, ends)).await?;
+                objects.extend(small.iter().map(|(_, place)| place.object));
+            }
+            for (artifact, place) in large {
+                objects.push(self.send_large(artifact, place, stream).await?.object);
+            }
+            let _: Committed = call(&self.control, "artifacts/commit", &ObjectsCommit { objects }).await?;
             for artifact in batch {
                 stream.note(&format!(
                     "  Uploading {} to {}: DONE",
@@ -68,26 +71,66 @@ impl Runner {
         Ok(())
     }
 
-    /// Sends the files of a batch, one after another out of one stream.
-    async fn send_artifacts(&self, batch: &[Artifact], uploads: &[Upload], ends: Ends) -> Result<(), Failed> {
+    /// Where these are to be put.
+    async fn places_of(&self, artifacts: &[Artifact]) -> Result<Vec<Upload>, Failed> {
+        let files = artifacts.iter().map(|artifact| ArtifactUpload {
+            // Names are shown to everybody who may see the job (security §4.5).
+            path: self.output.mask(&artifact.name),
+            size: artifact.size,
+            sha256: artifact.sha256.clone(),
+        });
+        let ask = ArtifactUploads { files: files.collect() };
+        let Uploads { uploads } = call(&self.control, "artifacts/uploads", &ask).await?;
+        Ok(uploads)
+    }
+
+    /// Sends files one after another out of one stream, several at once.
+    async fn send_small(&self, files: &[(&Artifact, Upload)], ends: Ends) -> Result<(), Failed> {
         let (from, reading) = pieces(ends);
         let mut from = Pieces { from, rest: Bytes::new() };
-        let mut small = Vec::new();
-        for (artifact, upload) in batch.iter().zip(uploads) {
-            if artifact.size <= SMALL {
-                let bytes = from.whole(artifact.size).await?;
-                small.push(put(&self.control, upload, bytes));
-                if small.len() == 2 * AT_A_TIME {
-                    all(std::mem::take(&mut small)).await?;
-                }
-            } else {
-                let sent = from.through(&self.control.client, upload, artifact.size).await;
-                sent.map_err(|e| Failed::Told(format!("{}: {e}", artifact.source.display())))?;
+        for some in files.chunks(2 * AT_A_TIME) {
+            let mut puts = Vec::with_capacity(some.len());
+            for (artifact, place) in some {
+                puts.push(put(&self.control, place, from.whole(artifact.size).await?));
             }
+            all(puts).await?;
         }
-        all(small).await?;
         reading.await.map_err(io::Error::other)??;
         Ok(())
+    }
+
+    /// Sends a file that is not held: a try that fails begins anew, at a new place. Where it lies in the end.
+    async fn send_large(
+        &self,
+        artifact: &Artifact,
+        mut place: Upload,
+        stream: &mut Stream,
+    ) -> Result<Upload, Failed> {
+        let ask = Ask::Send { files: vec![(artifact.source.clone(), artifact.size)] };
+        let mut pauses = pauses(&self.control);
+        loop {
+            let sent = self.helper(&ask, stream, |ends| async {
+                let (from, reading) = pieces(ends);
+                let mut from = Pieces { from, rest: Bytes::new() };
+                let sent = from.through(&self.control.client, &place, artifact.size).await?;
+                // A helper that nobody listens to would complain.
+                while from.from.recv().await.is_some() {}
+                reading.await.map_err(io::Error::other)??;
+                Ok(sent)
+            });
+            match sent.await? {
+                Ok(()) => return Ok(place),
+                Err(failure) => match pauses.next() {
+                    Some(pause) if failure.is_temporary() => {
+                        tracing::debug!(error = %failure, "an artifact is sent again");
+                        tokio::time::sleep(pause).await;
+                    }
+                    _ => return Err(Failed::Told(format!("{}: {failure}", artifact.source.display()))),
+                },
+            }
+            let places = self.places_of(std::slice::from_ref(artifact)).await?;
+            place = places.into_iter().next().ok_or_else(no_place)?;
+        }
     }
 
     pub(super) async fn store_test_results(&self, path: &str, stream: &mut Stream) -> Result<(), Failed> {
@@ -114,9 +157,7 @@ impl Runner {
         let sha256 = hex::encode(archive::sha256(&bytes));
         let ask = TestsUpload { size: bytes.len() as u64, sha256 };
         let Uploads { uploads } = call(&self.control, "tests/upload", &ask).await?;
-        let Some(place) = uploads.into_iter().next() else {
-            return Err(Failed::Told("the suite named no place for them".into()));
-        };
+        let place = uploads.into_iter().next().ok_or_else(no_place)?;
         put(&self.control, &place, bytes).await?;
         let _: Committed =
             call(&self.control, "tests/commit", &ObjectsCommit { objects: vec![place.object] }).await?;
@@ -170,6 +211,10 @@ struct Pieces {
     rest: Bytes,
 }
 
+fn no_place() -> Failed {
+    Failed::Told("the suite named no place for it".into())
+}
+
 fn broken() -> Failed {
     Failed::Told("the files could not be read".into())
 }
@@ -189,13 +234,13 @@ impl Pieces {
         Ok(whole.freeze())
     }
 
-    /// Sends so many bytes as they come.
+    /// Sends so many bytes as they come; what the store had against it is told beside.
     async fn through(
         &mut self,
         client: &crate::client::Client,
         place: &Upload,
         size: u64,
-    ) -> Result<(), Failed> {
+    ) -> Result<Result<(), Failure>, Failed> {
         let (to, body) = mpsc::channel::<Bytes>(2);
         let frames = stream::unfold(body, |mut body| async move {
             let piece = body.recv().await?;
@@ -221,7 +266,7 @@ impl Pieces {
             Ok::<(), Failed>(())
         };
         let (sent, moved) = tokio::join!(sending, moving);
-        sent.map_err(|failure| Failed::Told(failure.to_string()))?;
-        moved
+        moved?;
+        Ok(sent)
     }
 }

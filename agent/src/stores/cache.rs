@@ -34,12 +34,21 @@ impl Runner {
             sums =
                 files.into_iter().zip(found.into_iter().map(|sum| sum.map(|hex| base64_sum(&hex)))).collect();
         }
+        let variable = |name: &str| {
+            let value = self.environment.given.get(name)?;
+            let is_secret = self.output.mask(value) != *value;
+            Some(if is_secret {
+                key::stand_in(&self.spec.repository_url, name, value)
+            } else {
+                value.clone()
+            })
+        };
         let facts = Facts {
             branch: self.spec.branch.as_deref().unwrap_or_default(),
             build_num: self.spec.job_number,
             revision: &self.spec.revision,
             checkout_key: &self.spec.repository_url,
-            environment: &self.environment.given,
+            variable: &variable,
             epoch: self.control.clock.now().timestamp(),
             arch: &key::arch(),
         };

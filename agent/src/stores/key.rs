@@ -11,8 +11,8 @@ pub(super) struct Facts<'a> {
     pub(super) build_num: i64,
     pub(super) revision: &'a str,
     pub(super) checkout_key: &'a str,
-    /// What the agent was given: built-in variables, contexts and project variables.
-    pub(super) environment: &'a BTreeMap<String, String>,
+    /// What the agent was given: built-in variables, contexts and project variables, as they may stand in a key.
+    pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
     /// Seconds since 1970.
     pub(super) epoch: i64,
     pub(super) arch: &'a str,
@@ -87,7 +87,7 @@ impl Template {
                 Part::Arch => key.push_str(facts.arch),
                 Part::Field(name) => match name.strip_prefix("Environment.") {
                     Some(name) => {
-                        key.push_str(facts.environment.get(name).map_or("<no value>", String::as_str));
+                        key.push_str(&(facts.variable)(name).unwrap_or_else(|| "<no value>".to_owned()));
                     }
                     None => key.push_str(&match name.as_str() {
                         "Branch" => facts.branch.to_owned(),
@@ -154,6 +154,13 @@ fn unquote(text: &str) -> Option<String> {
     serde_json::from_str(text).ok()
 }
 
+/// What stands in a key for a secret: keys are rows of a table and lines of an audit log. The same secret of the same
+/// repository is the same text, so that a changed one makes another key.
+pub(super) fn stand_in(repository: &str, name: &str, secret: &str) -> String {
+    let sum = archive::sha256(format!("{repository}\0{name}\0{secret}").as_bytes());
+    hex::encode(&sum[..8])
+}
+
 /// `~` and relative paths as the checksum function has them.
 pub(super) fn place(file: &str, home: &std::path::Path, work: &std::path::Path) -> PathBuf {
     crate::environment::expand(file, home, work)
@@ -183,13 +190,13 @@ mod tests {
     use super::*;
 
     fn expand(text: &str) -> Result<String, String> {
-        let environment = BTreeMap::from([("WORD".to_owned(), "word".to_owned())]);
+        let variable = |name: &str| (name == "WORD").then(|| "word".to_owned());
         let facts = Facts {
             branch: "main",
             build_num: 7,
             revision: "0123",
             checkout_key: "key",
-            environment: &environment,
+            variable: &variable,
             epoch: 1_700_000_000,
             arch: "linux-amd64-6_85",
         };

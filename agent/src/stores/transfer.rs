@@ -13,7 +13,10 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, Full};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 
 /// Bytes that wait for one answer about what is stored.
@@ -22,8 +25,10 @@ const WINDOW: usize = 8 << 20;
 const WINDOWS: usize = 3;
 /// Transfers at the same time.
 pub(super) const AT_A_TIME: usize = 4;
-/// Tries of one transfer (reliability §8.4).
+/// Tries of one transfer (reliability §8.4), and how long it is tried at least: a service or a store that is away for two
+/// minutes costs no job.
 const TRIES: usize = 10;
+const PERSISTS: Duration = Duration::from_secs(150);
 /// A transfer takes this long at most, and so much longer for each MiB.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PER_MIB: Duration = Duration::from_secs(2);
@@ -41,12 +46,19 @@ pub(super) fn patience(size: u64) -> Duration {
     PATIENCE + PER_MIB * u32::try_from(size >> 20).unwrap_or(u32::MAX)
 }
 
+/// Pauses between the tries of one transfer.
+pub(super) fn pauses(control: &Control) -> impl Iterator<Item = Duration> + use<> {
+    let end = Instant::now() + PERSISTS;
+    let going_on = move |(tried, _): &(usize, Duration)| *tried < TRIES || Instant::now() < end;
+    backoff(&control.client).enumerate().take_while(going_on).map(|(_, pause)| pause)
+}
+
 /// Repeats a transfer that may succeed later.
 async fn persist<T, F>(control: &Control, transfer: impl Fn() -> F) -> Result<T, Failed>
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let mut pauses = backoff(&control.client).take(TRIES);
+    let mut pauses = pauses(control);
     loop {
         match transfer().await {
             Ok(done) => return Ok(done),
@@ -174,15 +186,15 @@ where
 async fn fetch(control: &Control, chunk: Download) -> Result<Bytes, Failed> {
     let stored = persist(control, || control.client.get(&chunk.url, patience(chunk.size))).await?;
     let open = move || {
-        let bytes = archive::decompress(&stored, chunk.content_size as usize)?;
+        let bytes = archive::decompress(&stored, chunk.content_size as usize).ok()?;
         let mut name = [0; 32];
-        if hex::decode_to_slice(&chunk.content, &mut name).is_err() || !archive::is_named(&bytes, &name) {
-            return Err(std::io::Error::other("a stored chunk is not what its name says"));
-        }
-        Ok(Bytes::from(bytes))
+        hex::decode_to_slice(&chunk.content, &mut name).ok()?;
+        archive::is_named(&bytes, &name).then(|| Bytes::from(bytes))
     };
     let opened = tokio::task::spawn_blocking(open).await.map_err(std::io::Error::other)?;
-    opened.map_err(|e| Failed::Told(e.to_string()))
+    // The code of reliability F32.
+    let damaged = "integrity_check_failed: a stored chunk is not what was stored, and is not used";
+    opened.ok_or_else(|| Failed::Told(damaged.to_owned()))
 }
 
 /// Sends all of an archive to a helper, several chunks ahead. The stream is ended.

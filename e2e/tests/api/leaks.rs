@@ -252,6 +252,8 @@ jobs:
       - run: 'mkdir -p out reports; echo content > "out/of $LEAK_PLAIN"; echo "<testsuite><testcase name=\"$LEAK_PLAIN\" classname=\"a\"><failure>got $LEAK_PLAIN</failure></testcase></testsuite>" > reports/a.xml'
       - store_artifacts: {{ path: out }}
       - store_test_results: {{ path: reports }}
+      - save_cache: {{ key: "of-{{{{ .Environment.LEAK_PLAIN }}}}", paths: [reports] }}
+      - restore_cache: {{ name: found, keys: ["of-{{{{ .Environment.LEAK_PLAIN }}}}"] }}
       - run: {{ name: fails, command: 'echo "$LEAK_LINES" | base64 >&2; /no/such/$LEAK_PLAIN' }}
 workflows: {{ main: {{ jobs: [{{ build: {{ context: leaks }} }}] }} }}
 "#,
