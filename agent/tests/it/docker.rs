@@ -518,7 +518,12 @@ fn with_remote_docker(
 
 fn setup(docker_layer_caching: bool, version: Option<&str>) -> model::plan::Step {
     let name = "Setup a remote Docker engine".into();
-    model::plan::Step::SetupRemoteDocker { docker_layer_caching, version: version.map(str::to_owned), name }
+    model::plan::Step::SetupRemoteDocker {
+        docker_layer_caching,
+        version: version.map(str::to_owned),
+        name,
+        when: Default::default(),
+    }
 }
 
 /// Containers and networks of a placement.

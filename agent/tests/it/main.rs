@@ -390,16 +390,27 @@ async fn checkout_makes_the_branch_at_the_revision() {
     fs::write(origin.path().join("file"), "second\n").unwrap();
     git(&["add", "."]);
     git(&commit);
-    let checkout = || Step::Checkout { path: None, method: Default::default(), name: None };
+    let checkout =
+        || Step::Checkout { path: None, method: Default::default(), name: None, when: Default::default() };
     let mut lease = lease(vec![
         checkout(),
         run(
             "cat file; git rev-parse HEAD; git branch --show-current; git config --list | grep -c -i extraheader || true",
         ),
         checkout(),
-        Step::Checkout { path: Some("../full".into()), method: Default::default(), name: None },
+        Step::Checkout {
+            path: Some("../full".into()),
+            method: Default::default(),
+            name: None,
+            when: Default::default(),
+        },
         run("mkdir ../other; touch ../other/x"),
-        Step::Checkout { path: Some("../other".into()), method: Default::default(), name: None },
+        Step::Checkout {
+            path: Some("../other".into()),
+            method: Default::default(),
+            name: None,
+            when: Default::default(),
+        },
     ]);
     lease.spec.revision = revision.clone();
     let suite = Suite::new(lease);

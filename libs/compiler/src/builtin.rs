@@ -97,18 +97,17 @@ impl Ctx<'_> {
                 self.run(name, at, map).map(Step::Deploy)
             }
             "checkout" => {
-                self.always_runs(name, map);
                 let method = self.checkout_method(map);
                 let (path, name) = (self.optional_text(map, "path"), self.optional_text(map, "name"));
-                Some(Step::Checkout { path, method, name })
+                Some(Step::Checkout { path, method, name, when: self.when(map, When::OnSuccess) })
             }
             "setup_remote_docker" => {
-                self.always_runs(name, map);
                 self.boolean(map, "prefer_same_region");
                 Some(Step::SetupRemoteDocker {
                     docker_layer_caching: self.boolean(map, "docker_layer_caching"),
                     version: self.optional_text(map, "version"),
                     name: self.title(map, "Setup a remote Docker engine"),
+                    when: self.when(map, When::OnSuccess),
                 })
             }
             "save_cache" => {
@@ -141,7 +140,6 @@ impl Ctx<'_> {
                 Some(Step::AttachWorkspace { at: folder?, name, when })
             }
             "add_ssh_keys" => {
-                self.always_runs(name, map);
                 let fingerprints = match map.contains_key("fingerprints") {
                     true => self.texts(name, at, map, "fingerprints")?,
                     false => Vec::new(),
@@ -149,6 +147,7 @@ impl Ctx<'_> {
                 Some(Step::AddSshKeys {
                     fingerprints,
                     name: self.title(map, "Installing additional ssh keys"),
+                    when: self.when(map, When::OnSuccess),
                 })
             }
             // Certificates of Apple are kept by the hosted service alone.
@@ -309,15 +308,6 @@ impl Ctx<'_> {
                 self.sink.add(crate::Severity::Error, code::INVALID_VALUE, entry.value.span, message, hint);
                 default
             }
-        }
-    }
-
-    /// `when` of a step that runs on success alone.
-    fn always_runs(&mut self, step: &str, map: &Map) {
-        if self.when(map, When::OnSuccess) != When::OnSuccess
-            && let Some(entry) = map.get("when")
-        {
-            self.sink.warning(code::IGNORED, entry.key, format!("`when` of `{step}` has no effect"));
         }
     }
 

@@ -200,6 +200,9 @@ pub enum Step {
         /// Shown name; default `Checkout code`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
+        /// When it runs.
+        #[serde(default, skip_serializing_if = "When::is_usual")]
+        when: When,
     },
     /// A docker engine for the job's own use.
     SetupRemoteDocker {
@@ -211,6 +214,9 @@ pub enum Step {
         version: Option<String>,
         /// Shown name.
         name: String,
+        /// When it runs.
+        #[serde(default, skip_serializing_if = "When::is_usual")]
+        when: When,
     },
     /// Keeps paths under a key.
     SaveCache {
@@ -284,6 +290,9 @@ pub enum Step {
         fingerprints: Vec<String>,
         /// Shown name; default `Installing additional ssh keys`.
         name: String,
+        /// When it runs.
+        #[serde(default, skip_serializing_if = "When::is_usual")]
+        when: When,
     },
 }
 
@@ -301,10 +310,10 @@ impl Step {
             | Step::StoreArtifacts { when, .. }
             | Step::StoreTestResults { when, .. }
             | Step::PersistToWorkspace { when, .. }
-            | Step::AttachWorkspace { when, .. } => *when,
-            Step::Checkout { .. } | Step::SetupRemoteDocker { .. } | Step::AddSshKeys { .. } => {
-                When::OnSuccess
-            }
+            | Step::AttachWorkspace { when, .. }
+            | Step::Checkout { when, .. }
+            | Step::SetupRemoteDocker { when, .. }
+            | Step::AddSshKeys { when, .. } => *when,
         }
     }
 
@@ -384,4 +393,11 @@ pub enum When {
     OnFail,
     /// In any case.
     Always,
+}
+
+impl When {
+    /// What most steps have, which need not be told.
+    fn is_usual(&self) -> bool {
+        *self == Self::OnSuccess
+    }
 }

@@ -18,7 +18,8 @@ async fn made(suite: &Suite) -> String {
     let elsewhere = project();
     let ask = MakeCheckoutKey { project_id: elsewhere.id, kind: "deploy-key".into() };
     suite.bus.ask(&suite.user, &ask).await.unwrap();
-    let checkout = Step::Checkout { path: None, method: Default::default(), name: None };
+    let checkout =
+        Step::Checkout { path: None, method: Default::default(), name: None, when: Default::default() };
     let task = Task::of(suite.ready_with(&elsewhere, &[], None, vec![checkout]).await);
     let (_, body) = suite.get(task.id, &task.fence(suite)).await;
     task.opened(&body).checkout_key.unwrap().private_key
@@ -26,7 +27,7 @@ async fn made(suite: &Suite) -> String {
 
 fn wanting(fingerprints: &[&str]) -> Vec<Step> {
     let fingerprints = fingerprints.iter().map(|&text| text.to_owned()).collect();
-    vec![Step::AddSshKeys { fingerprints, name: "keys".into() }]
+    vec![Step::AddSshKeys { fingerprints, name: "keys".into(), when: Default::default() }]
 }
 
 #[tokio::test]
