@@ -7,8 +7,10 @@
 //! | events out: confirms and `mandatory` | `publish` |
 //! | events in: one quorum queue per group, source and lane | `receive` |
 //! | requests and answers: direct reply-to | `request` |
+//! | what lies in queues, for operators | `depth` |
 //! | the signature that each message carries | `signature` |
 
+mod depth;
 mod link;
 mod publish;
 mod receive;
@@ -17,7 +19,7 @@ mod signature;
 pub mod topology;
 
 use async_trait::async_trait;
-use bus::broker::{Answer, Broker, BrokerError, Deliveries, LaneQueue, Outgoing};
+use bus::broker::{Answer, Broker, BrokerError, Deliveries, Depth, LaneQueue, Outgoing, Watched};
 use link::Link;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::{
@@ -110,6 +112,10 @@ impl Broker for Amqp {
 
     async fn receive(&self, queue: &LaneQueue) -> Result<Deliveries, BrokerError> {
         receive::receive(&self.0.consuming, &self.0.key, queue).await
+    }
+
+    async fn depths(&self, queues: &[Watched]) -> Result<Vec<Option<Depth>>, BrokerError> {
+        depth::depths(&self.0.consuming, queues).await
     }
 }
 

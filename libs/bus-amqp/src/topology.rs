@@ -1,7 +1,7 @@
 //! What lies in the broker, in one place. Declared by whoever uses it; a queue that exists with other arguments is
 //! used as it is, because the difference may be an operator's decision (reliability §5.3).
 
-use bus::broker::LaneQueue;
+use bus::broker::{LaneQueue, Watched};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 
 /// The topic exchange of all events. Routing key: `<source>.<lane>.<event type>`.
@@ -29,9 +29,21 @@ const MAX_LENGTH_HOT: i64 = 1_000_000;
 
 /// Name of a group's queue.
 pub fn queue_name(queue: &LaneQueue) -> String {
-    match queue.lane {
-        Some(lane) => format!("{}:{}:{lane}", queue.group, queue.source),
-        None => format!("{}:{}", queue.group, queue.source),
+    name_of(queue.group, queue.source, queue.lane)
+}
+
+/// Name of a queue that somebody wants to look at.
+pub fn watched_name(queue: &Watched) -> String {
+    match queue {
+        Watched::Group { group, source, lane } => name_of(group, source, *lane),
+        Watched::Requests { service } => request_queue(service),
+    }
+}
+
+fn name_of(group: &str, source: &str, lane: Option<i32>) -> String {
+    match lane {
+        Some(lane) => format!("{group}:{source}:{lane}"),
+        None => format!("{group}:{source}"),
     }
 }
 

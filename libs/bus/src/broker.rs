@@ -54,6 +54,34 @@ pub struct LaneQueue {
     pub lane: Option<i32>,
 }
 
+/// A queue to look at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Watched {
+    /// What one lane of a group has to handle from one source.
+    Group {
+        /// Name of the group.
+        group: String,
+        /// The service whose events it holds.
+        source: String,
+        /// As in [`LaneQueue`].
+        lane: Option<i32>,
+    },
+    /// Requests to a service.
+    Requests {
+        /// Which.
+        service: String,
+    },
+}
+
+/// What lies in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages that no consumer has been given.
+    pub messages: u32,
+    /// Who consumes.
+    pub consumers: u32,
+}
+
 /// A message out of a queue.
 pub struct Delivery {
     /// Where it stands in the source's log.
@@ -103,4 +131,10 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// # Errors
     /// The broker is away.
     async fn receive(&self, queue: &LaneQueue) -> Result<Deliveries, BrokerError>;
+
+    /// What lies in queues now, in the order of the question; `None` for one that does not exist.
+    ///
+    /// # Errors
+    /// The broker is away.
+    async fn depths(&self, queues: &[Watched]) -> Result<Vec<Option<Depth>>, BrokerError>;
 }

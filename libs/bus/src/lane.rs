@@ -273,8 +273,13 @@ impl Lane {
                 conflicts += 1;
                 continue;
             }
-            metrics::histogram!("gantry.bus.handle_seconds", "group" => self.group.name())
-                .record(started.elapsed().as_secs_f64());
+            // Those that come many at a time have one type for all.
+            let kind = if let [message] = batch { message.kind.clone() } else { "batch".to_owned() };
+            let success = if result.is_ok() { "true" } else { "false" };
+            metrics::histogram!(
+                "gantry.bus.handle_seconds", "group" => self.group.name(), "message_type" => kind, "success" => success
+            )
+            .record(started.elapsed().as_secs_f64());
             if let Some(last) = batch.last() {
                 let lag = chrono::Utc::now().signed_duration_since(last.occurred_at).as_seconds_f64();
                 metrics::histogram!("gantry.bus.lag_seconds", "group" => self.group.name())

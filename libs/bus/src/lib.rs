@@ -31,6 +31,7 @@ mod members;
 pub mod once;
 mod relay;
 mod request;
+mod shape;
 mod tail;
 
 pub use admission::Admission;
@@ -40,6 +41,7 @@ pub use dead::{DeadLetter, Filter, ParkedMessage};
 pub use group::{Fault, Group, LANES, handled};
 pub use hint::{Hint, Hints};
 pub use request::{AskOptions, Responder, body, failed, route, unknown};
+pub use shape::{Behind, Subscription, behind};
 
 use eventstore::Store;
 use sqlx::{PgPool, postgres::PgListener};
@@ -80,6 +82,8 @@ pub(crate) struct Inner {
     members: Mutex<HashMap<&'static str, members::Members>>,
     responders: watch::Sender<HashMap<&'static str, request::Slot>>,
     sources: Mutex<HashMap<String, Source>>,
+    /// Groups that were started here: whose they are, and what they read. Weak, since groups hold the bus.
+    groups: Mutex<Vec<(&'static str, &'static str, Weak<dyn Group>)>>,
     /// Services that committed here, and hints, that other processes have not been told of.
     own: Mutex<BTreeSet<String>>,
     own_changed: Notify,
@@ -132,6 +136,7 @@ impl Bus {
             members: Mutex::default(),
             responders: watch::Sender::new(HashMap::new()),
             sources: Mutex::new(HashMap::new()),
+            groups: Mutex::default(),
             own: Mutex::default(),
             own_changed: Notify::new(),
             hints: broadcast::Sender::new(hint::BEHIND),
@@ -350,6 +355,10 @@ impl Bus {
         stop: CancellationToken,
     ) -> JoinHandle<()> {
         self.register_source(store);
+        let mut groups = self.0.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.retain(|(_, _, group)| group.strong_count() > 0);
+        groups.extend(sources.iter().map(|source| (store.service(), *source, Arc::downgrade(&group))));
+        drop(groups);
         let runs: Vec<_> = sources
             .iter()
             .map(|source| {

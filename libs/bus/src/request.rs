@@ -111,8 +111,10 @@ impl Bus {
             body,
         };
         let result = self.exchange::<A>(&request, until).await;
-        metrics::counter!("gantry.bus.requests", "name" => A::NAME, "outcome" => outcome(&result))
-            .increment(1);
+        metrics::counter!(
+            "gantry.bus.requests", "service" => A::SERVICE, "name" => A::NAME, "outcome" => outcome(&result)
+        )
+        .increment(1);
         let value = result?;
         serde_json::from_value(value).map_err(failed(A::SERVICE))
     }

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use contracts::{Actor, Envelope, Event, NewEvent};
-use eventstore::{Key, NO_MIGRATIONS, Store, Tx};
-use gantry_bus::{Bus, Fault, Group, contract};
+use eventstore::{Key, NO_MIGRATIONS, Position, Store, Tx};
+use gantry_bus::{Behind, Bus, Fault, Group, Subscription, contract};
 use serde::{Deserialize, Serialize};
 use spans::{Kind, Recorder, Span};
 use std::{
@@ -119,6 +119,58 @@ async fn services_answer_each_other_and_nothing_gets_lost() {
     for run in runs {
         run.await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_known_who_reads_whom_and_how_far_behind_a_group_is() {
+    let pool = testkit::postgres().await.pool;
+    let bus = Bus::local(pool.clone());
+    let west = Store::open(pool.clone(), "west", &NO_MIGRATIONS).await.unwrap();
+    let ends = Arc::new(AtomicUsize::new(0));
+    let player = Arc::new(Player { name: "west.shown", kind: "lball", ends });
+    let stop = CancellationToken::new();
+    let run = bus.consume(&west, &["west"], player, stop.clone());
+    let kinds = ["ball.lost".to_owned(), "ball.passed".to_owned()];
+    let wanted = vec!["ball.passed".to_owned()];
+    let shown = Subscription {
+        service: "west".into(),
+        group: "west.shown".into(),
+        source: "west".into(),
+        events: wanted.clone(),
+    };
+    assert_eq!(bus.subscriptions(&kinds), [shown]);
+    stop.cancel();
+    run.await.unwrap();
+    assert_eq!(bus.subscriptions(&kinds), [], "who ended is not shown");
+
+    let balls: Vec<Uuid> = (0..12).map(|_| fresh()).collect();
+    for ball in &balls {
+        let mut tx = west.begin(&[]).await.unwrap();
+        let passed = NewEvent::new("lball", *ball, Actor::service("test"), &Passed { left: 0 });
+        tx.append(&[passed]).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    let log = west.read_after(Position::default(), 100).await.unwrap().events;
+    let behind = async |lanes: &[Position], wanted: Option<&[String]>| {
+        gantry_bus::behind(&pool, "west", lanes, wanted).await.unwrap()
+    };
+    let start = [Position::default(); 4];
+    let all = behind(&start, None).await;
+    assert_eq!((all.events, all.at_least), (12, false));
+    assert!(all.oldest_seconds.is_some_and(|age| (0.0..60.0).contains(&age)), "{all:?}");
+    assert_eq!(behind(&start, Some(&wanted)).await.events, 12);
+    assert_eq!(behind(&start, Some(&kinds[..1])).await, Behind::default(), "others do not count");
+    assert_eq!(behind(&[log[9].0], None).await.events, 2, "one lane has all");
+    // The lanes that are at the end have nothing left, and each event is of one lane.
+    let end = log[11].0;
+    let mut of_one_lane = 0;
+    for lane in 0..4 {
+        let mut lanes = [end; 4];
+        lanes[lane] = Position::default();
+        of_one_lane += behind(&lanes, None).await.events;
+    }
+    assert_eq!(of_one_lane, 12);
+    assert_eq!(behind(&[end; 4], None).await, Behind::default());
 }
 
 static TOLD: Mutex<Vec<Span>> = Mutex::new(Vec::new());

@@ -2,7 +2,7 @@
 
 mod support;
 
-use bus::{Bus, Responder, contract};
+use bus::{Bus, Responder, broker::Watched, contract};
 use contracts::{Actor, Refusal, Request, RequestError, request::Ask};
 use gantry_bus_amqp::{Amqp, SigningKey};
 use serde::{Deserialize, Serialize};
@@ -182,6 +182,40 @@ async fn events_come_through_the_queues() {
     assert!(delivered >= 150, "{delivered} of 200 events came through the broker");
     stop.cancel();
     run.await.expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_broker_says_what_lies_in_queues() {
+    let Some(url) = testkit::rabbitmq().await else { return };
+    let (teller, listener) = teller_and_listener().await;
+    let counting = Arc::new(Counting::new(adapter(&url)));
+    let bus = Bus::networked(teller.pool().clone(), Arc::clone(&counting) as Arc<dyn bus::Broker>);
+    bus.register_source(&teller);
+    bus.respond("counted", Arc::new(Doubler));
+    let stop = CancellationToken::new();
+    let run = bus.consume(&listener, &["teller"], Ear::group("listener.counted", "one"), stop.clone());
+    let lane =
+        |lane| Watched::Group { group: "listener.counted".into(), source: "teller".into(), lane: Some(lane) };
+    // One that is missing closes the channel that asks, and the others are answered all the same.
+    let watched: Vec<_> = [lane(0), lane(7), lane(1), lane(2), lane(3)]
+        .into_iter()
+        .chain([Watched::Requests { service: "counted".into() }])
+        .collect();
+    let depths = async || bus.depths(&watched).await.expect("there is a broker").expect("it answers");
+    let consumers = async || -> Vec<Option<u32>> {
+        depths().await.into_iter().map(|depth| depth.map(|depth| depth.consumers)).collect()
+    };
+    let one = Some(1);
+    until("all consume", LIMIT, async || consumers().await == [one, None, one, one, one, one]).await;
+    stop.cancel();
+    run.await.expect("it ends");
+    until("nobody consumes", LIMIT, async || consumers().await[..3] == [Some(0), None, Some(0)]).await;
+    let tales: Vec<_> = (0..20).map(|_| ids::MessageId::new().uuid()).collect();
+    for tale in &tales {
+        tell(&teller, *tale, 1).await;
+    }
+    let lie = async || depths().await.into_iter().take(5).flatten().map(|depth| depth.messages).sum::<u32>();
+    until("what nobody takes lies there", LIMIT, async || lie().await == 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bus::{
     Broker, Fault, Group,
-    broker::{Answer, BrokerError, Deliveries, LaneQueue, Outgoing},
+    broker::{Answer, BrokerError, Deliveries, Depth, LaneQueue, Outgoing, Watched},
 };
 use contracts::{Actor, Envelope, Event, NewEvent};
 use eventstore::{Key, NO_MIGRATIONS, Store, Tx};
@@ -161,6 +161,10 @@ impl Broker for Counting {
                 delivered.fetch_add(1, Ordering::SeqCst);
             })
             .boxed())
+    }
+
+    async fn depths(&self, queues: &[Watched]) -> Result<Vec<Option<Depth>>, BrokerError> {
+        self.inner.depths(queues).await
     }
 }
 
