@@ -7,6 +7,8 @@ mkdir -p secrets
 random() { head -c 24 /dev/urandom | base64 | tr '+/' '-_'; }
 made() { [ -s "secrets/$1" ] || printf %s "$2" >"secrets/$1"; }
 for name in postgres rabbitmq redis mongo s3; do made "$name" "$(random)"; done
+# Every service signs with it and checks what others signed.
+made signing_key "$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')"
 made database_url "postgres://gantry:$(cat secrets/postgres)@postgres/gantry"
 made bus_url "amqp://gantry:$(cat secrets/rabbitmq)@rabbitmq:5672/%2f"
 made live_url "redis://:$(cat secrets/redis)@redis:6379"
