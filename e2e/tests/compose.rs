@@ -85,6 +85,46 @@ fn every_role_is_a_service_with_a_health_check_and_secrets_by_file() {
     }
 }
 
+/// A drain: the balancers notice within 5 s, and what is held is finished within 25 s after it.
+const DRAIN_SECONDS: u64 = 30;
+
+#[test]
+fn services_have_time_to_drain_and_one_key() {
+    let Some(config) = config() else { return };
+    let listed = Command::new(gantry_e2e::binary()).args(["serve", "--list"]).output().unwrap();
+    for role in String::from_utf8(listed.stdout).unwrap().lines() {
+        let service = &config["services"][role];
+        let grace = service["stop_grace_period"].as_str().and_then(|text| text.strip_suffix('s'));
+        let grace: u64 = grace.and_then(|text| text.parse().ok()).unwrap_or_default();
+        assert!(grace > DRAIN_SECONDS, "{role} is killed {grace} s after it was told to end");
+        assert_eq!(service["environment"]["GANTRY_KEYS_SIGNING"], "/run/secrets/signing_key", "{role}");
+        let secrets = service["secrets"].as_array().unwrap();
+        let given = secrets.iter().any(|secret| secret["source"] == "signing_key" || secret == "signing_key");
+        assert!(given, "{role} does not get the signing key");
+    }
+}
+
+/// URLs are signed for an address, and whoever follows them is no container of this file.
+#[test]
+fn agents_and_browsers_reach_the_store_where_urls_lead() {
+    let Some(config) = config() else { return };
+    let ours = fs::read_to_string(root().join("deploy/compose/gantry.toml")).unwrap();
+    let of = |key: &str| {
+        let line = ours.lines().find_map(|line| line.strip_prefix(&format!("{key} = \"http://")));
+        line.unwrap_or_else(|| panic!("{key} is not set")).trim_end_matches('"').to_owned()
+    };
+    let (public, agents) = (of("public_endpoint"), of("url"));
+    let (host, port) = public.split_once(':').unwrap();
+    assert_eq!(host, agents.split_once(':').unwrap().0, "agents reach one address of this machine");
+    let published = config["services"]["s3"]["ports"].as_array().expect("the store publishes no port");
+    // A text or a table, by the version of Compose.
+    let leads = published.iter().any(|one| {
+        let text = one.to_string();
+        text.contains(host) && text.contains(port)
+    });
+    assert!(leads, "{public} is none of {published:?}");
+}
+
 #[test]
 fn secrets_are_made_once_and_for_nobody_else() {
     let folder = tempfile::tempdir().unwrap();
@@ -100,8 +140,11 @@ fn secrets_are_made_once_and_for_nobody_else() {
     assert!(password.len() >= 32, "{} characters", password.len());
     assert!(read("database_url").contains(&password));
     assert_ne!(password, read("rabbitmq"));
+    let key = read("signing_key");
+    assert!(key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit()), "{} characters", key.len());
     fs::write(secrets.join("nomad"), "a token").unwrap();
     make();
+    assert_eq!(read("signing_key"), key);
     assert_eq!((read("postgres"), read("nomad")), (password, "a token".to_owned()));
 }
 

@@ -21,7 +21,23 @@ use records_mongo::MongoRecords;
 use secrets::{Keyring, Secrets};
 use secrets_vault::{AppRole, VaultSecrets};
 use sqlx::PgPool;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// The key that this installation signs with: of the file that the configuration names, else of the data folder.
+///
+/// # Errors
+/// The file is missing, cannot be read, or holds no key.
+pub fn keys(config: &Config, layout: &Layout) -> anyhow::Result<Keys> {
+    let file = &config.keys.signing;
+    if file.is_empty() {
+        return Keys::load_or_create(&layout.join("keys").join("signing")).context("the signing key");
+    }
+    Ok(Keys::load(Path::new(file)).map_err(|error| Invalid::new(format!("keys.signing: {error}")))?)
+}
 
 /// The bus of this process. Messages to other processes carry a signature by the installation's key.
 pub fn bus(config: &Config, pool: &PgPool, keys: &Keys) -> Bus {

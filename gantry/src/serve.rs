@@ -19,7 +19,6 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use clap::Args;
-use kit::keys::Keys;
 use serde_json::json;
 use std::{
     net::SocketAddr,
@@ -56,7 +55,7 @@ pub const ROLES: [&str; 11] = [
     "test-results",
 ];
 /// Roles that agents call.
-const CALLED_BY_AGENTS: [&str; 5] =
+pub const CALLED_BY_AGENTS: [&str; 5] =
     ["dispatcher", "contexts", "output-processor", "test-results", "scheduler"];
 
 /// Arguments of `gantry serve`.
@@ -176,10 +175,12 @@ async fn serve(
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
     let layout = Layout::open(data.unwrap_or(Path::new("gantry-data")))?;
+    // Before anything is waited for: a key that is not there does not come by itself.
+    let keys = adapters::keys(config, &layout)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (stop, draining) = (CancellationToken::new(), CancellationToken::new());
-    let (phase, waiting) = watch::channel("the database");
+    let (phase, waiting) = watch::channel("the database".to_owned());
     let starting = health::starting(waiting);
 
     let (internal_routes, router) = watch::channel(starting.clone());
@@ -215,8 +216,6 @@ async fn serve(
     let Some(pool) = unless_told(&mut terminate, &mut interrupt, database).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    phase.send_replace("the stores of its services");
-    let keys = Keys::load_or_create(&layout.join("keys").join("signing")).context("the signing key")?;
     let bus = adapters::bus(config, &pool, &keys);
     let wakes = bus.across_processes(stop.clone());
     let place = Place {
@@ -225,6 +224,7 @@ async fn serve(
         isolation: Isolation::choose(config.executors.host_isolation)?,
         layout: layout.clone(),
         peer_url,
+        phase,
     };
     let starting = Suite::start(config, &place, &keys, pool.clone(), bus.clone(), &roles, stop.clone());
     let Some(suite) = unless_told(&mut terminate, &mut interrupt, starting).await? else {

@@ -3,7 +3,7 @@
 use crate::{
     adapters,
     adapters::Stored,
-    config::{ComputeKind, Config},
+    config::{BlobsKind, ComputeKind, Config, RecordsKind},
     counted::counted,
     engine,
     isolation::Isolation,
@@ -25,6 +25,7 @@ use secrets::Secrets;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use std::{path::PathBuf, sync::Arc};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Where the suite runs.
@@ -40,6 +41,8 @@ pub struct Place {
     pub isolation: Isolation,
     /// Where other processes of the same services reach this one's routes for agents; `None`: there are none.
     pub peer_url: Option<String>,
+    /// Told what the start waits for.
+    pub phase: watch::Sender<String>,
 }
 
 /// The services of this process, running.
@@ -60,10 +63,15 @@ pub struct Suite {
     test_results: Option<test_results::Service>,
 }
 
-/// Starts a service if it is among the wanted roles.
+/// Starts a service if it is among the wanted roles; readiness says meanwhile that it is waited for.
 macro_rules! role {
-    ($roles:expr, $name:literal, $start:expr) => {
-        if $roles.contains(&$name) { Some($start.await.context($name)?) } else { None }
+    ($roles:expr, $phase:expr, $name:literal, $start:expr) => {
+        if $roles.contains(&$name) {
+            $phase.send_replace(concat!("the start of ", $name).to_owned());
+            Some($start.await.context($name)?)
+        } else {
+            None
+        }
     };
 }
 
@@ -81,14 +89,23 @@ impl Suite {
         roles: &[&str],
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let layout = &place.layout;
+        let (layout, phase) = (&place.layout, &place.phase);
         let secrets: Arc<dyn Secrets> = adapters::secrets(config, layout, roles)?;
+        phase.send_replace(match config.blobs.kind {
+            BlobsKind::Fs => "the folder of the blobs".to_owned(),
+            BlobsKind::S3 => format!("the bucket {} of the S3 store", config.blobs.bucket),
+        });
         let stored = Stored::open(config, layout, keys).await?;
         stored.keep(stop.clone());
         let blob_routes = stored.routes();
         let blobs: Arc<dyn Blobs> = stored.port();
         let live: Arc<dyn Live> = adapters::live(config)?;
+        phase.send_replace(match config.records.kind {
+            RecordsKind::Postgres => "the records in the database".to_owned(),
+            RecordsKind::Mongo => "the records in MongoDB".to_owned(),
+        });
         let records: Arc<dyn Records> = adapters::records(config, &pool).await?;
+        phase.send_replace("the container engine".to_owned());
         let docker = engine::policy(config).await;
         let compute: Option<Arc<dyn Compute>> = match config.compute.kind {
             _ if !roles.contains(&"scheduler") => None,
@@ -101,16 +118,19 @@ impl Suite {
 
         let domain = role!(
             roles,
+            phase,
             "domain",
             domain::start(domain::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone())
         );
         let permissions = role!(
             roles,
+            phase,
             "permissions",
             permissions::start(permissions::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone())
         );
         let contexts = role!(
             roles,
+            phase,
             "contexts",
             contexts::start(
                 contexts::Deps {
@@ -125,6 +145,7 @@ impl Suite {
         );
         let pipelines = role!(
             roles,
+            phase,
             "pipelines",
             pipelines::start(
                 pipelines::Deps {
@@ -143,6 +164,7 @@ impl Suite {
         );
         let conductor = role!(
             roles,
+            phase,
             "conductor",
             conductor::start(
                 conductor::Deps {
@@ -160,6 +182,7 @@ impl Suite {
         );
         let dispatcher = role!(
             roles,
+            phase,
             "dispatcher",
             dispatcher::start(
                 dispatcher::Deps {
@@ -176,6 +199,7 @@ impl Suite {
         );
         let scheduler = role!(
             roles,
+            phase,
             "scheduler",
             scheduler::start(
                 scheduler::Deps {
@@ -190,6 +214,7 @@ impl Suite {
         );
         let output = role!(
             roles,
+            phase,
             "output-processor",
             output_processor::start(
                 output_processor::Deps {
@@ -208,6 +233,7 @@ impl Suite {
         );
         let test_results = role!(
             roles,
+            phase,
             "test-results",
             test_results::start(
                 test_results::Deps {
@@ -226,6 +252,7 @@ impl Suite {
         );
         let projector = role!(
             roles,
+            phase,
             "projector",
             projector::start(
                 projector::Deps { pool: pool.clone(), bus: bus.clone(), live: Arc::clone(&live) },
@@ -234,6 +261,7 @@ impl Suite {
         );
         let api = role!(
             roles,
+            phase,
             "api",
             api::start(
                 api::Deps {

@@ -20,10 +20,7 @@ use crate::{
 use anyhow::{Context, bail};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, ValueEnum};
-use kit::{
-    keys::Keys,
-    telemetry::{self, LogFormat},
-};
+use kit::telemetry::{self, LogFormat};
 use serde_json::json;
 use std::{
     fs,
@@ -128,7 +125,7 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
     };
 
     let stop = CancellationToken::new();
-    let (phase, waiting) = watch::channel("the database");
+    let (phase, waiting) = watch::channel("the database".to_owned());
     let (routes, router) = watch::channel(health::starting(waiting));
     let (acceptor, trust) = match identity {
         Some(Identity { config, trust }) => (Some(config), trust),
@@ -153,9 +150,8 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
         .await
         .context("the database does not answer")?;
 
-    phase.send_replace("the services");
     let token = admin_token(&layout.join("admin-token"))?;
-    let keys = Keys::load_or_create(&layout.join("keys").join("signing")).context("the signing key")?;
+    let keys = adapters::keys(&config, &layout)?;
     let bus = adapters::bus(&config, &pool, &keys);
     let place = Place {
         url: url.clone(),
@@ -163,6 +159,7 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
         layout: layout.clone(),
         isolation: isolation.clone(),
         peer_url: None,
+        phase,
     };
     let suite = Suite::start(&config, &place, &keys, pool.clone(), bus.clone(), &ROLES, stop.clone()).await?;
     let admin = suite.bootstrap(&token).await?;

@@ -10,7 +10,7 @@ use toml::{Table, Value, de::DeTable};
 pub struct Invalid(String);
 
 impl Invalid {
-    pub(super) fn new(text: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 }

@@ -43,6 +43,16 @@ impl Default for Server {
     }
 }
 
+/// `[keys]`: what the installation signs with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keys {
+    /// File with the signing key: 32 random bytes, or these as 64 hexadecimal digits (`openssl rand -hex 32`). All processes of
+    /// an installation need the same one, or they refuse each other's messages. Empty: `keys/signing` in the data folder, made
+    /// where it is missing, which is right where all processes share that folder.
+    pub signing: String,
+}
+
 /// `[tls]`: the public listener's certificate. With none of these, connections are in clear.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -40,9 +40,9 @@ pub fn router(health: Health) -> Router {
 }
 
 /// The routes while the suite starts; `phase` says what it waits for.
-pub fn starting(phase: watch::Receiver<&'static str>) -> Router {
+pub fn starting(phase: watch::Receiver<String>) -> Router {
     let not_yet = move || {
-        let phase = *phase.borrow();
+        let phase = phase.borrow().clone();
         async move {
             // Whoever asks again must find the routes of the suite, not this connection's.
             let headers = [(header::RETRY_AFTER, "1"), (header::CONNECTION, "close")];

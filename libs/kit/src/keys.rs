@@ -7,7 +7,11 @@ use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
 use ids::{JobId, TaskId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// One-time token with which an agent claims its task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +53,30 @@ pub struct SourceClaims {
     pub expires_at: i64,
 }
 
+/// Why a key file that somebody named cannot be used. Says nothing of what is in it.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// It is missing, or we may not read it.
+    #[error("{} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It holds something else.
+    #[error(
+        "{} holds {bytes} bytes and no key: a key is 32 random bytes, or these as 64 hexadecimal digits (openssl rand -hex 32)",
+        path.display()
+    )]
+    NoKey {
+        /// Which.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+    },
+}
+
 /// The key ring of one installation; cheap to clone.
 #[derive(Clone)]
 pub struct Keys(Arc<[u8; 32]>);
@@ -79,6 +107,22 @@ impl Keys {
             io::Error::new(io::ErrorKind::InvalidData, format!("{} is not a key of 32 bytes", path.display()))
         })?;
         Ok(Self::from_bytes(key))
+    }
+
+    /// Reads a key file that must be there: 32 bytes, or 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// It cannot be read, or holds something else.
+    pub fn load(path: &Path) -> Result<Self, KeyFileError> {
+        let found =
+            fs::read(path).map_err(|source| KeyFileError::Unreadable { path: path.to_owned(), source })?;
+        // Bytes first: a key may happen to end with what looks like the end of a line.
+        let key = <[u8; 32]>::try_from(found.as_slice()).ok().or_else(|| {
+            let mut key = [0; 32];
+            hex::decode_to_slice(found.trim_ascii(), &mut key).ok().map(|()| key)
+        });
+        key.map(Self::from_bytes)
+            .ok_or_else(|| KeyFileError::NoKey { path: path.to_owned(), bytes: found.len() })
     }
 
     fn derived(&self, purpose: &str) -> hmac::Key {
@@ -158,5 +202,25 @@ mod tests {
         });
         assert!(macs.windows(2).all(|pair| pair[0] == pair[1]));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn a_key_that_is_named_is_bytes_or_digits_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("signing");
+        let said = |path: &Path| Keys::load(path).unwrap_err().to_string();
+        assert!(said(&path).contains("signing cannot be read"), "{}", said(&path));
+        assert!(!path.exists(), "none is made");
+        fs::write(&path, [7; 32]).unwrap();
+        let mac = Keys::load(&path).unwrap().sign("test", b"x");
+        assert_eq!(mac, Keys::from_bytes([7; 32]).sign("test", b"x"));
+        fs::write(&path, format!("{}\n", "07".repeat(32))).unwrap();
+        assert_eq!(Keys::load(&path).unwrap().sign("test", b"x"), mac);
+        for wrong in ["", "0707", "a secret that somebody mistook for a key!"] {
+            fs::write(&path, wrong).unwrap();
+            let said = said(&path);
+            assert!(said.contains(&format!("{} bytes", wrong.len())), "{said}");
+            assert!(wrong.is_empty() || !said.contains(wrong), "{said}");
+        }
     }
 }
