@@ -50,7 +50,7 @@ const SERVICES: [&str; 9] = [
     "gantry-runner",
 ];
 /// Of services §8 what a run without a failure shows.
-const METRICS: [&str; 14] = [
+const METRICS: [&str; 17] = [
     "gantry.bus.handled",
     "gantry.store.commits",
     "gantry.dispatcher.claim_seconds",
@@ -63,6 +63,9 @@ const METRICS: [&str; 14] = [
     "circle.nomad.server_agent.jobs.running",
     "circle.nomad.server_agent.jobs.dead",
     "circle.http.request",
+    "circleci.distributor.gauge.dispatcher.job_queue.tasks",
+    "workflows_conductor.trigger.decision",
+    "workflows_conductor.engine_handler.messages.timing",
     "workflows_conductor.messaging.make_workflow.time_since_push",
     "workflows_conductor.execute_workflow.time_to_complete",
 ];

@@ -46,6 +46,15 @@ pub async fn count(pool: &PgPool) -> anyhow::Result<()> {
         metrics::gauge!("gantry.dispatcher.oldest_task_seconds", "state" => state).set(age);
     }
     metrics::gauge!("gantry.dispatcher.runnable").set(runnable as f64);
+    let (jobs, tasks, classes): (i64, i64, i64) = sqlx::query_as(
+        "SELECT count(DISTINCT job_id), count(*), count(DISTINCT resource_class)
+         FROM dispatcher.tasks WHERE state IN ('waiting', 'queued')",
+    )
+    .fetch_one(pool)
+    .await?;
+    for (of, count) in [("jobs", jobs), ("tasks", tasks), ("classes", classes)] {
+        metrics::gauge!("gantry.dispatcher.queue", "of" => of).set(count as f64);
+    }
     for status in ["running", "failing", "on_hold", "queued"] {
         let (count, age): (i64, f64) = sqlx::query_as(
             "SELECT count(*), coalesce(extract(epoch FROM max(clock_timestamp() - created_at)), 0)::float8

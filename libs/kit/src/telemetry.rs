@@ -130,7 +130,12 @@ mod tests {
         metrics::gauge!("gantry.scheduler.placements", "phase" => "other").set(5.0);
         metrics::counter!("gantry.scheduler.unplaced").increment(1);
         metrics::histogram!("gantry.conductor.workflow_seconds", "status" => "success").record(2.0);
-        metrics::counter!("gantry.http.requests", "status" => "200").increment(1);
+        metrics::histogram!("gantry.http.request_seconds", "api_version" => "v2").record(0.5);
+        for group in ["conductor.jobs", "dispatcher.ready"] {
+            metrics::histogram!("gantry.bus.handle_seconds", "group" => group, "success" => "true")
+                .record(0.1);
+        }
+        metrics::gauge!("gantry.dispatcher.queue", "of" => "classes").set(3.0);
         let said = scrape();
         for line in [
             "gantry_dispatcher_claim_seconds_sum 0.25",
@@ -140,7 +145,10 @@ mod tests {
             "circle_nomad_server_agent_jobs_running 2",
             "circle_dispatcher_find_containers_failed 1",
             "workflows_conductor_execute_workflow_time_to_complete_bucket{status=\"success\",le=\"2500\"} 1",
-            "circle_http_request{status=\"200\"} 1",
+            "circle_http_request_count{api_version=\"v2\"} 1",
+            "circle_http_request_sum{api_version=\"v2\"} 500",
+            "workflows_conductor_engine_handler_messages_timing_count{success=\"true\"} 1",
+            "circleci_distributor_gauge_dispatcher_job_queue_keys 3",
         ] {
             assert!(said.contains(line), "{line} is not in\n{said}");
         }

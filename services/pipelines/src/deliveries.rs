@@ -39,7 +39,11 @@ impl Group for Deliveries {
         Ok(())
     }
 
-    async fn after_commit(&self, _: &[Envelope]) {
+    async fn after_commit(&self, batch: &[Envelope]) {
+        for delivery in batch.iter().filter_map(|message| message.body_as::<DeliveryReceived>().ok()) {
+            let decision = if skipped(&delivery).is_some() { "ignore" } else { "run" };
+            metrics::counter!("gantry.pipelines.decisions", "decision" => decision).increment(1);
+        }
         self.0.decided.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
@@ -55,12 +59,7 @@ impl Deliveries {
         if decided.is_some() {
             return Ok(());
         }
-        let skipped = if delivery.no_pipeline {
-            Some("the push asked for none (-o ci.skip)")
-        } else {
-            delivery.skip.then_some("the head commit's message says [skip ci] or [ci skip]")
-        };
-        if let Some(reason) = skipped {
+        if let Some(reason) = skipped(&delivery) {
             sqlx::query("INSERT INTO pipelines.decisions (delivery_id, reason) VALUES ($1, $2)")
                 .bind(delivery.delivery_id.uuid())
                 .bind(reason)
@@ -102,4 +101,12 @@ impl Deliveries {
             .await?;
         Ok(())
     }
+}
+
+/// Why a push gets no pipeline, if somebody asked for none.
+fn skipped(delivery: &DeliveryReceived) -> Option<&'static str> {
+    if delivery.no_pipeline {
+        return Some("the push asked for none (-o ci.skip)");
+    }
+    delivery.skip.then_some("the head commit's message says [skip ci] or [ci skip]")
 }
