@@ -9,7 +9,10 @@ use crate::{
     instance::{self, Instance},
     layout::Layout,
     migrate,
-    operator::verify::{self, Report},
+    operator::{
+        topology,
+        verify::{self, Report},
+    },
     postgres::Postgres,
 };
 use anyhow::Context;
@@ -36,9 +39,15 @@ pub enum Command {
         after_help = "Examples:\n  gantry admin invariants\n  gantry admin invariants --json | jq '.invariants[] | select(.violations > 0)'\n\nExits 0 when all hold, 1 when one is broken."
     )]
     Invariants,
-    /// Show who reads whom and how far it has come, what is parked and given up, and who leads
-    #[command(after_help = "Examples:\n  gantry admin topology\n  gantry admin topology --json")]
-    Topology,
+    /// Show who talks to whom, how far each is behind, what waits in queues, and who leads
+    #[command(
+        after_help = "Examples:\n  gantry admin topology                 tables\n  gantry admin topology --json | jq '.services[].groups[] | select(.behind.events > 100)'\n  gantry admin topology --picture       a flowchart for a Markdown page, with what is behind\n\nBEHIND counts the events that a group wants and has not handled, OLDEST is the age of the first of them."
+    )]
+    Topology {
+        /// Draw it, in Mermaid's language
+        #[arg(long)]
+        picture: bool,
+    },
     /// Let pipelines go that are past `[retention] pipelines`, now instead of at the next sweep
     #[command(
         after_help = "Examples:\n  gantry admin retention --dry-run           what would go, by project\n  gantry admin retention\n  gantry admin retention --json --server https://ci.example.com\n\nWhat goes is archived in the blob store first; there is no way back into the lists."
@@ -155,7 +164,7 @@ pub async fn run(command: Command, global: &cli::Global) -> anyhow::Result<ExitC
     match command {
         Command::Verify => verify(global).await,
         Command::Invariants => invariants(global).await,
-        Command::Topology => topology(global).await,
+        Command::Topology { picture } => topology(global, picture).await,
         Command::Retention { dry_run } => Ok(retention(global, dry_run).await?),
         Command::Failpoints => {
             for role in crate::serve::ROLES {
@@ -267,29 +276,19 @@ async fn retention(global: &cli::Global, dry_run: bool) -> Result<ExitCode, Fail
     }
 }
 
-async fn topology(global: &cli::Global) -> anyhow::Result<ExitCode> {
+async fn topology(global: &cli::Global, picture: bool) -> anyhow::Result<ExitCode> {
     let answer = Client::connect(global)?.get("/internal/topology").await?;
-    if global.json {
+    if global.json && !picture {
         println!("{answer}");
         return Ok(ExitCode::SUCCESS);
     }
-    for service in answer.get("services").and_then(Value::as_array).into_iter().flatten() {
-        let number = |key: &str| service.get(key).and_then(Value::as_i64).unwrap_or_default();
-        let name = service.get("service").and_then(Value::as_str).unwrap_or_default();
-        println!("{name}\t{} parked\t{} dead letters", number("parked"), number("dead_letters"));
-        for group in service.get("groups").and_then(Value::as_array).into_iter().flatten() {
-            let text = |key: &str| {
-                group.get(key).map(|value| value.to_string().replace('"', "")).unwrap_or_default()
-            };
-            println!(
-                "\t{} reads {}\tat {}/{} since {}",
-                text("group"),
-                text("source"),
-                text("xid"),
-                text("seq"),
-                text("updated")
-            );
-        }
+    let topology = serde_json::from_value(answer)
+        .context("the server is of another version, and its answer cannot be read; use --json")?;
+    let text = if picture { topology::picture(&topology) } else { topology::table(&topology) };
+    if global.json {
+        println!("{}", json!({ "mermaid": text }));
+    } else {
+        print!("{text}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,3 +10,4 @@ pub mod invariants;
 pub mod routes;
 pub mod topology;
 pub mod verify;
+pub mod wiring;

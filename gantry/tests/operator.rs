@@ -167,6 +167,43 @@ async fn readiness_names_what_is_missing() {
     assert_eq!(ready["waiting_for"][1], "the end of this process");
 }
 
+#[tokio::test]
+async fn topology_says_who_is_behind_and_who_asks_whom() {
+    let world = World::new().await;
+    sqlx::query(
+        "INSERT INTO permissions.cursors (group_name, source, lane, lanes)
+         SELECT 'permissions.users', 'domain', n, 4 FROM generate_series(0, 3) n",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let group = async || {
+        let (_, answer) = world.get("/internal/topology").await;
+        let services = answer["services"].as_array().unwrap().clone();
+        let permissions = services.iter().find(|service| service["service"] == "permissions").unwrap();
+        (permissions["groups"][0].clone(), answer)
+    };
+    let (waits, answer) = group().await;
+    assert_eq!((&waits["group"], &waits["source"]), (&json!("permissions.users"), &json!("domain")));
+    assert_eq!(waits["behind"]["events"], 1, "the administrator was made: {waits}");
+    assert!(
+        waits["behind"]["oldest_seconds"].as_f64().is_some_and(|age| (0.0..60.0).contains(&age)),
+        "{waits}"
+    );
+    assert_eq!(waits["lanes"].as_array().map(Vec::len), Some(4));
+    assert_eq!((&answer["bus"]["kind"], &waits["queue"]), (&json!("local"), &Value::Null));
+    let asks = answer["asks"].as_array().unwrap();
+    let one = asks.iter().find(|asks| asks["from"] == "api" && asks["to"] == "conductor").unwrap();
+    assert!(one["requests"].as_array().unwrap().contains(&json!("workflow.cancel")), "{one}");
+
+    sqlx::query("UPDATE permissions.cursors SET (xid, seq) = (SELECT xid, seq FROM domain.events ORDER BY xid DESC, seq DESC LIMIT 1)")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let (done, _) = group().await;
+    assert_eq!(done["behind"], json!({ "events": 0, "at_least": false, "oldest_seconds": null }));
+}
+
 /// Refuses everything.
 struct Stubborn;
 

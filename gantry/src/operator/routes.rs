@@ -155,9 +155,9 @@ async fn retention(state: &Operator, by: &Actor, dry_run: bool) -> Answer<Json<R
     }
 }
 
-async fn shape(State(state): State<Operator>, headers: HeaderMap) -> Answer {
+async fn shape(State(state): State<Operator>, headers: HeaderMap) -> Answer<Json<topology::Topology>> {
     operator(&state, &headers).await?;
-    Ok(Json(topology::topology(&state.pool).await?))
+    Ok(Json(topology::topology(&state.pool, &state.bus).await?))
 }
 
 async fn leases(State(state): State<Operator>, headers: HeaderMap) -> Answer {
