@@ -82,8 +82,8 @@ pub(crate) struct Inner {
     members: Mutex<HashMap<&'static str, members::Members>>,
     responders: watch::Sender<HashMap<&'static str, request::Slot>>,
     sources: Mutex<HashMap<String, Source>>,
-    /// Groups that were started here: whose they are, and what they read. Weak, since groups hold the bus.
-    groups: Mutex<Vec<(&'static str, &'static str, Weak<dyn Group>)>>,
+    /// Groups that were started here.
+    groups: Mutex<Vec<shape::Started>>,
     /// Services that committed here, and hints, that other processes have not been told of.
     own: Mutex<BTreeSet<String>>,
     own_changed: Notify,
@@ -356,8 +356,12 @@ impl Bus {
     ) -> JoinHandle<()> {
         self.register_source(store);
         let mut groups = self.0.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.retain(|(_, _, group)| group.strong_count() > 0);
-        groups.extend(sources.iter().map(|source| (store.service(), *source, Arc::downgrade(&group))));
+        groups.retain(|started| started.group.strong_count() > 0);
+        groups.extend(sources.iter().map(|source| shape::Started {
+            service: store.service(),
+            source,
+            group: Arc::downgrade(&group),
+        }));
         drop(groups);
         let runs: Vec<_> = sources
             .iter()

@@ -2,14 +2,17 @@
 //! hangs. Nothing that the suite decides depends on it.
 
 use crate::{
-    Bus,
+    Bus, Group,
     broker::{BrokerError, Depth, Watched},
     lane::lane_of,
 };
 use eventstore::{Position, schema_of};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgPool};
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    sync::{PoisonError, Weak},
+    time::Duration,
+};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -18,6 +21,16 @@ use uuid::Uuid;
 const COUNTED: i64 = 5000;
 /// Time that a broker has to say what lies in all the queues.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A group that was started in this process, with one source. Weak, since groups hold the bus.
+pub(crate) struct Started {
+    /// Whose it is.
+    pub(crate) service: &'static str,
+    /// What it reads.
+    pub(crate) source: &'static str,
+    /// Itself, while it runs.
+    pub(crate) group: Weak<dyn Group>,
+}
 
 /// A group and one source of its events.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -49,12 +62,12 @@ impl Bus {
         let groups = self.0.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = groups
             .iter()
-            .filter_map(|(service, source, group)| {
-                let group = group.upgrade()?;
+            .filter_map(|started| {
+                let group = started.group.upgrade()?;
                 Some(Subscription {
-                    service: (*service).to_owned(),
+                    service: started.service.to_owned(),
                     group: group.name().to_owned(),
-                    source: (*source).to_owned(),
+                    source: started.source.to_owned(),
                     events: kinds.iter().filter(|kind| group.wants(kind)).cloned().collect(),
                 })
             })
