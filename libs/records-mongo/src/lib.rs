@@ -1,19 +1,19 @@
 //! Records in MongoDB, or what speaks its protocol: one collection, one document for each record.
 //!
 //! Works without transactions, change streams and validators, which not every server of the protocol has: a document is
-//! replaced by one operation, only by a newer one.
+//! replaced by one operation, only by a newer one. What is answered survives the loss of a server, and what is read did too.
 
 mod document;
+mod write;
 
 use async_trait::async_trait;
-use document::{fields, identity, of};
+use document::{identity, of};
 use futures::TryStreamExt;
-use ids::Timestamp;
 use mongodb::{
     Client, Collection, IndexModel,
-    bson::{Bson, DateTime, Document as Bsons, RawDocumentBuf, doc},
+    bson::{Document as Bsons, RawDocumentBuf, doc},
     error::{Error as MongoError, ErrorKind},
-    options::{Acknowledgment, ClientOptions, FindOptions, WriteConcern},
+    options::{ClientOptions, FindOptions, ReadConcern},
 };
 use records::{Document, Error, NewDocument, Records, Result};
 use std::{cmp::Reverse, collections::HashMap, time::Duration};
@@ -22,10 +22,6 @@ use uuid::Uuid;
 
 /// The collection.
 const RECORDS: &str = "records";
-/// What a flush writes to.
-const FLUSHES: &str = "flushes";
-/// Another writer's document, or its own newer version, has the name: MongoDB's number for it.
-const DUPLICATE: i32 = 11000;
 /// Longest wait for a server that can be written to.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -56,58 +52,36 @@ impl MongoRecords {
         options.server_selection_timeout = Some(PATIENCE);
         options.connect_timeout = Some(PATIENCE);
         options.app_name = Some("gantry".to_owned());
+        // Whatever the URL says: less would lose records in an election, or show some that an election then takes back.
+        options.write_concern = Some(write::concern());
+        options.read_concern = Some(ReadConcern::majority());
         let database = options.default_database.clone().unwrap_or_else(|| "gantry".to_owned());
         let client = Client::with_options(options).map_err(failed)?;
         Ok(Self { client, database, indexed: std::sync::Arc::default() })
     }
 
-    fn collection(&self, name: &str) -> Collection<RawDocumentBuf> {
-        self.client.database(&self.database).collection(name)
-    }
-
-    /// The collection, with its indexes.
+    /// The collection, with its index.
     async fn records(&self) -> Result<Collection<RawDocumentBuf>> {
-        let records = self.collection(RECORDS);
-        let index = || async {
-            let keys = [doc! { "kind": 1, "group": 1, "id": 1 }, doc! { "kind": 1, "updated_at": 1 }];
-            records.create_indexes(keys.map(|keys| IndexModel::builder().keys(keys).build())).await
-        };
-        self.indexed.get_or_try_init(async || index().await.map(drop)).await.map_err(failed)?;
+        let records = self.client.database(&self.database).collection(RECORDS);
+        self.indexed.get_or_try_init(|| index(&records)).await?;
         Ok(records)
     }
 
-    /// Writes each of these if it is newer than what is there; which were not written. A document that is not there yet
-    /// is inserted under its name, which fails where one has the name that is not older.
+    /// Writes each of these if it is newer than what is there; which were not written.
     async fn replace(&self, newer: &[&NewDocument]) -> Result<Vec<usize>> {
-        let mut updates = Vec::with_capacity(newer.len());
-        for document in newer {
-            updates.push(doc! {
-                "q": { "_id": identity(document.kind, document.id), "version": { "$lt": document.version } },
-                "u": { "$set": fields(document), "$currentDate": { "updated_at": true } },
-                "upsert": true,
-            });
-        }
-        let command = doc! { "update": RECORDS, "updates": updates, "ordered": false };
-        let answer = self.client.database(&self.database).run_command(command).await;
-        let answer = match answer {
-            Ok(answer) => answer,
+        let answer = self.client.database(&self.database).run_command(write::command(newer)).await;
+        match answer {
+            Ok(answer) => write::refused(&answer),
             Err(error) => match *error.kind {
                 // A single update that fails is told as the whole command's.
-                ErrorKind::Command(ref command) if newer.len() == 1 && command.code == DUPLICATE => {
-                    return Ok(vec![0]);
+                ErrorKind::Command(ref command)
+                    if newer.len() == 1 && command.code == write::DUPLICATE =>
+                {
+                    Ok(vec![0])
                 }
-                _ => return Err(failed(error)),
+                _ => Err(failed(error)),
             },
-        };
-        let mut refused = Vec::new();
-        for error in answer.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document) {
-            if !error.get_i32("code").is_ok_and(|code| code == DUPLICATE) {
-                return Err(odd(error.get_str("errmsg").unwrap_or("a document was not written")));
-            }
-            let index = error.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
-            refused.push(index.ok_or_else(|| odd("the server does not say which document was not written"))?);
         }
-        Ok(refused)
     }
 
     async fn find(&self, filter: Bsons, options: FindOptions) -> Result<Vec<Document>> {
@@ -117,8 +91,19 @@ impl MongoRecords {
     }
 }
 
+async fn index(records: &Collection<RawDocumentBuf>) -> Result<()> {
+    let by_group = IndexModel::builder().keys(doc! { "kind": 1, "group": 1, "id": 1 }).build();
+    records.create_index(by_group).await.map(drop).map_err(failed)
+}
+
 #[async_trait]
 impl Records for MongoRecords {
+    /// A collection comes into being with the first document; its index, which is asked for once in each process otherwise,
+    /// does not.
+    async fn prepare(&self) -> Result<()> {
+        index(&self.client.database(&self.database).collection(RECORDS)).await
+    }
+
     /// Each document by itself: a failure may leave some written, and a repeat is harmless.
     async fn put(&self, documents: &[NewDocument]) -> Result<Vec<bool>> {
         self.records().await?;
@@ -154,29 +139,14 @@ impl Records for MongoRecords {
         self.find(filter, FindOptions::builder().sort(doc! { "id": 1 }).build()).await
     }
 
-    async fn unchanged_since(&self, kind: &str, before: Timestamp, limit: u32) -> Result<Vec<Document>> {
-        let before = DateTime::from_millis(before.timestamp_millis());
-        let options = FindOptions::builder().sort(doc! { "updated_at": 1 }).limit(i64::from(limit)).build();
-        self.find(doc! { "kind": kind, "updated_at": { "$lt": before } }, options).await
-    }
-
     async fn remove(&self, kind: &str, ids: &[Uuid]) -> Result<()> {
         let ids: Vec<String> = ids.iter().map(|id| identity(kind, *id)).collect();
         self.records().await?.delete_many(doc! { "_id": { "$in": ids } }).await.map_err(failed)?;
         Ok(())
     }
 
-    /// A write that a majority has in its journal, which is written in order.
+    /// There is nothing to wait for: a write is answered when it survives.
     async fn flush(&self) -> Result<()> {
-        let durable = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build();
-        let flushes = self.collection(FLUSHES);
-        let count = doc! { "$inc": { "count": 1_i64 } };
-        flushes
-            .update_one(doc! { "_id": "one" }, count)
-            .upsert(true)
-            .write_concern(durable)
-            .await
-            .map_err(failed)?;
         Ok(())
     }
 }

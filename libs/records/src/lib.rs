@@ -59,6 +59,10 @@ pub struct Document {
 /// The port.
 #[async_trait]
 pub trait Records: Send + Sync + fmt::Debug {
+    /// Makes what documents are kept in, as far as it is missing: all of it in a new store, and in one that lost everything
+    /// while it was used.
+    async fn prepare(&self) -> Result<()>;
+
     /// Stores documents; of each, whether it was newer than what was there. A failure may leave some stored: a repeat is
     /// harmless.
     async fn put(&self, documents: &[NewDocument]) -> Result<Vec<bool>>;
@@ -68,9 +72,6 @@ pub trait Records: Send + Sync + fmt::Debug {
 
     /// All documents of a group, by id.
     async fn list_by(&self, kind: &str, group: Uuid) -> Result<Vec<Document>>;
-
-    /// Up to `limit` documents that nobody changed since `before`, the oldest first.
-    async fn unchanged_since(&self, kind: &str, before: Timestamp, limit: u32) -> Result<Vec<Document>>;
 
     /// Removes documents; those that do not exist are no error.
     async fn remove(&self, kind: &str, ids: &[Uuid]) -> Result<()>;

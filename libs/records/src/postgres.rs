@@ -22,27 +22,9 @@ impl PostgresRecords {
     /// # Errors
     /// The database cannot be reached or refuses.
     pub async fn open(pool: PgPool) -> Result<Self> {
-        let mut tx = begin(&pool, "BEGIN").await?;
-        // `CREATE … IF NOT EXISTS` of two sessions at once can still collide: one after the other.
-        for statement in [
-            "SELECT pg_advisory_xact_lock(hashtextextended('gantry records', 0))",
-            "CREATE SCHEMA IF NOT EXISTS records",
-            "CREATE TABLE IF NOT EXISTS records.documents (
-                kind text NOT NULL,
-                id uuid NOT NULL,
-                group_id uuid NOT NULL,
-                version bigint NOT NULL,
-                updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-                body jsonb NOT NULL,
-                PRIMARY KEY (kind, id))",
-            "CREATE INDEX IF NOT EXISTS documents_by_group ON records.documents (kind, group_id)",
-            "CREATE INDEX IF NOT EXISTS documents_by_age ON records.documents (kind, updated_at)",
-            "CREATE TABLE IF NOT EXISTS records.flushes (one bool PRIMARY KEY CHECK (one), count bigint NOT NULL)",
-        ] {
-            sqlx::query(statement).execute(&mut *tx).await?;
-        }
-        tx.commit().await?;
-        Ok(Self { pool })
+        let records = Self { pool };
+        records.prepare().await?;
+        Ok(records)
     }
 }
 
@@ -60,6 +42,28 @@ fn document((id, group, version, updated_at, body): Row) -> Document {
 
 #[async_trait]
 impl Records for PostgresRecords {
+    async fn prepare(&self) -> Result<()> {
+        let mut tx = begin(&self.pool, "BEGIN").await?;
+        // `CREATE … IF NOT EXISTS` of two sessions at once can still collide: one after the other.
+        for statement in [
+            "SELECT pg_advisory_xact_lock(hashtextextended('gantry records', 0))",
+            "CREATE SCHEMA IF NOT EXISTS records",
+            "CREATE TABLE IF NOT EXISTS records.documents (
+                kind text NOT NULL,
+                id uuid NOT NULL,
+                group_id uuid NOT NULL,
+                version bigint NOT NULL,
+                updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+                body jsonb NOT NULL,
+                PRIMARY KEY (kind, id))",
+            "CREATE INDEX IF NOT EXISTS documents_by_group ON records.documents (kind, group_id)",
+            "CREATE TABLE IF NOT EXISTS records.flushes (one bool PRIMARY KEY CHECK (one), count bigint NOT NULL)",
+        ] {
+            sqlx::query(statement).execute(&mut *tx).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
     async fn put(&self, documents: &[NewDocument]) -> Result<Vec<bool>> {
         if documents.is_empty() {
             return Ok(Vec::new());
@@ -121,19 +125,6 @@ impl Records for PostgresRecords {
         Ok(rows.into_iter().map(document).collect())
     }
 
-    async fn unchanged_since(&self, kind: &str, before: Timestamp, limit: u32) -> Result<Vec<Document>> {
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT id, group_id, version, updated_at, body FROM records.documents
-             WHERE kind = $1 AND updated_at < $2 ORDER BY updated_at LIMIT $3",
-        )
-        .bind(kind)
-        .bind(before)
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows.into_iter().map(document).collect())
-    }
-
     async fn remove(&self, kind: &str, ids: &[Uuid]) -> Result<()> {
         sqlx::query("DELETE FROM records.documents WHERE kind = $1 AND id = ANY($2)")
             .bind(kind)
@@ -164,6 +155,9 @@ mod tests {
         let open = || PostgresRecords::open(database.pool.clone());
         let (first, second) = tokio::join!(open(), open());
         second.expect("opens beside another");
-        crate::contract::suite(&first.expect("opens")).await;
+        crate::contract::suite(&first.expect("opens"), async || {
+            sqlx::query("DROP SCHEMA records CASCADE").execute(&database.pool).await.expect("drops");
+        })
+        .await;
     }
 }

@@ -1,14 +1,26 @@
 //! The adapter on a real server of MongoDB's protocol.
 
 use gantry_records_mongo::MongoRecords;
+use mongodb::{Client, Database, bson::Document};
 use records::{NewDocument, Records};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 async fn store() -> Option<MongoRecords> {
+    Some(MongoRecords::new(&url().await?).await.unwrap())
+}
+
+/// Of a database of its own.
+async fn url() -> Option<String> {
     // Fails only when one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    Some(MongoRecords::new(&testkit::mongo().await?).await.unwrap())
+    testkit::mongo().await
+}
+
+/// Somebody else's way to the database.
+async fn beside(url: &str) -> Database {
+    let client = Client::with_uri_str(url).await.unwrap();
+    client.default_database().unwrap()
 }
 
 fn document(id: uuid::Uuid, version: i64, body: Value) -> NewDocument {
@@ -17,8 +29,25 @@ fn document(id: uuid::Uuid, version: i64, body: Value) -> NewDocument {
 
 #[tokio::test]
 async fn the_mongo_adapter_keeps_the_contract() {
-    let Some(records) = store().await else { return };
-    records::contract::suite(&records).await;
+    let Some(url) = url().await else { return };
+    let (records, database) = (MongoRecords::new(&url).await.unwrap(), beside(&url).await);
+    records::contract::suite(&records, async || database.drop().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_database_that_was_dropped_gets_its_index_back() {
+    let Some(url) = url().await else { return };
+    let (records, database) = (MongoRecords::new(&url).await.unwrap(), beside(&url).await);
+    let documents = database.collection::<Document>("records");
+    let id = ids::MessageId::new().uuid();
+    records.put(&[document(id, 1, json!({}))]).await.unwrap();
+    let before = documents.list_index_names().await.unwrap();
+    assert_eq!(before.len(), 2, "its name's, and that by group: {before:?}");
+    database.drop().await.unwrap();
+    // Without it the collection is there again, and slow.
+    records.put(&[document(id, 1, json!({}))]).await.unwrap();
+    records.prepare().await.unwrap();
+    assert_eq!(documents.list_index_names().await.unwrap(), before);
 }
 
 #[tokio::test]
@@ -55,7 +84,7 @@ async fn a_server_that_is_away_is_an_error_soon() {
     // Needs no server: the other tests say when there is none.
     let away = MongoRecords::new("mongodb://someone:hidden@127.0.0.1:1/x").await.unwrap();
     let begun = Instant::now();
-    let error = away.flush().await.unwrap_err();
+    let error = away.prepare().await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(10));
     assert!(!format!("{error:?} {error} {away:?}").contains("hidden"), "{error:?}");
 }
