@@ -178,17 +178,20 @@ impl Suite {
     pub async fn verify(&self) -> anyhow::Result<()> {
         for check in ["verify", "invariants"] {
             // The invariants count what waits for its time as overdue only after a while.
-            until(check, Duration::from_secs(90), || async {
-                let mut command = Command::new(binary());
-                command.args(["admin", check, "--server", &self.url]).env("GANTRY_TOKEN", &self.token);
-                let output = command.output().await?;
-                let said = [output.stdout, output.stderr].concat();
-                ensure!(output.status.success(), "gantry admin {check}: {}", String::from_utf8_lossy(&said));
-                Ok(Some(()))
-            })
-            .await?;
+            until(check, Duration::from_secs(90), || async { self.admin(&[check]).await.map(Some) }).await?;
         }
         Ok(())
+    }
+
+    /// What `gantry admin` prints, if it ends well.
+    pub async fn admin(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(binary());
+        command.arg("admin").args(arguments).args(["--server", &self.url]).env("GANTRY_TOKEN", &self.token);
+        let output = command.output().await?;
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        let said = String::from_utf8_lossy(&said);
+        ensure!(output.status.success(), "gantry admin {}: {said}", arguments.join(" "));
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// The bytes at a path.

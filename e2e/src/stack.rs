@@ -250,6 +250,17 @@ impl Stack {
         Ok(command)
     }
 
+    /// Runs statements in the engine below MongoDB's protocol, past every proxy: nothing here speaks that protocol.
+    pub async fn documents(&self, statements: &[&str]) -> anyhow::Result<String> {
+        let port = self.port("mongo_inner")?.to_string();
+        let mut command = Command::new("psql");
+        command.args(["-qAtX", "-h", "127.0.0.1", "-U", "postgres", "-p", &port, "-v", "ON_ERROR_STOP=1"]);
+        for statement in statements {
+            command.args(["-c", statement]);
+        }
+        run(&mut command).await
+    }
+
     /// Runs `vault` with the token that opens everything.
     pub async fn vault(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let said = self.vault_said()?;

@@ -3,6 +3,8 @@
 //! What needs a running suite is asked of it over HTTP, on this machine or elsewhere, with an administrator's
 //! token. What must also work without one (`verify`, `migrate`) opens the database itself.
 
+mod rebuild_records;
+
 use crate::{
     adapters::Stored,
     config::{DatabaseKind, Loaded},
@@ -56,6 +58,15 @@ pub enum Command {
         /// Only show what would go
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Make the documents of steps again that the store of records (MongoDB, or `records` in PostgreSQL) lost, while the suite serves
+    #[command(
+        after_help = "Examples:\n  gantry admin rebuild-records\n  gantry admin rebuild-records --json --server https://ci.example.com\n  gantry admin rebuild-records --after 0198…      go on where one was cut short\n\nReads what runs and the sealed record of every task that ended. Documents that are as new stay as they are, so that it can be repeated at any time. Exits 0 when everything was made, 1 when a record cannot be read, which it names."
+    )]
+    RebuildRecords {
+        /// Go on after this task
+        #[arg(long, value_name = "TASK")]
+        after: Option<String>,
     },
     /// List the points at which `GANTRY_FAILPOINTS` can stop a server, for tests of crashes
     #[command(
@@ -166,6 +177,7 @@ pub async fn run(command: Command, global: &cli::Global) -> anyhow::Result<ExitC
         Command::Invariants => invariants(global).await,
         Command::Topology { picture } => topology(global, picture).await,
         Command::Retention { dry_run } => Ok(retention(global, dry_run).await?),
+        Command::RebuildRecords { after } => Ok(rebuild_records::run(global, after).await?),
         Command::Failpoints => {
             for role in crate::serve::ROLES {
                 println!("{role}.commit.before\n{role}.commit.after");

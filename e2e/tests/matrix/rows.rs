@@ -150,7 +150,7 @@ pub static ROWS: [Row; 42] = [
     ),
     row(
         "F25",
-        "MongoDB is away",
+        "MongoDB is away, or its data are gone",
         Proof::Here {
             quick: true,
             outage: (4, 30),

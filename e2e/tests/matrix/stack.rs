@@ -6,7 +6,7 @@ use gantry_e2e::{Suite, stack};
 use std::{collections::BTreeMap, fs, ops::Deref};
 
 /// What the suite reaches through a proxy.
-const PROXIED: [&str; 7] = ["postgres", "redis", "amqp", "s3", "vault", "nomad", "agents"];
+const PROXIED: [&str; 8] = ["postgres", "redis", "amqp", "s3", "vault", "nomad", "mongo", "agents"];
 
 /// The stack and its proxies.
 pub struct Stack {

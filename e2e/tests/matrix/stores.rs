@@ -6,8 +6,9 @@ use crate::{
 };
 use anyhow::{Context, ensure};
 use gantry_e2e::{stack::run, until};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -80,8 +81,10 @@ pub async fn postgres_locked(case: &Case<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// F25: work goes on, pages show what the views have, records follow from the journal.
+/// F25: work goes on, pages show what the views have, records follow from the journal. Data that are gone are made again
+/// while everything goes on.
 pub async fn mongo_away(case: &Case<'_>) -> anyhow::Result<()> {
+    mongo_dropped(case).await.context("the database dropped")?;
     gone(case, "mongo", &["KILL", "TERM", "STOP"]).await?;
     case.push_meanwhile().await;
     case.read_log().await;
@@ -93,6 +96,66 @@ pub async fn mongo_away(case: &Case<'_>) -> anyhow::Result<()> {
     case.claim("a page of a build", page);
     case.last().await;
     return_of(case, "mongo").await
+}
+
+/// Every document of a job that is over, by its name, without the time at which it was stored.
+async fn documents(case: &Case<'_>) -> anyhow::Result<BTreeMap<String, Value>> {
+    let found = case
+        .world
+        .stack
+        .documents(&[
+            "SET documentdb_core.bsonUseEJson = true",
+            "SELECT document FROM documentdb_api.collection('gantry', 'records')",
+        ])
+        .await?;
+    let mut documents = BTreeMap::new();
+    for line in found.lines().filter(|line| !line.is_empty()) {
+        let mut document: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        if let Some(fields) = document.as_object_mut() {
+            fields.remove("updated_at");
+        }
+        let name = document["_id"].as_str().context("a document without a name")?.to_owned();
+        documents.insert(name, document);
+    }
+    Ok(documents)
+}
+
+/// Jobs run while the database is dropped and made again. What it had of steps that were over is the same afterwards.
+async fn mongo_dropped(case: &Case<'_>) -> anyhow::Result<()> {
+    let stack = &case.world.stack;
+    let step = format!("step/{}", case.world.step.0);
+    let ran = case.ran()?;
+    let before = documents(case).await?;
+    ensure!(before.contains_key(&step), "a step that is over has no document: {:?}", before.keys());
+    stack.documents(&["SELECT documentdb_api.drop_database('gantry')"]).await?;
+    let begun = Instant::now();
+    let done = rebuilt(case).await?;
+    let took = begun.elapsed();
+    let after = documents(case).await?;
+    // One that ran then may have changed since.
+    let is_over = |document: &Value| document.pointer("/body/step/ended_at").is_some_and(|at| !at.is_null());
+    let over: Vec<_> = before.iter().filter(|(_, document)| is_over(document)).collect();
+    for (name, document) in &over {
+        let again = after.get(*name).with_context(|| format!("{name} is not made again"))?;
+        let sealed = document.pointer("/body/step/log_state") != Some(&Value::from("open"));
+        ensure!(!sealed || again == *document, "{name} was {document} and is {again}");
+    }
+    let missing = before.keys().find(|name| !after.contains_key(*name));
+    ensure!(missing.is_none(), "{missing:?} is not made again");
+    case.saw(format!(
+        "dropped at {ran} jobs begun, {} documents made again in {:.1} s while jobs ran, {} of steps that were over compared",
+        done["written"],
+        took.as_secs_f64(),
+        over.len()
+    ));
+    case.read_log().await;
+    rebuilt(case).await.context("a repeat").map(drop)
+}
+
+/// Runs `gantry admin rebuild-records`; what it says it did.
+async fn rebuilt(case: &Case<'_>) -> anyhow::Result<Value> {
+    let said = case.world.suite.admin(&["rebuild-records", "--json"]).await?;
+    serde_json::from_str(&said).with_context(|| said.clone())
 }
 
 /// F26: no data, no sign-in and no page depends on it.
@@ -211,7 +274,7 @@ pub async fn s3_corrupt(case: &Case<'_>) -> anyhow::Result<()> {
         )
     };
     fs::create_dir_all(files.join(".circleci"))?;
-    let push = async |config: String| -> anyhow::Result<serde_json::Value> {
+    let push = async |config: String| -> anyhow::Result<Value> {
         fs::write(files.join(".circleci/config.yml"), config)?;
         let work = world.ledger.work.path().join("repositories");
         let before = world

@@ -17,6 +17,7 @@ use bus::{AskOptions, Bus};
 use contracts::{
     Actor, RequestError,
     domain::{Bootstrap, VerifyToken},
+    output::{RebuildRecords, RebuiltRecords},
     retention::{RetentionReport, RunRetention},
 };
 use serde::Deserialize;
@@ -45,6 +46,7 @@ pub fn router(operator: Operator) -> Router {
         .route("/internal/invariants", get(check))
         .route("/internal/verify", get(verified))
         .route("/internal/retention", get(expiring).post(expire))
+        .route("/internal/records/rebuild", post(rebuilt))
         .route("/internal/topology", get(shape))
         .route("/internal/leases", get(leases))
         .route("/internal/deadlines", get(deadlines))
@@ -153,6 +155,23 @@ async fn retention(state: &Operator, by: &Actor, dry_run: bool) -> Answer<Json<R
             Err(Problem(StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", error.to_string()))
         }
     }
+}
+
+/// Longer than the owner takes for some of the tasks.
+const REBUILD_WITHIN: Duration = Duration::from_secs(30);
+
+/// Makes documents again of some tasks; whoever asks goes on with `next`.
+async fn rebuilt(
+    State(state): State<Operator>,
+    headers: HeaderMap,
+    Json(ask): Json<RebuildRecords>,
+) -> Answer<Json<RebuiltRecords>> {
+    let by = operator(&state, &headers).await?;
+    let options = AskOptions { deadline: REBUILD_WITHIN, ..AskOptions::default() };
+    state.bus.ask_with(options, &by, &ask).await.map(Json).map_err(|error| {
+        let text = format!("{error}; it needs the store of records, the blobs and the database");
+        Problem(StatusCode::SERVICE_UNAVAILABLE, "dependency_unavailable", text)
+    })
 }
 
 async fn shape(State(state): State<Operator>, headers: HeaderMap) -> Answer<Json<topology::Topology>> {

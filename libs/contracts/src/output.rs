@@ -100,3 +100,41 @@ pub struct StepPlace {
     /// The step.
     pub step: StepRecord,
 }
+
+/// Makes the documents of steps again that the store of records lost: what processes of the service hold, and what the
+/// sealed records of tasks tell, of some tasks in the order of their ids. Documents that are as new stay as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildRecords {
+    /// Goes on after this task; without one it begins, with what is held.
+    pub after: Option<TaskId>,
+}
+ask!(idempotent RebuildRecords, "output-processor", "records.rebuild", RebuiltRecords);
+
+/// Writes the documents of all steps that the asked process holds. Between processes of the service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewriteHeld {}
+ask!(idempotent RewriteHeld, "output-processor", "records.rewrite_held", RebuiltRecords);
+
+/// What was looked at, and what became of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuiltRecords {
+    /// Tasks that were looked at.
+    pub tasks: u64,
+    /// Documents that were missing or older.
+    pub written: u64,
+    /// Documents that were as new already.
+    pub current: u64,
+    /// What cannot be made again.
+    pub unreadable: Vec<UnreadableRecord>,
+    /// There are more tasks: ask again after this one.
+    pub next: Option<TaskId>,
+}
+
+/// A source of documents that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableRecord {
+    /// Name of the blob, or of the journal.
+    pub what: String,
+    /// Why not.
+    pub why: String,
+}

@@ -74,9 +74,7 @@ impl MongoRecords {
             Ok(answer) => write::refused(&answer),
             Err(error) => match *error.kind {
                 // A single update that fails is told as the whole command's.
-                ErrorKind::Command(ref command)
-                    if newer.len() == 1 && command.code == write::DUPLICATE =>
-                {
+                ErrorKind::Command(ref command) if newer.len() == 1 && command.code == write::DUPLICATE => {
                     Ok(vec![0])
                 }
                 _ => Err(failed(error)),

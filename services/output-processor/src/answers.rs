@@ -4,7 +4,7 @@ use crate::{
     http::bounded,
     hub::Hub,
     peers::{AGAIN, Peers, Whose},
-    scribe,
+    rebuild, scribe,
     store::{self, Journal},
     stores,
 };
@@ -14,7 +14,7 @@ use chrono::{TimeDelta, Utc};
 use contracts::{
     Actor, Envelope, Event, Refusal, Request, RequestError,
     dispatcher::{CloseEpoch, TaskFinished, TaskQueued},
-    output::{GetStep, GetSteps, ReadLog, StepRecord},
+    output::{GetStep, GetSteps, ReadLog, RebuildRecords, RewriteHeld, StepRecord},
     stores::{ListArtifacts, OpenArtifact},
 };
 use eventstore::{Key, Tx};
@@ -63,7 +63,7 @@ impl Responder for Answers {
 }
 
 /// A store that does not answer is no failure of ours.
-fn unanswered(error: anyhow::Error) -> RequestError {
+pub(crate) fn unanswered(error: anyhow::Error) -> RequestError {
     let away = error.chain().any(|cause| {
         cause.is::<records::Error>() || matches!(cause.downcast_ref(), Some(blobs::Error::Io(_)))
     });
@@ -199,6 +199,15 @@ pub(crate) async fn here(hub: &Arc<Hub>, req: Request) -> Result<Value, RequestE
         CloseEpoch::NAME => {
             route::<CloseEpoch, _, _>(&req, |ask, _| async move {
                 scribe::close(hub, ask.task_id, ask.epoch).await.map_err(failed(SERVICE))
+            })
+            .await
+        }
+        RebuildRecords::NAME => {
+            route::<RebuildRecords, _, _>(&req, |ask, req| rebuild::page(hub, ask, req)).await
+        }
+        RewriteHeld::NAME => {
+            route::<RewriteHeld, _, _>(&req, |RewriteHeld {}, _| async {
+                rebuild::held(hub).await.map_err(unanswered)
             })
             .await
         }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use contracts::output::{LogWindow, StepPlace, StepRecord};
 use eventstore::Store;
 use futures::StreamExt;
-use ids::{JobId, StepId, TaskId};
+use ids::{JobId, StepId, TaskId, Timestamp};
 use kit::keys::Keys;
 use live::Live;
 use records::{Document, NewDocument, Records};
@@ -38,8 +38,6 @@ use uuid::Uuid;
 pub(crate) const STEP: &str = "step";
 /// The records are not asked again so soon after they did not answer.
 const AWAY: Duration = Duration::from_secs(2);
-/// Kind of the documents of finished tasks; their group is the job.
-pub(crate) const TASK: &str = "task";
 /// Most bytes of a window.
 pub(crate) const WINDOW: u64 = 128 * 1024;
 /// Readers that may wait long at the same time. Each holds one of the places for requests to this service, and a
@@ -311,6 +309,18 @@ impl Hub {
             state.index = known.index;
         }
         Ok(task)
+    }
+
+    /// All tasks in memory, none of them on its way in or out.
+    pub(crate) async fn held(&self) -> Vec<Arc<Task>> {
+        let _moving = self.moving.lock().await;
+        self.index().tasks.values().cloned().collect()
+    }
+
+    /// What was closed before this is past its retention; `None`: nothing ever is.
+    pub(crate) fn retained_since(&self, now: Timestamp) -> Option<Timestamp> {
+        let days = i64::from(self.config.retention_days);
+        (days > 0).then(|| now - chrono::TimeDelta::days(days))
     }
 
     pub(crate) fn task_in_memory(&self, id: TaskId) -> Option<Arc<Task>> {

@@ -1,17 +1,16 @@
 //! Moves sealed streams to the blob store, completes the records of finished tasks, and lets the journal go.
 
 use crate::{
-    hub::{Hub, STEP, TASK, Todo, Work, log_key},
-    scribe, store,
+    hub::{Hub, STEP, Todo, Work, log_key},
+    scribe,
+    sealed::{self, Record, Sealed},
+    store::{self, Fence},
     task::{Task, Whereabouts},
 };
-use blobs::{Body, Key, Put};
+use blobs::{Body, Put};
 use bytes::Bytes;
-use contracts::output::StepRecord;
 use futures::StreamExt;
 use ids::{JobId, StepId, TaskId, Timestamp};
-use records::{Document, NewDocument};
-use serde::{Deserialize, Serialize};
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,29 +21,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Streams that are moved at the same time.
 const AT_A_TIME: usize = 4;
-
-/// The record of a task, as it is sealed.
-#[derive(Debug, Serialize)]
-struct Record<'a> {
-    task_id: TaskId,
-    job_id: Option<JobId>,
-    index: u32,
-    epoch: i64,
-    steps: &'a [StepRecord],
-}
-
-/// Where the sealed record of a task is.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Finished {
-    pub(crate) task_id: TaskId,
-    pub(crate) epoch: i64,
-    /// Name of the blob.
-    pub(crate) record: String,
-    /// SHA-256 of it, hex.
-    pub(crate) sha256: String,
-    /// Steps, for the sweep.
-    pub(crate) steps: Vec<StepId>,
-}
 
 /// Runs until `stop`; what is under way then is found again at the next start.
 pub(crate) async fn run(
@@ -135,31 +111,23 @@ async fn finish(hub: &Hub, writing: &tokio::sync::Mutex<()>, id: TaskId) -> anyh
     }
     scribe::write(hub, writing, &HashSet::from([id])).await?;
 
-    let (epoch, version, job_id, index, steps) = {
+    let (epoch, job_id, index, steps) = {
         let state = task.lock();
         let index = state.index.unwrap_or_default();
-        let mut steps: Vec<_> = state.steps.iter().filter_map(|(id, step)| step.record(*id, index)).collect();
-        steps.sort_by_key(|step| (step.number, step.started_at, step.step_id));
-        (state.closed, state.closed_version, state.job, index, steps)
+        let steps = state
+            .steps
+            .iter()
+            .filter_map(|(id, step)| Some(Sealed { step: step.record(*id, index)?, version: step.version }));
+        let mut steps: Vec<_> = steps.collect();
+        steps.sort_by_key(|Sealed { step, .. }| (step.number, step.started_at, step.step_id));
+        (state.closed, state.job, index, steps)
     };
-    if let Some(group) = job_id
+    if let Some(job_id) = job_id
         && !steps.is_empty()
     {
-        let record = serde_json::to_vec(&Record { task_id: id, job_id, index, epoch, steps: &steps })?;
-        let key = Key::new(format!("records/{id}/{epoch}"))?;
+        let record = serde_json::to_vec(&Record { task_id: id, job_id, index, epoch, steps })?;
         let sha256 = blobs::digest(&record);
-        let meta = hub.blobs.put(&key, blobs::body(record), sha256).await?.meta();
-        let finished = Finished {
-            task_id: id,
-            epoch,
-            record: key.to_string(),
-            sha256: hex::encode(meta.sha256),
-            steps: steps.iter().map(|step| step.step_id).collect(),
-        };
-        let body = serde_json::to_value(&finished)?;
-        hub.records
-            .put(&[NewDocument { kind: TASK, id: id.uuid(), group: group.uuid(), version, body }])
-            .await?;
+        hub.blobs.put(&sealed::key(id, epoch)?, blobs::body(record), sha256).await?;
     }
     // From here on the journal is not needed: first all of it must survive a crash elsewhere.
     hub.records.flush().await?;
@@ -185,54 +153,50 @@ async fn finish(hub: &Hub, writing: &tokio::sync::Mutex<()>, id: TaskId) -> anyh
 
 /// Removes the records and the output of tasks that ended more than `logs.retention_days` before `now`. How many.
 pub(crate) async fn sweep(hub: &Hub, now: Timestamp) -> anyhow::Result<usize> {
-    const PAGE: u32 = 100;
-    if hub.config.retention_days == 0 {
-        return Ok(0);
-    }
-    let before = now - chrono::TimeDelta::days(i64::from(hub.config.retention_days));
+    const PAGE: i64 = 100;
+    let Some(before) = hub.retained_since(now) else { return Ok(0) };
     let mut swept = 0;
     loop {
-        let documents = hub.records.unchanged_since(TASK, before, PAGE).await?;
-        let mut tasks = Vec::with_capacity(documents.len());
-        for document in &documents {
-            remove_bytes(hub, document).await?;
-            tasks.push(document.id);
-        }
+        let due = store::closed_before(hub.store.pool(), before, PAGE).await?;
+        remove(hub, &due).await?;
+        let tasks: Vec<Uuid> = due.iter().map(|fence| fence.task.uuid()).collect();
         store::forget(hub.store.pool(), &tasks).await?;
-        hub.records.remove(TASK, &tasks).await?;
         swept += tasks.len();
-        if documents.len() < PAGE as usize {
+        if tasks.len() < usize::try_from(PAGE)? {
             return Ok(swept);
         }
     }
 }
 
-/// Removes the output and the record of a task, and what is recorded of its steps. The bytes go first, the document that
-/// names them is left to the caller: a crash leaves nothing that nobody names.
-async fn remove_bytes(hub: &Hub, document: &Document) -> anyhow::Result<()> {
-    let finished: Finished = serde_json::from_value(document.body.clone())?;
-    for step in &finished.steps {
-        hub.blobs.delete(&log_key(*step)?).await?;
+/// Removes the output of these tasks, what is recorded of their steps, and their sealed records. By what the events tell of
+/// them and not by the records: those can be lost or damaged. The rows that name the tasks are left to the caller: a crash
+/// leaves nothing that nobody names.
+async fn remove(hub: &Hub, tasks: &[Fence]) -> anyhow::Result<()> {
+    let ids: Vec<TaskId> = tasks.iter().map(|fence| fence.task).collect();
+    let told = store::told(hub.store.pool(), &ids).await?;
+    for Fence { task, closed_to } in tasks {
+        let steps = told.get(task).map(Vec::as_slice).unwrap_or_default();
+        for step in steps {
+            hub.blobs.delete(&log_key(*step)?).await?;
+        }
+        let steps: Vec<_> = steps.iter().map(|step| step.uuid()).collect();
+        hub.records.remove(STEP, &steps).await?;
+        for epoch in 1..=*closed_to {
+            hub.blobs.delete(&sealed::key(*task, epoch)?).await?;
+        }
     }
-    hub.blobs.delete(&Key::new(finished.record)?).await?;
-    let steps: Vec<_> = finished.steps.iter().map(|step| step.uuid()).collect();
-    Ok(hub.records.remove(STEP, &steps).await?)
+    Ok(())
 }
 
 /// Removes the output and the records of a job.
 pub(crate) async fn forget_job(hub: &Hub, job: Uuid) -> anyhow::Result<()> {
-    let documents = hub.records.list_by(TASK, job).await?;
-    for document in &documents {
-        remove_bytes(hub, document).await?;
-    }
+    remove(hub, &store::fences_of_job(hub.store.pool(), JobId(job)).await?).await?;
     // Steps of a task that has no record.
     let steps: Vec<_> = hub.records.list_by(STEP, job).await?.iter().map(|step| step.id).collect();
     for step in &steps {
         hub.blobs.delete(&log_key(StepId(*step))?).await?;
     }
-    hub.records.remove(STEP, &steps).await?;
-    let tasks: Vec<_> = documents.iter().map(|document| document.id).collect();
-    Ok(hub.records.remove(TASK, &tasks).await?)
+    Ok(hub.records.remove(STEP, &steps).await?)
 }
 
 /// Sweeps now and then until `stop`.

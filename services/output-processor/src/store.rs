@@ -1,7 +1,7 @@
 //! SQL of tasks; that of what agents upload is in [`crate::stores`].
 
-use contracts::dispatcher::TaskQueued;
-use ids::{JobId, TaskId};
+use contracts::{Event, dispatcher::TaskQueued, output::StepReported};
+use ids::{JobId, StepId, TaskId, Timestamp};
 use sqlx::{PgConnection, PgPool};
 use std::collections::HashMap;
 use uuid::Uuid;
@@ -13,6 +13,17 @@ pub(crate) struct Known {
     pub(crate) index: Option<u32>,
     /// The journal that holds it.
     pub(crate) owner: Option<Uuid>,
+}
+
+/// A task whose record is complete up to an epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fence {
+    pub(crate) task: TaskId,
+    pub(crate) closed_to: i64,
+}
+
+fn fences(rows: Vec<(Uuid, i64)>) -> Vec<Fence> {
+    rows.into_iter().map(|(task, closed_to)| Fence { task: TaskId(task), closed_to }).collect()
 }
 
 /// A journal, and where its process is reached.
@@ -54,6 +65,96 @@ pub(crate) async fn close(pool: &PgPool, task: TaskId, epoch: i64) -> sqlx::Resu
     .execute(pool)
     .await?;
     Ok(())
+}
+
+/// Fences in the order of their tasks, after one of them.
+pub(crate) async fn fences_after(
+    pool: &PgPool,
+    after: Option<TaskId>,
+    limit: i64,
+) -> sqlx::Result<Vec<Fence>> {
+    let rows = sqlx::query_as(
+        "SELECT task_id, closed_to FROM output_processor.fences WHERE task_id > $1 ORDER BY task_id LIMIT $2",
+    )
+    .bind(after.map_or_else(Uuid::nil, |task| task.uuid()))
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    Ok(fences(rows))
+}
+
+/// Fences that closed before a time.
+pub(crate) async fn closed_before(pool: &PgPool, before: Timestamp, limit: i64) -> sqlx::Result<Vec<Fence>> {
+    let rows = sqlx::query_as(
+        "SELECT task_id, closed_to FROM output_processor.fences WHERE closed_at < $1 ORDER BY closed_at LIMIT $2",
+    )
+    .bind(before)
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    Ok(fences(rows))
+}
+
+/// Fences of a job's tasks.
+pub(crate) async fn fences_of_job(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<Fence>> {
+    let rows = sqlx::query_as(
+        "SELECT f.task_id, f.closed_to FROM output_processor.tasks t JOIN output_processor.fences f USING (task_id)
+         WHERE t.job_id = $1",
+    )
+    .bind(job.uuid())
+    .fetch_all(pool)
+    .await?;
+    Ok(fences(rows))
+}
+
+/// Of these tasks, each with its job if that is known, those that are kept: their job is not about to go, and they were
+/// closed since a time, if one is given. With the epoch that they are closed up to.
+pub(crate) async fn kept(
+    pool: &PgPool,
+    tasks: &[(TaskId, Option<JobId>)],
+    since: Option<Timestamp>,
+) -> sqlx::Result<HashMap<TaskId, i64>> {
+    let rows: Vec<(Uuid, i64)> = sqlx::query_as(
+        "SELECT t.id, f.closed_to FROM unnest($1::uuid[], $2::uuid[]) AS t (id, job)
+         JOIN output_processor.fences f ON f.task_id = t.id
+         LEFT JOIN output_processor.tasks k ON k.task_id = t.id
+         WHERE ($3::timestamptz IS NULL OR f.closed_at >= $3)
+           AND NOT EXISTS (SELECT FROM output_processor.expiring x WHERE x.id IN (t.job, k.job_id))",
+    )
+    .bind(tasks.iter().map(|(task, _)| task.uuid()).collect::<Vec<_>>())
+    .bind(tasks.iter().map(|(_, job)| job.map(|job| job.uuid())).collect::<Vec<_>>())
+    .bind(since)
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|(task, closed_to)| (TaskId(task), closed_to)).collect())
+}
+
+/// Steps of tasks, as the events tell of them: all that a complete record has.
+pub(crate) async fn told(pool: &PgPool, tasks: &[TaskId]) -> sqlx::Result<HashMap<TaskId, Vec<StepId>>> {
+    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
+        "SELECT DISTINCT aggregate_id, (body #>> '{step,step_id}')::uuid FROM output_processor.events
+         WHERE aggregate_kind = 'record' AND aggregate_id = ANY($1) AND kind = $2",
+    )
+    .bind(tasks.iter().map(|task| task.uuid()).collect::<Vec<_>>())
+    .bind(StepReported::TYPE)
+    .fetch_all(pool)
+    .await?;
+    let mut told: HashMap<TaskId, Vec<StepId>> = HashMap::new();
+    for (task, step) in rows {
+        told.entry(TaskId(task)).or_default().push(StepId(step));
+    }
+    Ok(told)
+}
+
+/// Journals beside this one that hold tasks.
+pub(crate) async fn holders(pool: &PgPool, me: Uuid) -> sqlx::Result<Vec<Journal>> {
+    sqlx::query_as(
+        "SELECT DISTINCT o.journal AS id, coalesce(j.url, '') AS url FROM output_processor.owners o
+         LEFT JOIN output_processor.journals j ON j.id = o.journal WHERE o.journal <> $1",
+    )
+    .bind(me)
+    .fetch_all(pool)
+    .await
 }
 
 /// Says where the process of a journal is reached.

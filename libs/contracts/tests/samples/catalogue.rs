@@ -153,6 +153,8 @@ list! {
     output::ReadLog,
     output::GetSteps,
     output::GetStep,
+    output::RebuildRecords,
+    output::RewriteHeld,
     permissions::CheckPermission,
     pipelines::TriggerPipeline,
     pipelines::GetPipeline,

@@ -3,6 +3,7 @@
 mod chunks;
 mod closing;
 mod peers;
+mod rebuild;
 mod restart;
 mod retention;
 mod stores;

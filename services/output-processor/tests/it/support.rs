@@ -15,7 +15,7 @@ use contracts::{
     output::{GetStep, GetSteps, LogWindow, ReadLog, StepPlace, StepRecord},
 };
 use gantry_output_processor::{Config, Deps, Service, start};
-use ids::{JobId, StepId, TaskId, Timestamp};
+use ids::{JobId, StepId, TaskId};
 use kit::keys::{FenceClaims, Keys};
 use live::{Live, LocalLive};
 use records::{Document, NewDocument, PostgresRecords, Records};
@@ -65,6 +65,10 @@ struct Sometimes {
 
 #[async_trait::async_trait]
 impl Records for Sometimes {
+    async fn prepare(&self) -> records::Result<()> {
+        self.records.prepare().await
+    }
+
     async fn put(&self, documents: &[NewDocument]) -> records::Result<Vec<bool>> {
         self.records.put(documents).await
     }
@@ -79,15 +83,6 @@ impl Records for Sometimes {
             Ok(_) => Err(sqlx::Error::PoolTimedOut.into()),
             Err(_) => self.records.list_by(kind, group).await,
         }
-    }
-
-    async fn unchanged_since(
-        &self,
-        kind: &str,
-        before: Timestamp,
-        limit: u32,
-    ) -> records::Result<Vec<Document>> {
-        self.records.unchanged_since(kind, before, limit).await
     }
 
     async fn remove(&self, kind: &str, ids: &[Uuid]) -> records::Result<()> {
