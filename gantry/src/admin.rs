@@ -59,9 +59,9 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Make the documents of steps again that the store of records (MongoDB, or `records` in PostgreSQL) lost, while the suite serves
+    /// Make documents of steps again that MongoDB, or what else keeps the records, has lost, while the suite serves
     #[command(
-        after_help = "Examples:\n  gantry admin rebuild-records\n  gantry admin rebuild-records --json --server https://ci.example.com\n  gantry admin rebuild-records --after 0198…      go on where one was cut short\n\nReads what runs and the sealed record of every task that ended. Documents that are as new stay as they are, so that it can be repeated at any time. Exits 0 when everything was made, 1 when a record cannot be read, which it names."
+        after_help = "Examples:\n  gantry admin rebuild-records\n  gantry admin rebuild-records --json --server https://ci.example.com\n  gantry admin rebuild-records --after 0198…      go on where one was cut short\n\nReads what runs and the sealed record of every task that ended. What is as new stays as it is: repeat it at any time.\nExits 0 when all was made, 1 when a record cannot be read, which it names."
     )]
     RebuildRecords {
         /// Go on after this task

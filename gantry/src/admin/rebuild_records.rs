@@ -42,7 +42,7 @@ pub(super) async fn run(global: &cli::Global, after: Option<String>) -> Result<E
         eprintln!("{}", so_far(&all));
         if !all.unreadable.is_empty() {
             eprintln!(
-                "{} records cannot be read; what else there is was made. Restore them, and repeat this.",
+                "{} sources cannot be read; everything else was made. Restore them, and repeat this.",
                 all.unreadable.len()
             );
         }
