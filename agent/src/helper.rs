@@ -25,6 +25,9 @@ pub(crate) enum Failed {
     /// It is said in the step's output already, or in this text.
     #[error("{0}")]
     Told(String),
+    /// What the store gave is not what was kept there, in the code of reliability F32.
+    #[error("integrity_check_failed: {0}")]
+    Damaged(&'static str),
     /// The task is to stop.
     #[error("the task stops")]
     Stopped,
@@ -116,6 +119,7 @@ impl Runner {
         };
         let said = said?;
         match (worked, exit) {
+            (Err(damaged @ Failed::Damaged(_)), _) => Err(damaged),
             // What the helper said explains more than that its pipe broke.
             (_, Ok(code)) if code != 0 && said => Err(Failed::Told(String::new())),
             (Err(e), _) => Err(e),

@@ -155,7 +155,9 @@ impl Runner {
             Err(Failed::Told(why)) if why.is_empty() => {
                 Err(Failed::Told("Error untarring cache: see above".into()))
             }
-            Err(Failed::Told(why)) => Err(Failed::Told(format!("Error untarring cache: {why}"))),
+            Err(why @ (Failed::Told(_) | Failed::Damaged(_))) => {
+                Err(Failed::Told(format!("Error untarring cache: {why}")))
+            }
             other => other,
         }
     }
