@@ -14,7 +14,7 @@ const MIN_CHUNK: usize = 1 << 20;
 const AVERAGE_CHUNK: usize = 2 << 20;
 /// Largest chunk in bytes, before compression.
 pub const MAX_CHUNK: usize = 8 << 20;
-/// A cache is compressed while a job waits: this takes two thirds of the time of the default, 3, and a thirtieth more
+/// A cache is compressed while a job waits: this takes two thirds of the time of the default, 3, and four hundredths more
 /// bytes, measured with libraries of programs.
 const LEVEL: i32 = 2;
 
