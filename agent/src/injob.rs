@@ -135,10 +135,11 @@ fn substitute(text: &str, value: &impl Fn(&str) -> Option<String>) -> String {
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         let after = &rest[at + 1..];
-        if after.starts_with('$') {
-            let name = 1 + name_length(&after[1..]);
-            out.push_str(&after[..name]);
-            rest = &after[name..];
+        if let Some(escaped) = after.strip_prefix('$') {
+            let (name, left) = escaped.split_at(name_length(escaped));
+            out.push('$');
+            out.push_str(name);
+            rest = left;
         } else if let Some((replaced, left)) = braced(after, value) {
             out.push_str(&replaced);
             rest = left;
