@@ -16,14 +16,35 @@ use agent_api::stores::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ids::Timestamp;
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 /// How often a save begins anew when chunks that were there are gone.
 const SAVES: usize = 2;
 
+/// What stands in keys for secrets, and is not shown: who knows it could try values until one fits.
+#[derive(Default)]
+struct StandIns(BTreeSet<String>);
+
+impl StandIns {
+    /// A key for people.
+    fn shown(&self, key: &str) -> String {
+        self.0.iter().fold(key.to_owned(), |key, digits| {
+            key.replace(digits, &String::from_utf8_lossy(masking::REPLACEMENT))
+        })
+    }
+}
+
 impl Runner {
     /// Fills in a key.
-    async fn cache_key(&self, text: &str, stream: &mut Stream) -> Result<String, Failed> {
+    async fn cache_key(
+        &self,
+        text: &str,
+        stand_ins: &mut StandIns,
+        stream: &mut Stream,
+    ) -> Result<String, Failed> {
         let template = Template::parse(text).map_err(Failed::Told)?;
         let mut sums: BTreeMap<String, Result<String, String>> = BTreeMap::new();
         let files: Vec<String> = template.files().into_iter().collect();
@@ -34,21 +55,25 @@ impl Runner {
             sums =
                 files.into_iter().zip(found.into_iter().map(|sum| sum.map(|hex| base64_sum(&hex)))).collect();
         }
-        let variable = |name: &str| {
+        let secrets = self.output.secrets();
+        let given = template.variables().into_iter().filter_map(|name| {
             let value = self.environment.given.get(name)?;
-            let is_secret = self.output.mask(value) != *value;
-            Some(if is_secret {
-                key::stand_in(&self.spec.repository_url, name, value)
-            } else {
+            let in_key = if secrets.mask(value.as_bytes()) == value.as_bytes() {
                 value.clone()
-            })
-        };
+            } else {
+                let digits = key::stand_in(&self.spec.repository_url, name, value);
+                stand_ins.0.insert(digits.clone());
+                digits
+            };
+            Some((name.to_owned(), in_key))
+        });
+        let given: BTreeMap<String, String> = given.collect();
         let facts = Facts {
             branch: self.spec.branch.as_deref().unwrap_or_default(),
             build_num: self.spec.job_number,
             revision: &self.spec.revision,
             checkout_key: &self.spec.repository_url,
-            variable: &variable,
+            environment: &given,
             epoch: self.control.clock.now().timestamp(),
             arch: &key::arch(),
         };
@@ -79,11 +104,13 @@ impl Runner {
         paths: &[String],
         stream: &mut Stream,
     ) -> Result<(), Failed> {
-        let key = self.cache_key(key, stream).await?;
+        let mut stand_ins = StandIns::default();
+        let key = self.cache_key(key, &mut stand_ins, stream).await?;
+        let shown = stand_ins.shown(&key);
         let checked: CacheChecked =
             call(&self.control, "cache/check", &CacheCheck { key: key.clone() }).await?;
         if let Some(at) = checked.created_at {
-            return exists(&key, at, stream);
+            return exists(&shown, at, stream);
         }
         for _ in 0..SAVES {
             stream.note("Creating cache archive...")?;
@@ -107,14 +134,14 @@ impl Runner {
             };
             match call(control, "cache/commit", &commit).await? {
                 Committed::Stored => {
-                    stream.note(&format!("Stored Cache to {key}"))?;
+                    stream.note(&format!("Stored Cache to {shown}"))?;
                     for path in uploaded.word.found.iter().filter_map(|place| paths.get(*place)) {
                         stream.note(&format!("  * {}", self.located(path).display()))?;
                     }
                     let (whole, sent) = (size(commit.archive.bytes), size(uploaded.sent));
                     return Ok(stream.note(&format!("Total size {whole}, uploaded {sent}"))?);
                 }
-                Committed::AlreadyExists { created_at } => return exists(&key, created_at, stream),
+                Committed::AlreadyExists { created_at } => return exists(&shown, created_at, stream),
                 Committed::Missing { chunks } => {
                     tracing::info!(chunks = chunks.len(), "chunks went while the cache was saved");
                 }
@@ -125,16 +152,18 @@ impl Runner {
 
     pub(super) async fn restore_cache(&self, keys: &[String], stream: &mut Stream) -> Result<(), Failed> {
         let mut expanded = Vec::with_capacity(keys.len());
+        let mut stand_ins = StandIns::default();
         for key in keys {
-            expanded.push(self.cache_key(key, stream).await?);
+            expanded.push(self.cache_key(key, &mut stand_ins, stream).await?);
         }
         let ask = CacheFind { keys: expanded.clone() };
         let CacheFound { hit } = call(&self.control, "cache/find", &ask).await?;
         let missed = hit.as_ref().map_or(expanded.len(), |hit| hit.candidate);
         for key in &expanded[..missed.min(expanded.len())] {
-            stream.note(&format!("No cache is found for key: {key}"))?;
+            stream.note(&format!("No cache is found for key: {}", stand_ins.shown(key)))?;
         }
         let Some(CacheHit { key, job_number, paths, archive, .. }) = hit else { return Ok(()) };
+        let key = stand_ins.shown(&key);
         stream.note(&format!("Found a cache from build {job_number} at {key}"))?;
         stream.note(&format!("Size: {}", size(archive.bytes)))?;
         stream.note("Cached paths:")?;

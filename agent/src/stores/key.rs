@@ -12,7 +12,7 @@ pub(super) struct Facts<'a> {
     pub(super) revision: &'a str,
     pub(super) checkout_key: &'a str,
     /// What the agent was given: built-in variables, contexts and project variables, as they may stand in a key.
-    pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) environment: &'a BTreeMap<String, String>,
     /// Seconds since 1970.
     pub(super) epoch: i64,
     pub(super) arch: &'a str,
@@ -73,6 +73,15 @@ impl Template {
         files.collect()
     }
 
+    /// Variables that it names.
+    pub(super) fn variables(&self) -> BTreeSet<&str> {
+        let names = self.0.iter().filter_map(|part| match part {
+            Part::Field(name) => name.strip_prefix("Environment."),
+            _ => None,
+        });
+        names.collect()
+    }
+
     /// Fills it in; `sums` has all of [`Template::files`].
     pub(super) fn expand(
         &self,
@@ -87,7 +96,7 @@ impl Template {
                 Part::Arch => key.push_str(facts.arch),
                 Part::Field(name) => match name.strip_prefix("Environment.") {
                     Some(name) => {
-                        key.push_str(&(facts.variable)(name).unwrap_or_else(|| "<no value>".to_owned()));
+                        key.push_str(facts.environment.get(name).map_or("<no value>", String::as_str));
                     }
                     None => key.push_str(&match name.as_str() {
                         "Branch" => facts.branch.to_owned(),
@@ -190,13 +199,13 @@ mod tests {
     use super::*;
 
     fn expand(text: &str) -> Result<String, String> {
-        let variable = |name: &str| (name == "WORD").then(|| "word".to_owned());
+        let environment = BTreeMap::from([("WORD".to_owned(), "word".to_owned())]);
         let facts = Facts {
             branch: "main",
             build_num: 7,
             revision: "0123",
             checkout_key: "key",
-            variable: &variable,
+            environment: &environment,
             epoch: 1_700_000_000,
             arch: "linux-amd64-6_85",
         };
