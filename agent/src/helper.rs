@@ -26,8 +26,8 @@ pub(crate) enum Failed {
     #[error("{0}")]
     Told(String),
     /// What the store gave is not what was kept there, in the code of reliability F32.
-    #[error("integrity_check_failed: {0}")]
-    Damaged(&'static str),
+    #[error("integrity_check_failed: a stored chunk is not what was stored, and is not used")]
+    Damaged,
     /// The task is to stop.
     #[error("the task stops")]
     Stopped,
@@ -119,7 +119,7 @@ impl Runner {
         };
         let said = said?;
         match (worked, exit) {
-            (Err(damaged @ Failed::Damaged(_)), _) => Err(damaged),
+            (Err(Failed::Damaged), _) => Err(Failed::Damaged),
             // What the helper said explains more than that its pipe broke.
             (_, Ok(code)) if code != 0 && said => Err(Failed::Told(String::new())),
             (Err(e), _) => Err(e),

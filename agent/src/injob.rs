@@ -20,11 +20,11 @@ pub fn run(words: &[&str]) -> i32 {
         ["env", "subst"] => {
             let mut text = String::new();
             match std::io::stdin().read_to_string(&mut text) {
-                Ok(_) => say(&substitute(&text, &variable)),
+                Ok(_) => say(&substitute(&text)),
                 Err(e) => fail(&e.to_string()),
             }
         }
-        ["env", "subst", text] => say(&substitute(text, &variable)),
+        ["env", "subst", text] => say(&substitute(text)),
         ["mask", "add"] => {
             let mut value = String::new();
             match std::io::stdin().read_to_string(&mut value) {
@@ -129,7 +129,7 @@ fn variable(name: &str) -> Option<String> {
 /// `$NAME`, `${NAME}` and what may follow the name in braces (execution §20): `-` and `=` before what stands in where it
 /// is not set, `+` before what stands in where it is; with `:` an empty value counts as none. What stands in may hold
 /// variables itself. `$$` is a dollar sign that names nothing.
-fn substitute(text: &str, value: &impl Fn(&str) -> Option<String>) -> String {
+fn substitute(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -140,14 +140,14 @@ fn substitute(text: &str, value: &impl Fn(&str) -> Option<String>) -> String {
             out.push('$');
             out.push_str(name);
             rest = left;
-        } else if let Some((replaced, left)) = braced(after, value) {
+        } else if let Some((replaced, left)) = braced(after) {
             out.push_str(&replaced);
             rest = left;
         } else {
             let (name, left) = after.split_at(name_length(after));
             match name {
                 "" => out.push('$'),
-                name => out.push_str(&value(name).unwrap_or_default()),
+                name => out.push_str(&variable(name).unwrap_or_default()),
             }
             rest = left;
         }
@@ -165,7 +165,7 @@ fn name_length(text: &str) -> usize {
 }
 
 /// What a variable in braces becomes, and what follows it; `None`: it is none, and stays as it is.
-fn braced<'a>(after: &'a str, value: &impl Fn(&str) -> Option<String>) -> Option<(String, &'a str)> {
+fn braced(after: &str) -> Option<(String, &str)> {
     let body = after.strip_prefix('{')?;
     let (name, tail) = body.split_at(name_length(body));
     // The brace that closes it: what stands in may hold others.
@@ -179,7 +179,7 @@ fn braced<'a>(after: &'a str, value: &impl Fn(&str) -> Option<String>) -> Option
         (depth == 0).then_some(at)
     })?;
     let (operator, left) = (&tail[..end], &tail[end + 1..]);
-    let found = value(name);
+    let found = variable(name);
     let (found, operator) = match operator.strip_prefix(':') {
         Some(operator) => (found.filter(|value| !value.is_empty()), operator),
         None => (found, operator),
@@ -187,8 +187,8 @@ fn braced<'a>(after: &'a str, value: &impl Fn(&str) -> Option<String>) -> Option
     let replaced = match (operator.chars().next(), operator.get(1..)) {
         _ if name.is_empty() => return None,
         (None, _) if tail.starts_with('}') => found.unwrap_or_default(),
-        (Some('-' | '='), Some(other)) => found.unwrap_or_else(|| substitute(other, value)),
-        (Some('+'), Some(other)) => found.map(|_| substitute(other, value)).unwrap_or_default(),
+        (Some('-' | '='), Some(other)) => found.unwrap_or_else(|| substitute(other)),
+        (Some('+'), Some(other)) => found.map(|_| substitute(other)).unwrap_or_default(),
         _ => return None,
     };
     Some((replaced, left))

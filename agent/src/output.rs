@@ -128,7 +128,7 @@ impl Output {
 
     /// What a step says that failed while nothing was left of the disk: it is not its author's fault.
     pub(crate) fn out_of_room(&self) -> io::Result<()> {
-        if reserve::nothing_left(&self.folder) { Err(reserve::disk_full(&self.folder)) } else { Ok(()) }
+        if self.reserve.is_last() { Err(self.reserve.disk_full()) } else { Ok(()) }
     }
 
     /// Hides these, and nothing else, in every stream from here on.
@@ -227,7 +227,6 @@ impl Output {
             spool,
             hasher: Context::new(&SHA256),
             shared,
-            folder: self.folder.clone(),
             reserve: Arc::clone(&self.reserve),
             budget: Arc::clone(&self.budget),
             scratch: Vec::new(),
@@ -256,7 +255,6 @@ pub(crate) struct Stream {
     spool: File,
     hasher: Context,
     shared: Arc<Shared>,
-    folder: PathBuf,
     reserve: Arc<Reserve>,
     budget: Arc<Budget>,
     scratch: Vec<u8>,
@@ -312,7 +310,7 @@ impl Stream {
                 if self.reserve.release() {
                     self.spool(masked)?;
                 }
-                Err(reserve::disk_full(&self.folder))
+                Err(self.reserve.disk_full())
             }
             done => done,
         }

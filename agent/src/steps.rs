@@ -125,13 +125,14 @@ impl Runner {
         {
             return Result { status: JobStatus::InfrastructureFail, reason: Some(why) };
         }
-        let mut failed = false;
+        let (mut failed, mut halted) = (false, false);
         let mut reason = None;
         for (number, step) in (FIRST_NUMBER..).zip(&self.spec.definition.steps) {
             if self.control.stopped().is_some() {
                 break;
             }
-            if self.is_halted().await {
+            halted = halted || self.is_halted().await;
+            if halted {
                 // Node 0 waits until the others have come as far as a deploy step: one that has nothing more to do has.
                 if matches!(step, Step::Deploy(_)) && self.spec.index > 0 && !failed {
                     let _ = self.step(number, step).await;

@@ -1,5 +1,6 @@
 //! A full data disk (reliability F23): new work is refused with the reason, nothing that was accepted is lost,
-//! and work goes on by itself. A runner's full disk (F20): the job says so. On file systems of their own, so that the machine's is not filled; that needs root.
+//! and work goes on by itself. A runner's full disk (F20): the job says so. On file systems of their own, so that the
+//! machine's is not filled; that needs root.
 
 use anyhow::{Context, bail, ensure};
 use gantry_e2e::{Suite, until};

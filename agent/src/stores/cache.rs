@@ -184,7 +184,7 @@ impl Runner {
             Err(Failed::Told(why)) if why.is_empty() => {
                 Err(Failed::Told("Error untarring cache: see above".into()))
             }
-            Err(why @ (Failed::Told(_) | Failed::Damaged(_))) => {
+            Err(why @ (Failed::Told(_) | Failed::Damaged)) => {
                 Err(Failed::Told(format!("Error untarring cache: {why}")))
             }
             other => other,

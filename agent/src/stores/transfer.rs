@@ -192,7 +192,7 @@ async fn fetch(control: &Control, chunk: Download) -> Result<Bytes, Failed> {
         archive::is_named(&bytes, &name).then(|| Bytes::from(bytes))
     };
     let opened = tokio::task::spawn_blocking(open).await.map_err(std::io::Error::other)?;
-    opened.ok_or(Failed::Damaged("a stored chunk is not what was stored, and is not used"))
+    opened.ok_or(Failed::Damaged)
 }
 
 /// Sends all of an archive to a helper, several chunks ahead. The stream is ended.

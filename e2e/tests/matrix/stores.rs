@@ -98,7 +98,7 @@ pub async fn mongo_away(case: &Case<'_>) -> anyhow::Result<()> {
     return_of(case, "mongo").await
 }
 
-/// Every document of a job that is over, by its name, without the time at which it was stored.
+/// Every document, by its name, without the time at which it was stored.
 async fn documents(case: &Case<'_>) -> anyhow::Result<BTreeMap<String, Value>> {
     let found = case
         .world

@@ -21,7 +21,7 @@ pub(super) async fn run(global: &cli::Global, after: Option<String>) -> Result<E
         let answer = client.post("/internal/records/rebuild", &ask).await.inspect_err(|_| cut_short(&all))?;
         let page: RebuiltRecords = serde_json::from_value(answer)
             .map_err(|error| Failure::new(Exit::Server, format!("the answer cannot be read: {error}")))?;
-        add(&mut all, page);
+        all.add(page);
         if all.next.is_none() {
             break;
         }
@@ -48,15 +48,6 @@ pub(super) async fn run(global: &cli::Global, after: Option<String>) -> Result<E
         }
     }
     Ok(if all.unreadable.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn add(all: &mut RebuiltRecords, page: RebuiltRecords) {
-    let RebuiltRecords { tasks, written, current, unreadable, next } = page;
-    all.tasks += tasks;
-    all.written += written;
-    all.current += current;
-    all.unreadable.extend(unreadable);
-    all.next = next;
 }
 
 fn so_far(all: &RebuiltRecords) -> String {

@@ -49,7 +49,7 @@ pub struct Service {
     /// Its own events that the broker has not been given; `None`: there is no broker.
     pub unpublished: Option<Behind>,
     /// Requests that wait for it in the broker; `None`: no broker, or nobody answers.
-    pub requests: Option<Queue>,
+    pub requests: Option<Depth>,
     /// Messages that failed and are tried again, and those that wait behind them.
     pub parked: i64,
     /// Messages given up.
@@ -74,7 +74,7 @@ pub struct Group {
     /// As of the service.
     pub dead_letters: i64,
     /// What lies in its queues; `None`: there is no broker, or no queue yet.
-    pub queue: Option<Queue>,
+    pub queue: Option<Depth>,
     /// Where its lanes stand.
     pub lanes: Vec<Lane>,
 }
@@ -90,15 +90,6 @@ pub struct Lane {
     pub seq: i64,
     /// When that was.
     pub updated: Timestamp,
-}
-
-/// What lies in queues of the broker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Queue {
-    /// Messages that no consumer has been given.
-    pub messages: u32,
-    /// Who consumes.
-    pub consumers: u32,
 }
 
 /// Name under which a relay keeps its position.
@@ -208,10 +199,10 @@ async fn queues(bus: &Bus, services: &mut [Service]) -> BusState {
 }
 
 /// All queues that exist, together.
-fn sum(depths: impl Iterator<Item = Option<Depth>>) -> Option<Queue> {
-    depths.flatten().fold(None, |all: Option<Queue>, depth| {
+fn sum(depths: impl Iterator<Item = Option<Depth>>) -> Option<Depth> {
+    depths.flatten().fold(None, |all: Option<Depth>, depth| {
         let all = all.unwrap_or_default();
-        Some(Queue { messages: all.messages + depth.messages, consumers: all.consumers + depth.consumers })
+        Some(Depth { messages: all.messages + depth.messages, consumers: all.consumers + depth.consumers })
     })
 }
 

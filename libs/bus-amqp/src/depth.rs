@@ -1,11 +1,13 @@
 //! What lies in queues, asked by declaring them passively: the broker's management interface need not be there.
 
-use crate::{link::Link, topology::watched_name, unavailable};
+use crate::{
+    declare::{NOT_FOUND, is_refusal},
+    link::Link,
+    topology::watched_name,
+    unavailable,
+};
 use bus::broker::{BrokerError, Depth, Watched};
 use lapin::{options::QueueDeclareOptions, types::FieldTable};
-
-/// AMQP: there is no such queue.
-const NOT_FOUND: u16 = 404;
 
 pub(crate) async fn depths(link: &Link, queues: &[Watched]) -> Result<Vec<Option<Depth>>, BrokerError> {
     let mut channel = link.channel().await?;
@@ -17,7 +19,7 @@ pub(crate) async fn depths(link: &Link, queues: &[Watched]) -> Result<Vec<Option
             Ok(queue) => {
                 found.push(Some(Depth { messages: queue.message_count(), consumers: queue.consumer_count() }))
             }
-            Err(error) if is_missing(&error) => {
+            Err(error) if is_refusal(&error, NOT_FOUND) => {
                 found.push(None);
                 // The refusal closed the channel.
                 channel = link.channel().await?;
@@ -29,8 +31,4 @@ pub(crate) async fn depths(link: &Link, queues: &[Watched]) -> Result<Vec<Option
         tracing::debug!(%error, "a channel was not closed");
     }
     Ok(found)
-}
-
-fn is_missing(error: &lapin::Error) -> bool {
-    matches!(error.kind(), lapin::ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND)
 }

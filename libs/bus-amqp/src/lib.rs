@@ -10,6 +10,7 @@
 //! | what lies in queues, for operators | `depth` |
 //! | the signature that each message carries | `signature` |
 
+mod declare;
 mod depth;
 mod link;
 mod publish;

@@ -1,6 +1,7 @@
 //! Events in: a quorum queue per group, source and lane, acknowledged one by one after the effect is committed.
 
 use crate::{
+    declare::declared,
     link::Link,
     publish::{AFTER, AFTER_IN_LANE, AT, position},
     signature::{SigningKey, header},
@@ -11,7 +12,6 @@ use bus::broker::{BrokerError, Deliveries, Delivery, LaneQueue};
 use contracts::Envelope;
 use futures::{FutureExt, StreamExt, stream};
 use lapin::{
-    Channel,
     message::Delivery as Message,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, QueueBindOptions,
@@ -22,8 +22,6 @@ use lapin::{
 
 /// Messages on their way to one lane.
 const PREFETCH: u16 = 256;
-/// AMQP: the queue exists with other arguments.
-const PRECONDITION_FAILED: u16 = 406;
 
 pub(crate) async fn receive(
     link: &Link,
@@ -31,15 +29,7 @@ pub(crate) async fn receive(
     queue: &LaneQueue,
 ) -> Result<Deliveries, BrokerError> {
     let name = queue_name(queue);
-    let mut channel = link.channel().await?;
-    if let Err(error) = declare(&channel, queue, &name).await {
-        if !is_other_arguments(&error) {
-            return Err(unavailable(error));
-        }
-        tracing::warn!(queue = name, %error, "the queue differs from what is configured and is used as it is");
-        // The refusal closed the channel.
-        channel = link.channel().await?;
-    }
+    let channel = declared(link, &name, QueueDeclareOptions::durable(), group_arguments(queue)).await?;
     channel
         .queue_bind(
             name.as_str().into(),
@@ -70,14 +60,6 @@ pub(crate) async fn receive(
         deliveries.next().await.map(|delivery| (delivery, (deliveries, channel)))
     })
     .boxed())
-}
-
-async fn declare(channel: &Channel, queue: &LaneQueue, name: &str) -> lapin::Result<()> {
-    channel.queue_declare(name.into(), QueueDeclareOptions::durable(), group_arguments(queue)).await.map(drop)
-}
-
-fn is_other_arguments(error: &lapin::Error) -> bool {
-    matches!(error.kind(), lapin::ErrorKind::ProtocolError(error) if error.get_id() == PRECONDITION_FAILED)
 }
 
 /// The delivery in a message; what is not ours is put away.

@@ -2,6 +2,7 @@
 //! the answer comes back by direct reply-to, without a queue of its own.
 
 use crate::{
+    declare::declared,
     link::Link,
     signature::SigningKey,
     topology::{request_arguments, request_queue},
@@ -149,7 +150,10 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) -> Result<(), BrokerError> {
     let queue = request_queue(service);
-    let channel = with_queue(link, &queue).await?;
+    // Gone with its last consumer, so that a request to nobody is returned at once. Durable although no request is:
+    // RabbitMQ refuses shared queues that are not from 4.3 on.
+    let options = QueueDeclareOptions { durable: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let channel = declared(link, &queue, options, request_arguments()).await?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(unavailable)?;
     let mut requests = channel
         .basic_consume(
@@ -185,23 +189,6 @@ pub(crate) async fn serve(
     answering.close();
     answering.wait().await;
     if leaving { Ok(()) } else { Err(unavailable("the consumer of requests was canceled")) }
-}
-
-/// A channel, and the queue of a service's requests in the broker. One that is there is used as it is: older builds, which
-/// may run beside this one, declare it otherwise.
-async fn with_queue(link: &Link, queue: &str) -> Result<Channel, BrokerError> {
-    let channel = link.channel().await?;
-    let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    if channel.queue_declare(queue.into(), look, FieldTable::default()).await.is_ok() {
-        return Ok(channel);
-    }
-    // The broker closes a channel that looked for what is not there.
-    let channel = link.channel().await?;
-    // Gone with its last consumer, so that a request to nobody is returned at once. Durable although no request is:
-    // RabbitMQ refuses shared queues that are not from 4.3 on.
-    let make = QueueDeclareOptions { durable: true, auto_delete: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(queue.into(), make, request_arguments()).await.map_err(unavailable)?;
-    Ok(channel)
 }
 
 async fn reply(

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use contracts::Envelope;
 use eventstore::Position;
 use futures::{future::BoxFuture, stream::BoxStream};
+use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -74,7 +75,7 @@ pub enum Watched {
 }
 
 /// What lies in a queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Depth {
     /// Messages that no consumer has been given.
     pub messages: u32,

@@ -130,6 +130,18 @@ pub struct RebuiltRecords {
     pub next: Option<TaskId>,
 }
 
+impl RebuiltRecords {
+    /// Counts what another look found; where that ended is where to go on.
+    pub fn add(&mut self, other: Self) {
+        let Self { tasks, written, current, unreadable, next } = other;
+        self.tasks += tasks;
+        self.written += written;
+        self.current += current;
+        self.unreadable.extend(unreadable);
+        self.next = next;
+    }
+}
+
 /// A source of documents that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnreadableRecord {

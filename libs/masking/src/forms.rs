@@ -60,25 +60,34 @@ fn encoded(value: &[u8], all: &mut BTreeSet<Vec<u8>>) {
             all.insert(json(text, slash, ascii));
         }
     }
+    // Most values have no character for which these differ, and every agent does this for every value.
+    let escapes: &[fn(char) -> String] = match text.chars().any(is_wide) {
+        true => &[as_it_is, hex_escape, octal_escape, braced_escape],
+        false => &[as_it_is],
+    };
+    let entities: &[fn(char) -> String] = match text.is_ascii() {
+        true => &[as_it_is],
+        false => &[as_it_is, decimal_entity, hex_entity],
+    };
     for quotes in ["", "'", "\"", "'\""] {
-        for wide in [as_it_is, hex_escape, octal_escape, braced_escape] {
-            all.insert(literal(text, quotes, wide));
+        for wide in escapes {
+            all.insert(literal(text, quotes, *wide));
         }
     }
     for numeric in [decimal_entity, hex_entity] {
         all.insert(escape(text, |c| ("&<>\"'".contains(c) || !c.is_ascii()).then(|| numeric(c))));
-        for apostrophe in ["&#39;", "&#x27;", "&apos;"] {
-            for quote in ["&quot;", "&#34;"] {
-                for ascii in [false, true] {
-                    all.insert(escape(text, |c| match c {
-                        '&' => Some("&amp;".into()),
-                        '<' => Some("&lt;".into()),
-                        '>' => Some("&gt;".into()),
-                        '"' => Some(quote.into()),
-                        '\'' => Some(apostrophe.into()),
-                        c => (ascii && !c.is_ascii()).then(|| numeric(c)),
-                    }));
-                }
+    }
+    for apostrophe in ["&#39;", "&#x27;", "&apos;"] {
+        for quote in ["&quot;", "&#34;"] {
+            for beyond in entities {
+                all.insert(escape(text, |c| match c {
+                    '&' => Some("&amp;".into()),
+                    '<' => Some("&lt;".into()),
+                    '>' => Some("&gt;".into()),
+                    '"' => Some(quote.into()),
+                    '\'' => Some(apostrophe.into()),
+                    c => (!c.is_ascii()).then(|| beyond(c)),
+                }));
             }
         }
     }
@@ -105,8 +114,13 @@ fn literal(text: &str, quotes: &str, wide: fn(char) -> String) -> Vec<u8> {
         '\r' => Some("\\r".into()),
         '\\' => Some("\\\\".into()),
         c if quotes.contains(c) => Some(format!("\\{c}")),
-        c => (c.is_ascii_control() || !c.is_ascii()).then(|| wide(c)),
+        c => is_wide(c).then(|| wide(c)),
     })
+}
+
+/// What has no short escape and is no printable ASCII.
+fn is_wide(c: char) -> bool {
+    !c.is_ascii() || (c.is_ascii_control() && !"\n\t\r".contains(c))
 }
 
 /// Python's texts, Go's, and `$'…'`.

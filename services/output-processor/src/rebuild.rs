@@ -104,12 +104,8 @@ async fn held_elsewhere(
             Err(error) => Err(error),
         };
         match answer {
-            Ok(RebuiltRecords { tasks, written, current, unreadable, next: _ }) => {
-                done.tasks += tasks;
-                done.written += written;
-                done.current += current;
-                done.unreadable.extend(unreadable);
-            }
+            // What is held has no pages: it names no task to go on after.
+            Ok(held) => done.add(held),
             Err(error) => done.unreadable.push(UnreadableRecord {
                 what: format!("journal {}", peer.id),
                 why: format!(

@@ -1,8 +1,8 @@
 //! The suite as people read it: tables, or a picture.
 
-use super::{Queue, Topology};
+use super::Topology;
 use crate::operator::wiring::Wiring;
-use bus::{Behind, Subscription};
+use bus::{Behind, Subscription, broker::Depth};
 use std::time::Duration;
 
 /// Nothing to say.
@@ -91,9 +91,9 @@ fn oldest(behind: &Behind) -> String {
 }
 
 /// Messages, and who consumes.
-fn queue(queue: Option<Queue>) -> (String, String) {
+fn queue(queue: Option<Depth>) -> (String, String) {
     match queue {
-        Some(Queue { messages, consumers }) => (messages.to_string(), consumers.to_string()),
+        Some(Depth { messages, consumers }) => (messages.to_string(), consumers.to_string()),
         None => (NONE.to_owned(), NONE.to_owned()),
     }
 }
@@ -127,7 +127,7 @@ mod tests {
             group: group.to_owned(),
             source: "conductor".to_owned(),
             behind: Behind { events, at_least, oldest_seconds },
-            queue: Some(Queue { messages: 2, consumers: 4 }),
+            queue: Some(Depth { messages: 2, consumers: 4 }),
             ..Group::default()
         };
         let service = |name: &str, groups| Service { service: name.to_owned(), groups, ..Service::default() };
