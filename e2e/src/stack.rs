@@ -241,7 +241,18 @@ impl Stack {
         run(Command::new("redis-cli").args(["-p", &self.port("redis")?.to_string()]).args(arguments)).await
     }
 
-    /// Runs a statement as the database's owner, past every proxy.
+    /// Runs a statement in the database of a service as its owner, past every proxy.
+    pub fn psql_of(&self, service: &str, statement: &str) -> anyhow::Result<Command> {
+        let config: toml::Table = fs::read_to_string(self.folder.join("gantry.toml"))?.parse()?;
+        let address = config["database"].get("of").and_then(|of| of.get(service.replace('-', "_"))?.as_str());
+        let mut command = self.psql(statement)?;
+        if let Some((_, name)) = address.and_then(|address| address.rsplit_once('/')) {
+            command.args(["-d", name]);
+        }
+        Ok(command)
+    }
+
+    /// Runs a statement as the database server's owner, past every proxy.
     pub fn psql(&self, statement: &str) -> anyhow::Result<Command> {
         let mut command = Command::new("psql");
         command

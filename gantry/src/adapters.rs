@@ -13,6 +13,7 @@ use anyhow::Context;
 use bus::Bus;
 use bus_amqp::{Amqp, SigningKey};
 use compute_nomad::{Constraint, Driver, Nomad};
+use eventstore::Databases;
 use kit::keys::Keys;
 use live::{Live, LocalLive};
 use live_redis::RedisLive;
@@ -40,12 +41,12 @@ pub fn keys(config: &Config, layout: &Layout) -> anyhow::Result<Keys> {
 }
 
 /// The bus of this process. Messages to other processes carry a signature by the installation's key.
-pub fn bus(config: &Config, pool: &PgPool, keys: &Keys) -> Bus {
+pub fn bus(config: &Config, databases: &Databases, keys: &Keys) -> Bus {
     match config.bus.kind {
-        BusKind::Local => Bus::local(pool.clone()),
+        BusKind::Local => Bus::local(databases.clone()),
         BusKind::Amqp => {
             let key = SigningKey::new(&keys.sign("bus messages", b""));
-            Bus::networked(pool.clone(), Arc::new(Amqp::new(&config.bus.url, key)))
+            Bus::networked(databases.clone(), Arc::new(Amqp::new(&config.bus.url, key)))
         }
     }
 }

@@ -8,6 +8,7 @@ mod rebuild_records;
 use crate::{
     adapters::Stored,
     config::{DatabaseKind, Loaded},
+    databases,
     instance::{self, Instance},
     layout::Layout,
     migrate,
@@ -200,7 +201,7 @@ async fn verify(global: &cli::Global) -> anyhow::Result<ExitCode> {
         serde_json::from_value::<Report>(answer).context("the server's report cannot be read")?
     } else {
         on_database(&data_folder(global), async |layout, pool| {
-            verify::verify(&pool, &Stored::for_audit(&Loaded::read(None)?.config, &layout)?).await
+            verify::verify(&pool.into(), &Stored::for_audit(&Loaded::read(None)?.config, &layout)?).await
         })
         .await?
     };
@@ -371,12 +372,11 @@ async fn migrate(global: &cli::Global, config: Option<&Path>) -> anyhow::Result<
     let loaded = Loaded::read(config)?;
     let applied = match loaded.config.database.kind {
         DatabaseKind::Url => {
-            let options = migrate::options(&loaded.config.database)?;
-            let pool = eventstore::open_pool_with(options, 2).await;
-            migrate::all(&pool.context("the database of [database] url does not answer")?).await?
+            let database = &loaded.config.database;
+            migrate::all(&databases::open(database, 2, databases::Needed::All).await?).await?
         }
         DatabaseKind::Embedded => {
-            on_database(&data_folder(global), async |_, pool| migrate::all(&pool).await).await?
+            on_database(&data_folder(global), async |_, pool| migrate::all(&pool.into()).await).await?
         }
     };
     if global.json {

@@ -10,7 +10,7 @@ mod span;
 
 pub use adapters::{
     Blobs, BlobsKind, Bus, BusKind, Compute, ComputeKind, Connections, Database, DatabaseKind, Live,
-    LiveKind, Pool, PoolDriver, Records, RecordsKind, Secrets, SecretsKind,
+    LiveKind, OwnDatabases, Pool, PoolDriver, Records, RecordsKind, Secrets, SecretsKind,
 };
 pub use dispatcher::Dispatcher;
 pub use executors::{ContainerEngine, DockerPolicy, Executors, HostIsolation, ResourceClass, Ssh};

@@ -12,6 +12,7 @@ pub mod serve;
 pub mod up;
 
 mod counted;
+mod databases;
 mod disk;
 mod engine;
 mod instance;

@@ -1,11 +1,9 @@
 //! Brings every schema to the version of this build (reliability §12).
 
-use crate::config::Database;
 use anyhow::Context;
-use eventstore::Store;
+use eventstore::{Databases, Store};
 use serde::Serialize;
-use sqlx::{PgPool, migrate::Migrator, postgres::PgConnectOptions};
-use std::str::FromStr;
+use sqlx::migrate::Migrator;
 
 /// Every service with its own tables, in the order in which they are migrated.
 fn schemas() -> [(&'static str, &'static Migrator); 11] {
@@ -36,32 +34,19 @@ pub struct Migrated {
 /// Migrates all schemas, one after the other, each under its own lock: a second one waits and finds nothing to do.
 ///
 /// # Errors
-/// The database is away, or a step fails; what was done before it stays.
-pub async fn all(pool: &PgPool) -> anyhow::Result<Vec<Migrated>> {
+/// A database is away, or a step fails; what was done before it stays.
+pub async fn all(databases: &Databases) -> anyhow::Result<Vec<Migrated>> {
     let mut done = Vec::new();
     for (service, migrations) in schemas() {
-        Store::open(pool.clone(), service, migrations)
+        Store::open(databases.of(service).clone(), service, migrations)
             .await
             .with_context(|| format!("the schema of {service} cannot be migrated"))?;
         let version = migrations.iter().map(|step| step.version).max().unwrap_or(0);
         done.push(Migrated { service, version });
     }
-    bus::Bus::prepare(pool).await.context("the tables of the bus cannot be made")?;
-    records::PostgresRecords::open(pool.clone()).await.context("the records cannot be migrated")?;
+    bus::Bus::prepare(databases.common()).await.context("the tables of the bus cannot be made")?;
+    records::PostgresRecords::open(databases.common().clone())
+        .await
+        .context("the records cannot be migrated")?;
     Ok(done)
-}
-
-/// How to connect to the database that `[database] url` names.
-///
-/// # Errors
-/// It is no URL of a database.
-pub fn options(database: &Database) -> anyhow::Result<PgConnectOptions> {
-    anyhow::ensure!(
-        !database.url.is_empty(),
-        "[database] kind = \"url\" needs the url key, for example postgres://gantry@db/gantry"
-    );
-    // The text of the error would show the password.
-    PgConnectOptions::from_str(&database.url).map_err(|_| {
-        anyhow::anyhow!("[database] url is no address of a database; write it as postgres://user@host/name")
-    })
 }

@@ -7,9 +7,10 @@
 use crate::{
     adapters::{self, Stored, Traces},
     config::{BusKind, Config, DatabaseKind, Loaded},
+    databases,
     isolation::Isolation,
     layout::Layout,
-    listen, migrate,
+    listen,
     operator::{
         health,
         routes::{self, Operator},
@@ -207,16 +208,13 @@ async fn serve(
         None => None,
     };
 
-    let options = migrate::options(&config.database)?;
-    let database = async {
-        let opened = eventstore::wait_for_pool(options, config.database.connections.0).await;
-        opened.context("the database of [database] url does not answer")
-    };
+    let opening =
+        databases::open(&config.database, config.database.connections.0, databases::Needed::Of(&roles));
     // Whatever is away is waited for, and whoever is told to end meanwhile ends (reliability R-38).
-    let Some(pool) = unless_told(&mut terminate, &mut interrupt, database).await? else {
+    let Some(databases) = unless_told(&mut terminate, &mut interrupt, opening).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let bus = adapters::bus(config, &pool, &keys);
+    let bus = adapters::bus(config, &databases, &keys);
     let wakes = bus.across_processes(stop.clone());
     let place = Place {
         url: address(&config.server.public_url, &open, "public"),
@@ -226,22 +224,22 @@ async fn serve(
         peer_url,
         phase,
     };
-    let starting = Suite::start(config, &place, &keys, pool.clone(), bus.clone(), &roles, stop.clone());
+    let starting = Suite::start(config, &place, &keys, &databases, bus.clone(), &roles, stop.clone());
     let Some(suite) = unless_told(&mut terminate, &mut interrupt, starting).await? else {
         return Ok(ExitCode::SUCCESS);
     };
     if roles.contains(&"domain") {
         suite.bootstrap(&up::admin_token(&layout.join("admin-token"))?).await?;
     }
-    upkeep::start(config, &layout, &pool, &bus, &stop)?;
+    upkeep::start(config, &layout, &databases, &bus, &stop)?;
     let health = health::Health {
         bus: bus.clone(),
-        pool: pool.clone(),
+        databases: databases.clone(),
         roles: roles.clone(),
         draining: draining.clone(),
     };
     let stored = Stored::for_audit(config, &layout)?;
-    let operator = Operator { bus: bus.clone(), pool, blobs: stored, config: Arc::clone(config) };
+    let operator = Operator { bus: bus.clone(), databases, blobs: stored, config: Arc::clone(config) };
     let probes = health::router(health).merge(routes::router(operator));
     drop(internal_routes.send_replace(probes.clone()));
     if let Some(public) = &public {

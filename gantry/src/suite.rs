@@ -18,12 +18,12 @@ use contracts::{
     Actor,
     domain::{Bootstrap, User},
 };
+use eventstore::Databases;
 use kit::keys::Keys;
 use live::Live;
 use records::Records;
 use secrets::Secrets;
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -84,7 +84,7 @@ impl Suite {
         config: &Config,
         place: &Place,
         keys: &Keys,
-        pool: PgPool,
+        databases: &Databases,
         bus: Bus,
         roles: &[&str],
         stop: CancellationToken,
@@ -104,7 +104,7 @@ impl Suite {
             RecordsKind::Postgres => "the records in the database".to_owned(),
             RecordsKind::Mongo => "the records in MongoDB".to_owned(),
         });
-        let records: Arc<dyn Records> = adapters::records(config, &pool).await?;
+        let records: Arc<dyn Records> = adapters::records(config, databases.common()).await?;
         phase.send_replace("the container engine".to_owned());
         let docker = engine::policy(config).await;
         let compute: Option<Arc<dyn Compute>> = match config.compute.kind {
@@ -116,17 +116,18 @@ impl Suite {
             ComputeKind::Nomad => Some(Arc::new(adapters::nomad(config)?)),
         };
 
+        let of = |service| databases.of(service).clone();
         let domain = role!(
             roles,
             phase,
             "domain",
-            domain::start(domain::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone())
+            domain::start(domain::Deps { pool: of("domain"), bus: bus.clone() }, stop.clone())
         );
         let permissions = role!(
             roles,
             phase,
             "permissions",
-            permissions::start(permissions::Deps { pool: pool.clone(), bus: bus.clone() }, stop.clone())
+            permissions::start(permissions::Deps { pool: of("permissions"), bus: bus.clone() }, stop.clone())
         );
         let contexts = role!(
             roles,
@@ -134,7 +135,7 @@ impl Suite {
             "contexts",
             contexts::start(
                 contexts::Deps {
-                    pool: pool.clone(),
+                    pool: of("contexts"),
                     bus: bus.clone(),
                     secrets: Arc::clone(&secrets),
                     keys: keys.clone(),
@@ -149,7 +150,7 @@ impl Suite {
             "pipelines",
             pipelines::start(
                 pipelines::Deps {
-                    pool: pool.clone(),
+                    pool: of("pipelines"),
                     bus: bus.clone(),
                     blobs: Arc::clone(&blobs),
                     git_root: layout.join("git"),
@@ -168,7 +169,7 @@ impl Suite {
             "conductor",
             conductor::start(
                 conductor::Deps {
-                    pool: pool.clone(),
+                    pool: of("conductor"),
                     bus: bus.clone(),
                     blobs: Arc::clone(&blobs),
                     config: conductor::Config {
@@ -186,7 +187,7 @@ impl Suite {
             "dispatcher",
             dispatcher::start(
                 dispatcher::Deps {
-                    pool: pool.clone(),
+                    pool: of("dispatcher"),
                     bus: bus.clone(),
                     keys: keys.clone(),
                     blobs: Arc::clone(&blobs),
@@ -203,7 +204,7 @@ impl Suite {
             "scheduler",
             scheduler::start(
                 scheduler::Deps {
-                    pool: pool.clone(),
+                    pool: of("scheduler"),
                     bus: bus.clone(),
                     keys: keys.clone(),
                     compute: compute.clone().context("compute")?,
@@ -218,7 +219,7 @@ impl Suite {
             "output-processor",
             output_processor::start(
                 output_processor::Deps {
-                    pool: pool.clone(),
+                    pool: of("output-processor"),
                     bus: bus.clone(),
                     keys: keys.clone(),
                     blobs: Arc::clone(&blobs),
@@ -237,7 +238,7 @@ impl Suite {
             "test-results",
             test_results::start(
                 test_results::Deps {
-                    pool: pool.clone(),
+                    pool: of("test-results"),
                     bus: bus.clone(),
                     keys: keys.clone(),
                     blobs: Arc::clone(&blobs),
@@ -255,7 +256,7 @@ impl Suite {
             phase,
             "projector",
             projector::start(
-                projector::Deps { pool: pool.clone(), bus: bus.clone(), live: Arc::clone(&live) },
+                projector::Deps { pool: of("projector"), bus: bus.clone(), live: Arc::clone(&live) },
                 stop.clone(),
             )
         );
@@ -265,7 +266,7 @@ impl Suite {
             "api",
             api::start(
                 api::Deps {
-                    pool,
+                    pool: of("api"),
                     bus: bus.clone(),
                     blobs: Arc::clone(&blobs),
                     live,

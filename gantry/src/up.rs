@@ -3,10 +3,11 @@
 use crate::{
     adapters::{self, Stored, Traces},
     config::{Config, DatabaseKind, Loaded, LogLines},
+    databases,
     instance::{self, Instance},
     isolation::Isolation,
     layout::Layout,
-    listen, migrate,
+    listen,
     operator::{
         health,
         routes::{self, Operator},
@@ -20,6 +21,7 @@ use crate::{
 use anyhow::{Context, bail};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, ValueEnum};
+use eventstore::Databases;
 use kit::telemetry::{self, LogFormat};
 use serde_json::json;
 use std::{
@@ -138,21 +140,23 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
     });
 
     let database_stop = CancellationToken::new();
-    let (options, supervisor) = match config.database.kind {
+    let connections = config.database.connections.0;
+    let (databases, supervisor) = match config.database.kind {
         DatabaseKind::Embedded => {
             let server = Postgres::start(&layout.data, &layout.run).await?;
             let options = server.options();
-            (options, Some(tokio::spawn(server.supervise(database_stop.clone()))))
+            let supervisor = tokio::spawn(server.supervise(database_stop.clone()));
+            let pool = eventstore::open_pool_with(options, connections).await;
+            (Databases::from(pool.context("the database does not answer")?), Some(supervisor))
         }
-        DatabaseKind::Url => (migrate::options(&config.database)?, None),
+        DatabaseKind::Url => {
+            (databases::open(&config.database, connections, databases::Needed::All).await?, None)
+        }
     };
-    let pool = eventstore::open_pool_with(options, config.database.connections.0)
-        .await
-        .context("the database does not answer")?;
 
     let token = admin_token(&layout.join("admin-token"))?;
     let keys = adapters::keys(&config, &layout)?;
-    let bus = adapters::bus(&config, &pool, &keys);
+    let bus = adapters::bus(&config, &databases, &keys);
     let place = Place {
         url: url.clone(),
         git_url,
@@ -161,18 +165,18 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
         peer_url: None,
         phase,
     };
-    let suite = Suite::start(&config, &place, &keys, pool.clone(), bus.clone(), &ROLES, stop.clone()).await?;
+    let suite = Suite::start(&config, &place, &keys, &databases, bus.clone(), &ROLES, stop.clone()).await?;
     let admin = suite.bootstrap(&token).await?;
-    upkeep::start(&config, &layout, &pool, &bus, &stop)?;
+    upkeep::start(&config, &layout, &databases, &bus, &stop)?;
     let agents = listen::agents(&layout.agent_socket(), suite.agents(), stop.clone())?;
     let health = health::Health {
         bus: bus.clone(),
-        pool: pool.clone(),
+        databases: databases.clone(),
         roles: ROLES.to_vec(),
         draining: stop.clone(),
     };
     let stored = Stored::for_audit(&config, &layout)?;
-    let operator = Operator { bus, pool, blobs: stored, config: Arc::clone(&config) };
+    let operator = Operator { bus, databases, blobs: stored, config: Arc::clone(&config) };
     drop(
         routes.send_replace(suite.everything().merge(health::router(health)).merge(routes::router(operator))),
     );

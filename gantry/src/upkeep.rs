@@ -2,8 +2,8 @@
 
 use crate::{config::Config, disk, layout::Layout, operator::gauges};
 use bus::Bus;
+use eventstore::Databases;
 use kit::telemetry;
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 /// Begins it, until `stop`.
@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 pub fn start(
     config: &Config,
     layout: &Layout,
-    pool: &PgPool,
+    databases: &Databases,
     bus: &Bus,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     telemetry::metrics(&config.telemetry.statsd)?;
     if !config.telemetry.statsd.is_empty() {
-        tokio::spawn(gauges::count_regularly(pool.clone(), stop.clone()));
+        tokio::spawn(gauges::count_regularly(databases.clone(), stop.clone()));
     }
     if config.disk.min_free_mib > 0 {
         let (data, gate) = (layout.data.clone(), bus.admission().clone());

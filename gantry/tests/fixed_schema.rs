@@ -6,7 +6,7 @@ use gantry_server::migrate;
 #[tokio::test]
 async fn a_service_beside_others_changes_no_schema() {
     let pool = testkit::postgres().await.pool;
-    migrate::all(&pool).await.unwrap();
+    migrate::all(&pool.clone().into()).await.unwrap();
     sqlx::query("DELETE FROM contexts._sqlx_migrations WHERE version = (SELECT max(version) FROM contexts._sqlx_migrations)")
         .execute(&pool)
         .await

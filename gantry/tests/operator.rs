@@ -43,7 +43,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let pool = testkit::postgres().await.pool;
-        migrate::all(&pool).await.unwrap();
+        migrate::all(&pool.clone().into()).await.unwrap();
         let bus = Bus::local(pool.clone());
         let stop = CancellationToken::new();
         let deps = domain::Deps { pool: pool.clone(), bus: bus.clone() };
@@ -54,13 +54,13 @@ impl World {
         blobs::FsBlobs::open(blobs.path(), b"a key of this test").await.unwrap();
         let operator = Operator {
             bus: bus.clone(),
-            pool: pool.clone(),
+            databases: pool.clone().into(),
             blobs: Stored::Fs(blobs::FsBlobs::open_for_audit(blobs.path())),
             config: Arc::new(Config::default()),
         };
         let health = health::Health {
             bus: bus.clone(),
-            pool: pool.clone(),
+            databases: pool.clone().into(),
             roles: vec!["domain"],
             draining: stop.clone(),
         };
@@ -95,10 +95,10 @@ impl World {
 #[tokio::test]
 async fn a_migrated_suite_is_clean_and_a_broken_promise_is_named() {
     let world = World::new().await;
-    migrate::all(&world.pool).await.unwrap();
+    migrate::all(&world.pool.clone().into()).await.unwrap();
     let (_, all) = world.get("/internal/invariants").await;
     assert_eq!(all["clean"], true, "{all}");
-    assert!(verify::verify(&world.pool, &world.stored()).await.unwrap().clean);
+    assert!(verify::verify(&world.pool.clone().into(), &world.stored()).await.unwrap().clean);
 
     let workflow = uuid::Uuid::from_u128(7);
     sqlx::query(
@@ -110,11 +110,11 @@ async fn a_migrated_suite_is_clean_and_a_broken_promise_is_named() {
     .execute(&world.pool)
     .await
     .unwrap();
-    let checked = invariants::check(&world.pool).await.unwrap();
+    let checked = invariants::check(&world.pool.clone().into()).await.unwrap();
     let broken: Vec<_> = checked.iter().filter(|one| one.violations > 0).map(|one| one.id.as_str()).collect();
     assert_eq!(broken, ["R-8.workflows", "R-11"]);
     assert_eq!(checked.iter().find(|one| one.id == "R-11").unwrap().sample_ids, [workflow.to_string()]);
-    let report = verify::verify(&world.pool, &world.stored()).await.unwrap();
+    let report = verify::verify(&world.pool.clone().into(), &world.stored()).await.unwrap();
     assert!(!report.clean && report.findings.iter().any(|found| found.what.contains(&workflow.to_string())));
 }
 

@@ -40,6 +40,6 @@ pub async fn jobs_go_on_without_the_broker(world: &World) -> anyhow::Result<()> 
 /// How many tasks have ended so, by the dispatcher's rows: views may wait for the broker.
 async fn tasks(world: &World, so: &str) -> anyhow::Result<usize> {
     let count = format!("SELECT count(*) FROM dispatcher.tasks WHERE state = 'finished' AND {so}");
-    let text = gantry_e2e::stack::run(&mut world.stack.psql(&count)?).await?;
+    let text = gantry_e2e::stack::run(&mut world.stack.psql_of("dispatcher", &count)?).await?;
     Ok(text.trim().parse()?)
 }

@@ -71,10 +71,12 @@ pub async fn postgres_read_only(case: &Case<'_>) -> anyhow::Result<()> {
 /// F24: everybody waits behind one lock, and nobody for ever.
 pub async fn postgres_locked(case: &Case<'_>) -> anyhow::Result<()> {
     let table = case.pick(&["conductor.workflows", "dispatcher.tasks", "pipelines.pipelines"]);
-    let mut holder = case.world.stack.psql(&format!(
+    let (service, _) = table.split_once('.').context("a table of a service")?;
+    let lock = format!(
         "BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({}); COMMIT",
         case.outage.as_secs()
-    ))?;
+    );
+    let mut holder = case.world.stack.psql_of(service, &lock)?;
     case.saw(format!("{table} locked at {} jobs begun", case.ran()?));
     run(&mut holder).await?;
     case.back();

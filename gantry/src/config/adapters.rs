@@ -361,8 +361,72 @@ pub struct Database {
     pub kind: DatabaseKind,
     /// Of `kind = "url"`.
     pub url: String,
-    /// Connections of one process for all its services.
+    /// Connections of one process to each database.
     pub connections: Connections,
+    /// Databases of single services.
+    pub of: OwnDatabases,
+}
+
+impl Database {
+    pub(super) fn check(&self) -> Result<(), Invalid> {
+        match self.kind {
+            DatabaseKind::Embedded => match self.of.named().into_iter().find(|(_, _, url)| !url.is_empty()) {
+                Some((_, key, _)) => Err(Invalid::new(format!(
+                    "database.of.{key} needs [database] kind = \"url\": the private server is one database"
+                ))),
+                None => Ok(()),
+            },
+            DatabaseKind::Url if self.url.is_empty() => Err(Invalid::new(
+                "[database] kind = \"url\" needs the url key, for example postgres://gantry@db/gantry",
+            )),
+            DatabaseKind::Url => Ok(()),
+        }
+    }
+}
+
+/// `[database.of]`: the addresses of databases that hold one service each (or several, with the same address); who has
+/// none is in `url`'s. `api` is where `projector` is, whose tables it reads.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OwnDatabases {
+    /// That of `domain`; empty: the common one.
+    pub domain: String,
+    /// That of `permissions`.
+    pub permissions: String,
+    /// That of `contexts`.
+    pub contexts: String,
+    /// That of `pipelines`.
+    pub pipelines: String,
+    /// That of `conductor`.
+    pub conductor: String,
+    /// That of `dispatcher`.
+    pub dispatcher: String,
+    /// That of `scheduler`.
+    pub scheduler: String,
+    /// That of `output-processor`.
+    pub output_processor: String,
+    /// That of `test-results`.
+    pub test_results: String,
+    /// That of `projector` and `api`.
+    pub projector: String,
+}
+
+impl OwnDatabases {
+    /// Service, key and address of each.
+    pub fn named(&self) -> [(&'static str, &'static str, &str); 10] {
+        [
+            ("domain", "domain", &self.domain),
+            ("permissions", "permissions", &self.permissions),
+            ("contexts", "contexts", &self.contexts),
+            ("pipelines", "pipelines", &self.pipelines),
+            ("conductor", "conductor", &self.conductor),
+            ("dispatcher", "dispatcher", &self.dispatcher),
+            ("scheduler", "scheduler", &self.scheduler),
+            ("output-processor", "output_processor", &self.output_processor),
+            ("test-results", "test_results", &self.test_results),
+            ("projector", "projector", &self.projector),
+        ]
+    }
 }
 
 /// Where the database is.

@@ -63,6 +63,7 @@ impl Loaded {
             .try_into()
             .map_err(|error: toml::de::Error| Invalid::new(error.message().to_owned()))?;
         config.dispatcher.check()?;
+        config.database.check()?;
         config.blobs.check()?;
         config.records.check()?;
         config.secrets.check()?;
@@ -94,7 +95,14 @@ impl Loaded {
 
 /// A value as it may be shown: a URL without its password, and no secret.
 fn shown(key: &str, value: &Value) -> Value {
-    let Value::String(text) = value else { return value.clone() };
+    let text = match value {
+        Value::String(text) => text,
+        Value::Table(inner) => {
+            return Value::Table(inner.iter().map(|(key, value)| (key.clone(), shown(key, value))).collect());
+        }
+        Value::Array(values) => return Value::Array(values.iter().map(|value| shown(key, value)).collect()),
+        _ => return value.clone(),
+    };
     if !text.is_empty()
         && ["secret_key", "secret_id", "deliver_secret_id", "token", "otlp_headers"].contains(&key)
     {

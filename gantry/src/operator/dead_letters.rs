@@ -4,10 +4,9 @@ use crate::serve::ROLES;
 use anyhow::Context;
 use bus::{Bus, DeadLetter, Filter};
 use contracts::Actor;
-use eventstore::Store;
+use eventstore::{Databases, Store};
 use ids::{MessageId, Timestamp};
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
 
 /// Which dead letters; what is left out does not restrict.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -73,10 +72,10 @@ pub struct Letter {
 ///
 /// # Errors
 /// The service does not exist, or the database is away.
-pub async fn list(bus: &Bus, pool: &PgPool, which: &Which) -> anyhow::Result<Vec<Letter>> {
+pub async fn list(bus: &Bus, databases: &Databases, which: &Which) -> anyhow::Result<Vec<Letter>> {
     let mut all = Vec::new();
     for service in which.services()? {
-        let store = Store::attach(pool.clone(), service);
+        let store = Store::attach(databases.of(service).clone(), service);
         for mut letter in bus.dead_letters(&store, &which.filter()).await? {
             letter.message.personal = None;
             all.push(Letter { service, letter });
@@ -89,10 +88,11 @@ pub async fn list(bus: &Bus, pool: &PgPool, which: &Which) -> anyhow::Result<Vec
 ///
 /// # Errors
 /// The service does not exist, or the database is away.
-pub async fn replay(bus: &Bus, pool: &PgPool, which: &Which, by: &Actor) -> anyhow::Result<u64> {
+pub async fn replay(bus: &Bus, databases: &Databases, which: &Which, by: &Actor) -> anyhow::Result<u64> {
     let mut count = 0;
     for service in which.services()? {
-        count += bus.replay(&Store::attach(pool.clone(), service), &which.filter(), by).await?;
+        count +=
+            bus.replay(&Store::attach(databases.of(service).clone(), service), &which.filter(), by).await?;
     }
     Ok(count)
 }
@@ -101,10 +101,18 @@ pub async fn replay(bus: &Bus, pool: &PgPool, which: &Which, by: &Actor) -> anyh
 ///
 /// # Errors
 /// The service does not exist, or the database is away.
-pub async fn discard(bus: &Bus, pool: &PgPool, which: &Which, by: &Actor, why: &str) -> anyhow::Result<u64> {
+pub async fn discard(
+    bus: &Bus,
+    databases: &Databases,
+    which: &Which,
+    by: &Actor,
+    why: &str,
+) -> anyhow::Result<u64> {
     let mut count = 0;
     for service in which.services()? {
-        count += bus.discard(&Store::attach(pool.clone(), service), &which.filter(), by, why).await?;
+        count += bus
+            .discard(&Store::attach(databases.of(service).clone(), service), &which.filter(), by, why)
+            .await?;
     }
     Ok(count)
 }

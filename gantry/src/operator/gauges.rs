@@ -1,7 +1,8 @@
 //! Gauges that are counted when somebody looks: between two scrapes they cost nothing.
 
 use crate::serve::ROLES;
-use sqlx::{AssertSqlSafe, PgPool};
+use eventstore::Databases;
+use sqlx::AssertSqlSafe;
 use std::{fs, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -12,9 +13,9 @@ const PAGE: f64 = 4096.0;
 const TICKS: f64 = 100.0;
 
 /// Counts now and then, for metrics that are sent.
-pub async fn count_regularly(pool: PgPool, stop: CancellationToken) {
+pub async fn count_regularly(databases: Databases, stop: CancellationToken) {
     loop {
-        if let Err(error) = count(&pool).await {
+        if let Err(error) = count(&databases).await {
             tracing::debug!("gauges were not counted: {error:#}");
         }
         tokio::select! {
@@ -28,10 +29,14 @@ pub async fn count_regularly(pool: PgPool, stop: CancellationToken) {
 ///
 /// # Errors
 /// The database is away; the gauges of the process are set all the same.
-pub async fn count(pool: &PgPool) -> anyhow::Result<()> {
+pub async fn count(databases: &Databases) -> anyhow::Result<()> {
     process();
-    metrics::gauge!("gantry.database.connections").set(f64::from(pool.size()));
-    metrics::gauge!("gantry.database.connections_idle").set(pool.num_idle() as f64);
+    let (open, idle) = databases
+        .pools()
+        .fold((0, 0), |(open, idle), pool| (open + u64::from(pool.size()), idle + pool.num_idle() as u64));
+    metrics::gauge!("gantry.database.connections").set(open as f64);
+    metrics::gauge!("gantry.database.connections_idle").set(idle as f64);
+    let dispatcher = databases.of("dispatcher");
     let mut runnable = 0;
     for state in ["waiting", "queued", "leased"] {
         let (count, age): (i64, f64) = sqlx::query_as(
@@ -39,7 +44,7 @@ pub async fn count(pool: &PgPool) -> anyhow::Result<()> {
              FROM dispatcher.tasks WHERE state = $1",
         )
         .bind(state)
-        .fetch_one(pool)
+        .fetch_one(dispatcher)
         .await?;
         metrics::gauge!("gantry.dispatcher.tasks", "state" => state).set(count as f64);
         runnable += if state == "leased" { 0 } else { count };
@@ -50,7 +55,7 @@ pub async fn count(pool: &PgPool) -> anyhow::Result<()> {
         "SELECT count(DISTINCT job_id), count(*), count(DISTINCT resource_class)
          FROM dispatcher.tasks WHERE state IN ('waiting', 'queued')",
     )
-    .fetch_one(pool)
+    .fetch_one(dispatcher)
     .await?;
     for (of, count) in [("jobs", jobs), ("tasks", tasks), ("classes", classes)] {
         metrics::gauge!("gantry.dispatcher.queue", "of" => of).set(count as f64);
@@ -61,7 +66,7 @@ pub async fn count(pool: &PgPool) -> anyhow::Result<()> {
              FROM conductor.workflows WHERE ended_at IS NULL AND status = $1",
         )
         .bind(status)
-        .fetch_one(pool)
+        .fetch_one(databases.of("conductor"))
         .await?;
         metrics::gauge!("gantry.conductor.workflows", "status" => status).set(count as f64);
         metrics::gauge!("gantry.conductor.oldest_workflow_seconds", "status" => status).set(age);
@@ -72,7 +77,8 @@ pub async fn count(pool: &PgPool) -> anyhow::Result<()> {
             "SELECT (SELECT count(*) FROM {schema}.dead_letters), (SELECT count(*) FROM {schema}.parked),
                     (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(died_at)), 0)::float8 FROM {schema}.dead_letters)"
         );
-        let (dead, parked, age): (i64, i64, f64) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(pool).await?;
+        let (dead, parked, age): (i64, i64, f64) =
+            sqlx::query_as(AssertSqlSafe(sql)).fetch_one(databases.of(service)).await?;
         metrics::gauge!("gantry.bus.dead_letters_waiting", "service" => service).set(dead as f64);
         metrics::gauge!("gantry.bus.parked_waiting", "service" => service).set(parked as f64);
         metrics::gauge!("gantry.bus.oldest_dead_letter_seconds", "service" => service).set(age);

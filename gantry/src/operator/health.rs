@@ -8,6 +8,8 @@ use axum::{
     routing::get,
 };
 use bus::Bus;
+use eventstore::Databases;
+use futures::future::join_all;
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 use std::time::Duration;
@@ -22,12 +24,26 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Health {
     /// The bus, for its gate.
     pub bus: Bus,
-    /// The database: without it nothing useful can be done.
-    pub pool: PgPool,
+    /// The databases: without those of its services a process does nothing useful.
+    pub databases: Databases,
     /// Services that run in this process.
     pub roles: Vec<&'static str>,
     /// Set when the process is about to end.
     pub draining: CancellationToken,
+}
+
+impl Health {
+    /// The databases that this process's services are in, by name.
+    fn needed(&self) -> impl Iterator<Item = (String, &PgPool)> {
+        let own = self.databases.own();
+        let ours = |services: &[&str]| self.roles.iter().any(|role| services.contains(role));
+        let alone = |role: &&'static str| own.iter().any(|own| own.services.contains(role));
+        let common =
+            (!self.roles.iter().all(alone)).then(|| ("database".to_owned(), self.databases.common()));
+        let own = own.iter().filter(move |own| ours(&own.services));
+        let own = own.map(|own| (format!("database of {}", own.services.join(", ")), &own.pool));
+        common.into_iter().chain(own)
+    }
 }
 
 /// The routes of a suite that has started.
@@ -57,23 +73,19 @@ pub fn starting(phase: watch::Receiver<String>) -> Router {
 }
 
 async fn ready(State(health): State<Health>) -> Response {
-    let mut waiting: Vec<&str> = Vec::new();
+    let mut waiting: Vec<String> = Vec::new();
     let mut checks = Map::new();
-    let asked = tokio::time::timeout(PATIENCE, sqlx::query("SELECT 1").execute(&health.pool)).await;
-    let database = match asked {
-        Ok(Ok(_)) => json!({ "ok": true }),
-        Ok(Err(error)) => {
-            tracing::debug!("the database is not ready: {error}");
-            json!({ "ok": false, "reason": "it does not answer" })
+    let asked = join_all(health.needed().map(async |(name, pool)| (name, answers(pool).await))).await;
+    for (name, found) in asked {
+        if let Err(reason) = found {
+            waiting.push(name.clone());
+            checks.insert(name, json!({ "ok": false, "reason": reason }));
+        } else {
+            checks.insert(name, json!({ "ok": true }));
         }
-        Err(_) => json!({ "ok": false, "reason": "it did not answer within 1 s" }),
-    };
-    if database.get("ok") == Some(&Value::Bool(false)) {
-        waiting.push("database");
     }
-    checks.insert("database".to_owned(), database);
     if health.draining.is_cancelled() {
-        waiting.push("the end of this process");
+        waiting.push("the end of this process".to_owned());
     }
     // Reads, running jobs and their logs go on without new work: this makes nothing unready.
     let new_work = match health.bus.admission().check() {
@@ -85,6 +97,17 @@ async fn ready(State(health): State<Health>) -> Response {
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({ "ready": ready, "waiting_for": waiting, "roles": health.roles, "checks": checks });
     (status, Json(body)).into_response()
+}
+
+async fn answers(pool: &PgPool) -> Result<(), &'static str> {
+    match tokio::time::timeout(PATIENCE, sqlx::query("SELECT 1").execute(pool)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => {
+            tracing::debug!("a database is not ready: {error}");
+            Err("it does not answer")
+        }
+        Err(_) => Err("it did not answer within 1 s"),
+    }
 }
 
 async fn version() -> Json<Value> {

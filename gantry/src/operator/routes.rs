@@ -20,10 +20,10 @@ use contracts::{
     output::{RebuildRecords, RebuiltRecords},
     retention::{RetentionReport, RunRetention},
 };
+use eventstore::Databases;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 use std::{sync::Arc, time::Duration};
 
 /// What the routes need.
@@ -31,8 +31,8 @@ use std::{sync::Arc, time::Duration};
 pub struct Operator {
     /// The bus.
     pub bus: Bus,
-    /// The database.
-    pub pool: PgPool,
+    /// The databases.
+    pub databases: Databases,
     /// The blobs, to be read only.
     pub blobs: Stored,
     /// The configuration in force.
@@ -111,7 +111,7 @@ async fn scrape(
     if !open {
         operator(&state, &headers).await?;
     }
-    if let Err(error) = gauges::count(&state.pool).await {
+    if let Err(error) = gauges::count(&state.databases).await {
         tracing::debug!("gauges were not counted: {error:#}");
     }
     let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
@@ -120,14 +120,14 @@ async fn scrape(
 
 async fn check(State(state): State<Operator>, headers: HeaderMap) -> Answer {
     operator(&state, &headers).await?;
-    let checked = invariants::check(&state.pool).await?;
+    let checked = invariants::check(&state.databases).await?;
     let clean = checked.iter().all(|one| one.violations == 0);
     Ok(Json(json!({ "clean": clean, "invariants": checked })))
 }
 
 async fn verified(State(state): State<Operator>, headers: HeaderMap) -> Answer<Json<verify::Report>> {
     operator(&state, &headers).await?;
-    Ok(Json(verify::verify(&state.pool, &state.blobs).await?))
+    Ok(Json(verify::verify(&state.databases, &state.blobs).await?))
 }
 
 async fn expiring(State(state): State<Operator>, headers: HeaderMap) -> Answer<Json<RetentionReport>> {
@@ -176,12 +176,12 @@ async fn rebuilt(
 
 async fn shape(State(state): State<Operator>, headers: HeaderMap) -> Answer<Json<topology::Topology>> {
     operator(&state, &headers).await?;
-    Ok(Json(topology::topology(&state.pool, &state.bus).await?))
+    Ok(Json(topology::topology(&state.databases, &state.bus).await?))
 }
 
 async fn leases(State(state): State<Operator>, headers: HeaderMap) -> Answer {
     operator(&state, &headers).await?;
-    Ok(Json(topology::leases(&state.pool).await?))
+    Ok(Json(topology::leases(&state.databases).await?))
 }
 
 async fn deadlines(State(state): State<Operator>, headers: HeaderMap) -> Answer {
@@ -191,7 +191,7 @@ async fn deadlines(State(state): State<Operator>, headers: HeaderMap) -> Answer 
 
 async fn listed(State(state): State<Operator>, headers: HeaderMap, Query(which): Query<Which>) -> Answer {
     operator(&state, &headers).await?;
-    Ok(Json(json!({ "items": dead_letters::list(&state.bus, &state.pool, &which).await? })))
+    Ok(Json(json!({ "items": dead_letters::list(&state.bus, &state.databases, &which).await? })))
 }
 
 #[derive(Deserialize)]
@@ -233,7 +233,7 @@ impl Act {
 
 async fn replayed(State(state): State<Operator>, headers: HeaderMap, Json(act): Json<Act>) -> Answer {
     let by = operator(&state, &headers).await?;
-    let count = dead_letters::replay(&state.bus, &state.pool, act.meant()?, &by).await?;
+    let count = dead_letters::replay(&state.bus, &state.databases, act.meant()?, &by).await?;
     Ok(Json(json!({ "replayed": count })))
 }
 
@@ -242,6 +242,6 @@ async fn discarded(State(state): State<Operator>, headers: HeaderMap, Json(act):
     let why = act.why.as_deref().map(str::trim).filter(|why| !why.is_empty()).ok_or_else(|| {
         Problem(StatusCode::BAD_REQUEST, "invalid", "say why they are given up: it is kept".into())
     })?;
-    let count = dead_letters::discard(&state.bus, &state.pool, act.meant()?, &by, why).await?;
+    let count = dead_letters::discard(&state.bus, &state.databases, act.meant()?, &by, why).await?;
     Ok(Json(json!({ "discarded": count })))
 }

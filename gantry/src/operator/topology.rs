@@ -10,7 +10,7 @@ use bus::{
     Behind, Bus,
     broker::{Depth, Watched},
 };
-use eventstore::Position;
+use eventstore::{Databases, Position};
 use ids::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -99,11 +99,11 @@ const RELAY: &str = "relay";
 ///
 /// # Errors
 /// The database is away. A broker that is away is told in the answer.
-pub async fn topology(pool: &PgPool, bus: &Bus) -> anyhow::Result<Topology> {
+pub async fn topology(databases: &Databases, bus: &Bus) -> anyhow::Result<Topology> {
     let wiring = Wiring::of_this_build()?;
     let mut services = Vec::with_capacity(ROLES.len());
     for name in ROLES {
-        services.push(service(pool, name, &wiring).await?);
+        services.push(service(databases, name, &wiring).await?);
     }
     let bus = queues(bus, &mut services).await;
     if bus.kind == "local" {
@@ -113,8 +113,8 @@ pub async fn topology(pool: &PgPool, bus: &Bus) -> anyhow::Result<Topology> {
     Ok(Topology { bus, services, asks: wiring.asks, agents: wiring.agents })
 }
 
-async fn service(pool: &PgPool, name: &str, wiring: &Wiring) -> anyhow::Result<Service> {
-    let schema = eventstore::schema_of(name);
+async fn service(databases: &Databases, name: &str, wiring: &Wiring) -> anyhow::Result<Service> {
+    let (pool, schema) = (databases.of(name), eventstore::schema_of(name));
     let sql = format!(
         "SELECT (SELECT reltuples::bigint FROM pg_class WHERE oid = '{schema}.events'::regclass) AS events,
                 (SELECT coalesce(jsonb_agg(jsonb_build_object('role', role, 'holder', holder, 'epoch', epoch,
@@ -135,10 +135,10 @@ async fn service(pool: &PgPool, name: &str, wiring: &Wiring) -> anyhow::Result<S
     for ((group, source), lanes) in lanes(pool, &schema).await? {
         let at: Vec<Position> = lanes.iter().map(|lane| Position { xid: lane.xid, seq: lane.seq }).collect();
         if group == RELAY {
-            found.unpublished = Some(bus::behind(pool, &source, &at, None).await?);
+            found.unpublished = Some(bus::behind(databases.of(&source), &source, &at, None).await?);
             continue;
         }
-        let behind = bus::behind(pool, &source, &at, wiring.wanted(&group, &source)).await?;
+        let behind = bus::behind(databases.of(&source), &source, &at, wiring.wanted(&group, &source)).await?;
         let key = (group, source);
         let of = |counts: &BTreeMap<(String, String), i64>| counts.get(&key).copied().unwrap_or_default();
         let (parked, dead_letters) = (of(&parked), of(&dead));
@@ -210,13 +210,13 @@ fn sum(depths: impl Iterator<Item = Option<Depth>>) -> Option<Depth> {
 ///
 /// # Errors
 /// The database is away.
-pub async fn leases(pool: &PgPool) -> anyhow::Result<Value> {
+pub async fn leases(databases: &Databases) -> anyhow::Result<Value> {
     let rows = sqlx::query(
         "SELECT jsonb_build_object('task_id', task_id, 'job_id', job_id, 'state', state, 'epoch', epoch,
             'agent_version', agent_version, 'granted_at', granted_at, 'renewed_at', renewed_at, 'deadline', deadline)
          FROM dispatcher.tasks WHERE state IN ('queued', 'leased') ORDER BY position LIMIT 1000",
     )
-    .fetch_all(pool)
+    .fetch_all(databases.of("dispatcher"))
     .await?;
     let leases = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Value>, _>>()?;
     Ok(json!({ "leases": leases }))

@@ -2,31 +2,37 @@
 //! blob must have the digest that it was stored under.
 
 use crate::{adapters::Stored, serve::ROLES};
+use eventstore::Databases;
 use retention::Fold;
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, PgPool, Row};
+use sqlx::{AssertSqlSafe, Row};
 
-/// A comparison of events with state rows: a name, and a query that finds each disagreement as one text.
-const FOLDS: [(&str, &str); 9] = [
+/// A comparison of a service's events with its state rows: the service, a name, and a query that finds each
+/// disagreement as one text.
+const FOLDS: [(&str, &str, &str); 9] = [
     (
+        "domain",
         "project row differs from its event",
         "SELECT format('project %s: events say %s, its row says %s', e.body->'project'->>'id', e.body->'project'->>'name', coalesce(p.name, 'nothing'))
          FROM domain.events e LEFT JOIN domain.projects p ON p.id = (e.body->'project'->>'id')::uuid
          WHERE e.kind = 'project.created' AND p.name IS DISTINCT FROM e.body->'project'->>'name'",
     ),
     (
+        "pipelines",
         "pipeline row differs from its event",
         "SELECT format('pipeline %s: events say number %s, its row says %s', e.aggregate_id, e.body->>'number', coalesce(p.number::text, 'nothing'))
          FROM pipelines.events e LEFT JOIN pipelines.pipelines p ON p.id = e.aggregate_id
          WHERE e.kind = 'pipeline.created' AND p.number IS DISTINCT FROM (e.body->>'number')::bigint",
     ),
     (
+        "pipelines",
         "pipeline numbers have a hole",
         "SELECT format('project %s: %s pipelines, numbered %s to %s', project_id, count(*), min(number), max(number))
          FROM (SELECT project_id, number FROM pipelines.pipelines UNION ALL SELECT project_id, number FROM pipelines.expired) p
          GROUP BY project_id HAVING min(number) <> 1 OR max(number) <> count(*)",
     ),
     (
+        "conductor",
         "workflow row differs from its events",
         "SELECT format('workflow %s: events say %s, its row says %s', w.id, coalesce(e.body->>'status', 'not ended'), w.status)
          FROM conductor.workflows w
@@ -34,12 +40,14 @@ const FOLDS: [(&str, &str); 9] = [
          WHERE (w.ended_at IS NOT NULL OR e.id IS NOT NULL) AND w.status IS DISTINCT FROM e.body->>'status'",
     ),
     (
+        "conductor",
         "workflow's version differs from its events",
         "SELECT format('workflow %s: %s events, its row says version %s', w.id, count(e.id), w.version)
          FROM conductor.workflows w LEFT JOIN conductor.events e ON e.aggregate_kind = 'workflow' AND e.aggregate_id = w.id
          GROUP BY w.id HAVING count(e.id) <> w.version",
     ),
     (
+        "conductor",
         "job row differs from its events",
         "SELECT format('job %s (%s): events say %s, its row says %s', j.id, j.name, coalesce(e.body->>'status', 'not ended'), j.status)
          FROM conductor.jobs j
@@ -48,6 +56,7 @@ const FOLDS: [(&str, &str); 9] = [
          WHERE j.carried_from IS NULL AND (j.ended_at IS NOT NULL OR e.id IS NOT NULL) AND j.status IS DISTINCT FROM e.body->>'status'",
     ),
     (
+        "conductor",
         "workflow's counts differ from its jobs",
         "SELECT format('workflow %s: %s jobs, counts say %s', w.id, count(j.id), w.counts)
          FROM conductor.workflows w LEFT JOIN conductor.jobs j ON j.workflow_id = w.id
@@ -57,6 +66,7 @@ const FOLDS: [(&str, &str); 9] = [
                         WHERE c.value::bigint <> (SELECT count(*) FROM conductor.jobs k WHERE k.workflow_id = w.id AND k.status = c.key))",
     ),
     (
+        "dispatcher",
         "task row differs from its events",
         "SELECT format('task %s: events say %s, its row says %s', t.task_id, coalesce(e.body->>'status', 'not ended'), coalesce(t.status, 'not ended'))
          FROM dispatcher.tasks t
@@ -64,6 +74,7 @@ const FOLDS: [(&str, &str); 9] = [
          WHERE t.status IS DISTINCT FROM e.body->>'status'",
     ),
     (
+        "dispatcher",
         "run row differs from its events",
         "SELECT format('job %s at the dispatcher: events say %s, its row says %s', r.job_id, coalesce(e.body->>'status', 'not ended'), coalesce(r.status, 'not ended'))
          FROM dispatcher.runs r
@@ -107,7 +118,7 @@ pub struct Finding {
 ///
 /// # Errors
 /// The database or the blobs cannot be read.
-pub async fn verify(pool: &PgPool, blobs: &Stored) -> anyhow::Result<Report> {
+pub async fn verify(databases: &Databases, blobs: &Stored) -> anyhow::Result<Report> {
     let mut findings = Vec::new();
     let mut found = |check: &str, what: String| findings.push(Finding { check: check.to_owned(), what });
     for service in ROLES {
@@ -119,18 +130,18 @@ pub async fn verify(pool: &PgPool, blobs: &Stored) -> anyhow::Result<Report> {
              HAVING max(version) - min(version) + 1 <> count(*)
                  OR min(version) <> 1 + coalesce(((array_agg(body ORDER BY version))[1] #>> '{{archived,events}}')::bigint, 0)"
         );
-        for row in sqlx::query(AssertSqlSafe(query)).fetch_all(pool).await? {
+        for row in sqlx::query(AssertSqlSafe(query)).fetch_all(databases.of(service)).await? {
             found("an event is missing", row.try_get(0)?);
         }
     }
-    for (name, query) in FOLDS {
-        for row in sqlx::query(query).fetch_all(pool).await? {
+    for (service, name, query) in FOLDS {
+        for row in sqlx::query(query).fetch_all(databases.of(service)).await? {
             found(name, row.try_get(0)?);
         }
     }
     let (mut archives, port) = (0, blobs.port());
     for service in ROLES {
-        let audited = retention::audit(pool, service, port.as_ref(), &ARCHIVED).await?;
+        let audited = retention::audit(databases.of(service), service, port.as_ref(), &ARCHIVED).await?;
         archives += audited.archives;
         for what in audited.findings {
             found("an archive differs from its row", what);

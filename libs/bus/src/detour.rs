@@ -91,7 +91,7 @@ pub(crate) async fn ask(
     request: &[u8],
     until: Instant,
 ) -> Result<Vec<u8>, RequestError> {
-    let (pool, id) = (&bus.0.pool, ids::MessageId::new().uuid());
+    let (pool, id) = (bus.0.databases.common(), ids::MessageId::new().uuid());
     let answered = Arc::new(Notify::new());
     bus.0.waiting.lock().insert(id, Arc::clone(&answered));
     let _forget = Forget { waiting: &bus.0.waiting, id };
@@ -134,7 +134,7 @@ pub(crate) async fn serve(bus: Weak<Inner>, service: &'static str, slot: Slot) {
     loop {
         slot.asked.notified().await;
         let Some(inner) = Weak::upgrade(&bus) else { return };
-        let pool = inner.pool.clone();
+        let pool = inner.databases.common().clone();
         drop(inner);
         if let Err(error) = take(&pool, service, &slot).await {
             tracing::warn!(service, %error, "queries in the database are not taken");

@@ -43,7 +43,7 @@ pub use hint::{Hint, Hints};
 pub use request::{AskOptions, Responder, body, failed, route, unknown};
 pub use shape::{Behind, Subscription, behind};
 
-use eventstore::Store;
+use eventstore::{Databases, Store};
 use sqlx::{PgPool, postgres::PgListener};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -75,7 +75,7 @@ struct Source {
 }
 
 pub(crate) struct Inner {
-    pool: PgPool,
+    databases: Databases,
     /// What carries messages to and from other processes; `None`: there are none.
     broker: Option<Arc<dyn Broker>>,
     /// Per service, which processes run its groups.
@@ -115,23 +115,23 @@ impl fmt::Debug for Bus {
 }
 
 impl Bus {
-    /// The local adapter: requests stay in this process, consumers tail the event tables of one database.
-    pub fn local(pool: PgPool) -> Self {
-        Self::new(pool, None)
+    /// The local adapter: requests stay in this process, consumers tail the event tables.
+    pub fn local(databases: impl Into<Databases>) -> Self {
+        Self::new(databases.into(), None)
     }
 
     /// Over a message broker: requests reach services of other processes, consumers are fed from queues, and the
-    /// events of this process's services are published. History is read where `pool` or a registered store says.
-    pub fn networked(pool: PgPool, broker: Arc<dyn Broker>) -> Self {
-        Self::new(pool, Some(broker))
+    /// events of this process's services are published. History is read where `databases` or a registered store says.
+    pub fn networked(databases: impl Into<Databases>, broker: Arc<dyn Broker>) -> Self {
+        Self::new(databases.into(), Some(broker))
     }
 
-    fn new(pool: PgPool, broker: Option<Arc<dyn Broker>>) -> Self {
-        let turns = pool.options().get_max_connections() / 2;
+    fn new(databases: Databases, broker: Option<Arc<dyn Broker>>) -> Self {
+        let turns = databases.common().options().get_max_connections() / 2;
         let turns = Arc::new(Semaphore::new(usize::try_from(turns).unwrap_or(1).max(1)));
         Self(Arc::new(Inner {
             turns,
-            pool,
+            databases,
             broker,
             members: Mutex::default(),
             responders: watch::Sender::new(HashMap::new()),
@@ -215,7 +215,7 @@ impl Bus {
         detour::prepare(pool).await
     }
 
-    /// Wakes the readers in other processes that use this database after commits here, and the other way round;
+    /// Wakes the readers in other processes that use the common database after commits here, and the other way round;
     /// carries queries while the broker is away. Takes one connection for good. Without it other processes notice
     /// commits by timer, within 10 s.
     pub fn across_processes(&self, stop: CancellationToken) -> JoinHandle<()> {
@@ -249,7 +249,7 @@ impl Bus {
                     sqlx::query("SELECT pg_notify($1, $2)")
                         .bind(COMMITTED)
                         .bind(notice)
-                        .execute(&self.0.pool)
+                        .execute(self.0.databases.common())
                         .await?;
                 }
                 // What is committed meanwhile goes with the next one.
@@ -257,7 +257,7 @@ impl Bus {
             }
         };
         let listen = async {
-            let mut listener = PgListener::connect_with(&self.0.pool).await?;
+            let mut listener = PgListener::connect_with(self.0.databases.common()).await?;
             listener.listen_all([COMMITTED, detour::ASKED, detour::ANSWERED]).await?;
             loop {
                 match listener.try_recv().await? {
@@ -334,7 +334,7 @@ impl Bus {
         sources
             .get(&channel(service))
             .and_then(|source| source.store.as_ref())
-            .map_or_else(|| self.0.pool.clone(), |store| store.pool().clone())
+            .map_or_else(|| self.0.databases.of(service).clone(), |store| store.pool().clone())
     }
 
     /// What this process has read of a source's log, and where the rest is read.

@@ -13,6 +13,7 @@
 //! tx.commit().await?;
 //! ```
 
+mod databases;
 mod error;
 mod failpoint;
 mod leader;
@@ -22,11 +23,12 @@ mod tail;
 pub mod trace;
 mod tx;
 
+pub use databases::{Databases, Own};
 pub use error::{Error, Result, is_away};
 pub use failpoint::failpoint;
 pub use leader::Leader;
 pub use schema::never_migrate;
-pub use store::{Key, NO_MIGRATIONS, Store, open_pool, open_pool_with, schema_of, wait_for_pool};
+pub use store::{Key, NO_MIGRATIONS, Store, lazy_pool, open_pool, open_pool_with, schema_of, wait_for_pool};
 pub use tail::{Page, Position, envelope_from_row, read_after};
 pub use tx::{Act, Tx, digest};
 

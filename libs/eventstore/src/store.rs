@@ -64,7 +64,7 @@ const APPEARS: Duration = Duration::from_secs(30);
 /// Between two looks for it.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Opens a pool the way the suite needs it: one for all services of a process.
+/// Opens a pool the way the suite needs it: one for all services of a process that are in this database.
 ///
 /// # Errors
 /// The URL is not one of Postgres, or the server does not answer.
@@ -108,7 +108,18 @@ fn is_not_there_yet(error: &sqlx::Error) -> bool {
     is_away(error) || matches!(error, sqlx::Error::Protocol(_))
 }
 
+/// A pool that connects when it is first used: of a server without which this process still has its use.
+pub fn lazy_pool(options: &PgConnectOptions, max_connections: u32) -> PgPool {
+    let (pool, options) = settings(options, max_connections);
+    pool.connect_lazy_with(options)
+}
+
 async fn connect(options: &PgConnectOptions, max_connections: u32) -> sqlx::Result<PgPool> {
+    let (pool, options) = settings(options, max_connections);
+    pool.connect_with(options).await
+}
+
+fn settings(options: &PgConnectOptions, max_connections: u32) -> (PgPoolOptions, PgConnectOptions) {
     // Each service has statements of its own text, all on the same connections. An open transaction holds back every
     // reader of the log: it may neither idle nor wait for a lock for long.
     let options = options
@@ -116,12 +127,11 @@ async fn connect(options: &PgConnectOptions, max_connections: u32) -> sqlx::Resu
         .statement_cache_capacity(1024)
         .options([("jit", "off"), ("idle_in_transaction_session_timeout", "5000"), ("lock_timeout", "10000")])
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
-    PgPoolOptions::new()
+    let pool = PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(APPEARS)
-        .test_before_acquire(false)
-        .connect_with(options)
-        .await
+        .test_before_acquire(false);
+    (pool, options)
 }
 
 struct Inner {
@@ -190,7 +200,7 @@ impl Store {
         Self(Arc::new(Inner { pool, service, schema, wake: watch::Sender::new(0) }))
     }
 
-    /// The pool; it serves all services of the process.
+    /// The pool; it serves all services of the process that are in this database.
     pub fn pool(&self) -> &PgPool {
         &self.0.pool
     }

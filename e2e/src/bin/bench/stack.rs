@@ -49,7 +49,11 @@ pub async fn measure(bench: &Bench, jobs: usize, limits: &Limits) -> anyhow::Res
 
     let programs = binary().parent().context("the program has no folder")?.to_owned();
     let programs = programs.to_str().context("the folder's name is no text")?;
-    let stack = Stack::new(&[("GANTRY_BIN", programs), ("GANTRY_DISPATCHER_SLOTS", &SLOTS.to_string())])?;
+    let slots = SLOTS.to_string();
+    // What is counted per job is read from one database.
+    let given =
+        [("GANTRY_BIN", programs), ("GANTRY_DISPATCHER_SLOTS", &slots), ("GANTRY_STACK_DATABASES", "one")];
+    let stack = Stack::new(&given)?;
     let suite = stack.suite().await?;
     let measured = figures(&suite, &stack, bench, jobs, limits, embedded).await;
     stack.down().await?;

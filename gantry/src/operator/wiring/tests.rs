@@ -36,7 +36,8 @@ fn kinds() -> Vec<String> {
 /// What the groups of all services read.
 async fn reads() -> Vec<Subscription> {
     let pool = testkit::postgres().await.pool;
-    crate::migrate::all(&pool).await.unwrap();
+    let databases = pool.clone().into();
+    crate::migrate::all(&databases).await.unwrap();
     let data = tempfile::tempdir().unwrap();
     let layout = Layout::open(data.path()).unwrap();
     let mut config = Config::default();
@@ -50,9 +51,10 @@ async fn reads() -> Vec<Subscription> {
         peer_url: None,
         phase: watch::Sender::new(String::new()),
     };
-    let (bus, stop) = (Bus::local(pool.clone()), CancellationToken::new());
+    let (bus, stop) = (Bus::local(pool), CancellationToken::new());
     let keys = Keys::from_bytes([7; 32]);
-    let suite = Suite::start(&config, &place, &keys, pool, bus.clone(), &ROLES, stop.clone()).await.unwrap();
+    let suite =
+        Suite::start(&config, &place, &keys, &databases, bus.clone(), &ROLES, stop.clone()).await.unwrap();
     let reads = bus.subscriptions(&kinds());
     stop.cancel();
     suite.join().await;
