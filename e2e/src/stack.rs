@@ -74,6 +74,22 @@ impl Stack {
         self.script(&["start", name]).await
     }
 
+    /// Starts it again with more in its environment (`NAME=VALUE …`, for a shell), this once.
+    pub async fn start_with(&self, name: &str, environment: &str) -> anyhow::Result<()> {
+        let file = self.folder.join("run").join(format!("{name}.cmd"));
+        let command = fs::read_to_string(&file)?;
+        fs::write(&file, format!("env {environment} {command}"))?;
+        let started = self.start(name).await;
+        fs::write(&file, command)?;
+        started
+    }
+
+    /// Id of a process.
+    pub fn pid(&self, name: &str) -> anyhow::Result<i32> {
+        let file = self.folder.join("run").join(format!("{name}.pid"));
+        fs::read_to_string(file)?.trim().parse().with_context(|| format!("the id of {name}"))
+    }
+
     /// Ends everything.
     pub async fn down(&self) -> anyhow::Result<()> {
         self.script(&["down"]).await

@@ -72,9 +72,13 @@ async fn connect(
 
 /// How to connect to a database, of the key that names it. The text of a parser's error would show the password.
 fn options(key: &str, url: &str) -> Result<PgConnectOptions, Invalid> {
-    PgConnectOptions::from_str(url).map_err(|_| {
-        Invalid::new(format!("{key} is no address of a database; write it as postgres://user@host/name"))
-    })
+    let wrong =
+        || Invalid::new(format!("{key} is no address of a database; write it as postgres://user@host/name"));
+    // The parser takes any scheme for this one.
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(wrong());
+    }
+    PgConnectOptions::from_str(url).map_err(|_| wrong())
 }
 
 #[cfg(test)]
@@ -106,7 +110,11 @@ mod tests {
 
     #[test]
     fn an_address_that_is_none_is_named_by_its_key_without_its_text() {
-        let error = options("database.of.conductor", "conductor:secret").unwrap_err().to_string();
-        assert!(error.contains("database.of.conductor") && !error.contains("secret"), "{error}");
+        for address in
+            ["conductor:secret", "mysql://user:secret@db/name", "postgres://user:secret@db:port/name"]
+        {
+            let error = options("database.of.conductor", address).unwrap_err().to_string();
+            assert!(error.contains("database.of.conductor") && !error.contains("secret"), "{error}");
+        }
     }
 }

@@ -2,19 +2,6 @@
 
 use crate::suite::{Suite, lease, run};
 use chrono::{DateTime, TimeDelta, Utc};
-use std::path::PathBuf;
-
-/// What lies to programs about the time; `None`, said loudly, where it is not installed.
-fn faketime() -> Option<PathBuf> {
-    let found = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
-        .map(|triple| PathBuf::from(format!("/usr/lib/{triple}/faketime/libfaketimeMT.so.1")))
-        .into_iter()
-        .find(|library| library.exists());
-    if found.is_none() {
-        eprintln!("NOT TESTED: there is no libfaketime (faketime)");
-    }
-    found
-}
 
 /// Runs two steps, with a jump of the machine's clock between them; what the spin-up says, and that all times are right.
 async fn runs(library: &std::path::Path, before: &str, after: &str) -> String {
@@ -56,7 +43,7 @@ async fn runs(library: &std::path::Path, before: &str, after: &str) -> String {
 
 #[tokio::test]
 async fn times_are_the_suites_whatever_the_machine_has() {
-    let Some(library) = faketime() else { return };
+    let Some(library) = testkit::faketime() else { return };
     let said = runs(&library, "-1d", "+1d").await;
     assert!(said.contains("clock is 24h0m0s behind") || said.contains("clock is 23h59m59s behind"), "{said}");
     let said = runs(&library, "+1d", "-1d").await;

@@ -3,10 +3,11 @@
 //!
 //! Runs where `GANTRY_TEST_STACK` is set. `GANTRY_LOAD=share,rolling` picks parts, `GANTRY_LOAD=full` takes all of them with
 //! larger numbers. `GANTRY_KILLS=20` says how often each process is killed in the storm, `GANTRY_SEEDS=7` replays one,
-//! `GANTRY_OUTAGE=600` says for how many seconds the broker is away, and `GANTRY_OTHER_BIN` names the folder of the other
+//! `GANTRY_OUTAGE=600` says for how many seconds the broker is away, `GANTRY_EVENTS=60000` how many events pass a consumer, and `GANTRY_OTHER_BIN` names the folder of the other
 //! build of an upgrade. `GANTRY_BIN` names the folder of the programs; it takes what `scripts/stack` takes.
 
 mod client;
+mod consumer;
 mod outage;
 mod rolling;
 mod share;
@@ -29,11 +30,12 @@ const LIMIT: Duration = Duration::from_secs(2400);
 /// What a part does, and whether a short run has it.
 type Part = (&'static str, bool, for<'a> fn(&'a World) -> LocalBoxFuture<'a, anyhow::Result<()>>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("share", true, |world| Box::pin(share::work_is_shared(world))),
     ("rolling", true, |world| Box::pin(rolling::restarts_go_unnoticed(world))),
     ("storm", false, |world| Box::pin(storm::kills_lose_nothing(world))),
     ("outage", false, |world| Box::pin(outage::jobs_go_on_without_the_broker(world))),
+    ("consumer", false, |world| Box::pin(consumer::others_do_not_wait_for_a_consumer(world))),
     ("upgrade", false, |world| Box::pin(upgrade::builds_change_unnoticed(world))),
 ];
 

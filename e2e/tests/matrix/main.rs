@@ -6,6 +6,7 @@
 //! `docs/reference/failure-matrix.md`. `GANTRY_BIN` names the folder of the programs; it takes what `scripts/stack` takes.
 
 mod agents;
+mod clock;
 mod network;
 mod page;
 mod proxy;

@@ -1,11 +1,31 @@
 //! Rows whose victims are lines.
 
 use crate::{proxy::Way, world::Case};
-use std::time::Duration;
+use gantry_e2e::until;
+use std::time::{Duration, Instant};
 
 /// F17: jobs go on and their output comes later.
 pub async fn agents_cut(case: &Case<'_>) -> anyhow::Result<()> {
     agents_line(case, Way::Cut, "agents' line cut").await
+}
+
+/// F18: what ran is ended by its agent before the suite gives it up, and is said to be lost; nothing of it goes on.
+pub async fn agents_lost(case: &Case<'_>) -> anyhow::Result<()> {
+    let stack = &case.world.stack;
+    let cut = Instant::now();
+    stack.way("agents", Way::Cut)?;
+    let running = stack.agents();
+    case.may_lose(case.ran()?);
+    case.saw(format!("agents' line cut, {} jobs begun, {} agents", case.ran()?, running.len()));
+    let gone = until("the end of who lost its lease", case.outage, || async {
+        let left = stack.agents();
+        Ok((!running.iter().any(|agent| left.contains(agent))).then(|| cut.elapsed()))
+    });
+    let gone = gone.await.map(|after| format!("after {:.0} s", after.as_secs_f64()));
+    case.claim("agents that ran have ended", gone);
+    tokio::time::sleep(case.outage.saturating_sub(cut.elapsed())).await;
+    case.back();
+    stack.way("agents", Way::Through)
 }
 
 /// F19: what was open stays silent, and nobody says that it is dead. Harder than a dead line, since TCP's own probes are

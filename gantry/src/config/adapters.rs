@@ -389,25 +389,25 @@ impl Database {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OwnDatabases {
-    /// That of `domain`; empty: the common one.
+    /// Address of `domain`'s database; empty: the common one.
     pub domain: String,
-    /// That of `permissions`.
+    /// Of `permissions`'s.
     pub permissions: String,
-    /// That of `contexts`.
+    /// Of `contexts`'s.
     pub contexts: String,
-    /// That of `pipelines`.
+    /// Of `pipelines`'s.
     pub pipelines: String,
-    /// That of `conductor`.
+    /// Of `conductor`'s.
     pub conductor: String,
-    /// That of `dispatcher`.
+    /// Of `dispatcher`'s.
     pub dispatcher: String,
-    /// That of `scheduler`.
+    /// Of `scheduler`'s.
     pub scheduler: String,
-    /// That of `output-processor`.
+    /// Of `output-processor`'s.
     pub output_processor: String,
-    /// That of `test-results`.
+    /// Of `test-results`'s.
     pub test_results: String,
-    /// That of `projector` and `api`.
+    /// Of `projector`'s and `api`'s.
     pub projector: String,
 }
 

@@ -4,9 +4,11 @@
 //! temporary directory) and gives each caller a fresh database. A watcher ends the server and removes its folder
 //! when the test process is gone, however it went.
 
+mod faketime;
 mod nomad;
 mod servers;
 
+pub use faketime::faketime;
 pub use nomad::{NomadCluster, nomad, nomad_with_engine};
 pub use servers::{S3Bucket, Vault, mongo, rabbitmq, redis, s3, sealable_vault, vault};
 
