@@ -27,6 +27,8 @@ pub struct Fan {
     pub lines: usize,
     /// Shell text between two lines.
     pub between: &'static str,
+    /// Their resource class; `None`: the usual one.
+    pub class: Option<&'static str>,
     /// More items of the second job in its workflow, and more steps of it, as YAML.
     pub more: (&'static str, &'static str),
 }
@@ -91,9 +93,10 @@ impl Ledger {
     fn config(&self, project: &str, fan: &Fan) -> String {
         let mut text = String::from("version: 2.1\njobs:\n");
         let (ledger, lines, between) = (self.file.display(), fan.lines, fan.between);
+        let class = fan.class.map(|class| format!("    resource_class: {class}\n")).unwrap_or_default();
         for job in 0..fan.jobs {
             text.push_str(&format!(
-                "  j{job}:\n    machine: true\n    steps:\n      - run:\n          name: work\n          command: |\n            \
+                "  j{job}:\n    machine: true\n{class}    steps:\n      - run:\n          name: work\n          command: |\n            \
                  echo {project}/j{job} >> {ledger}\n            for i in $(seq {lines}); do echo \"line $i of {project}/j{job}\"; {between}; done\n"
             ));
             if job == 1 && !fan.more.1.is_empty() {

@@ -3,6 +3,8 @@
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 use std::{
     collections::{BTreeSet, HashMap},
+    fs,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -70,6 +72,45 @@ fn services_import_libraries_and_never_each_other() {
             }
         }
     }
+}
+
+/// `[lib] test = false` saves a second compilation of a large library, and would silence tests below its `src`.
+#[test]
+fn every_test_is_run_by_somebody() {
+    let metadata = metadata();
+    for (name, package) in ours(&metadata) {
+        let lib = package.targets.iter().find(|target| target.is_lib());
+        let Some(lib) = lib.filter(|lib| !lib.test) else { continue };
+        let src = lib.src_path.parent().expect("a folder");
+        let tests = src.with_file_name("tests");
+        let including: String = files(tests.as_std_path()).iter().map(|file| read(file)).collect();
+        for file in files(src.as_std_path()) {
+            let within = file.strip_prefix(src).expect("below it").display().to_string();
+            assert!(
+                !read(&file).contains("#[cfg(test)]") || including.contains(&format!("src/{within}\"]")),
+                "tests in {} are never run: {name} has `test = false`",
+                file.display()
+            );
+        }
+    }
+}
+
+fn read(file: &Path) -> String {
+    fs::read_to_string(file).expect("a readable file")
+}
+
+/// Every Rust file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.expect("a readable folder").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            found.push(path);
+        }
+    }
+    found
 }
 
 #[test]

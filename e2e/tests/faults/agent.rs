@@ -18,7 +18,7 @@ async fn nothing_is_left_of_a_killed_agent_s_task_and_the_rest_goes_on() -> anyh
     let between: &'static str =
         format!("if test $i = 1; then setsid sleep {mark} < /dev/null > /dev/null 2>&1 & fi; sleep 0.1")
             .leak();
-    let fan = Fan { jobs: 30, lines: 20, between, more: ("", "") };
+    let fan = Fan { jobs: 30, lines: 20, between, class: None, more: ("", "") };
     let left = || processes(|line| line.starts_with(&format!("sleep {mark}")));
     let suite = place.up(&[]).await?;
     place.push(&suite, "lost", &fan).await?;

@@ -11,6 +11,7 @@ const FAN: Fan = Fan {
     jobs: 3,
     lines: 5,
     between: "true",
+    class: None,
     more: (
         ", serial-group: failpoints/turns",
         "run: mkdir -p reports && echo '<testsuite><testcase name=\"a\" time=\"1\"/></testsuite>' > reports/a.xml\n      - store_test_results: { path: reports }",

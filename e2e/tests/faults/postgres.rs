@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_postgres_comes_back_by_itself_and_no_job_is_lost() -> anyhow::Result<()> {
     let place = Place::new()?;
-    let fan = Fan { jobs: 30, lines: 20, between: "sleep 0.05", more: ("", "") };
+    let fan = Fan { jobs: 30, lines: 20, between: "sleep 0.05", class: None, more: ("", "") };
     let suite = place.up(&[]).await?;
     place.push(&suite, "database", &fan).await?;
     for jobs in [3, 18] {

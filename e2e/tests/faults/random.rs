@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Seeds of an ordinary run: the same each time, so that a change is judged by the same kills as the one before.
 /// `GANTRY_SEED_COUNT` draws as many new ones, `GANTRY_SEEDS` names them.
 const SEEDS: [u64; 3] = [11, 12, 13];
-const FAN: Fan = Fan { jobs: 10, lines: 10, between: "sleep 0.02", more: ("", "") };
+const FAN: Fan = Fan { jobs: 10, lines: 10, between: "sleep 0.02", class: None, more: ("", "") };
 
 #[derive(Debug)]
 enum Event {

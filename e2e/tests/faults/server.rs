@@ -6,7 +6,7 @@ use anyhow::ensure;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_loses_nothing_and_repeats_nothing() -> anyhow::Result<()> {
     let place = Place::new()?;
-    let fan = Fan { jobs: 30, lines: 20, between: "sleep 0.05", more: ("", "") };
+    let fan = Fan { jobs: 30, lines: 20, between: "sleep 0.05", class: None, more: ("", "") };
     let mut suite = place.up(&[]).await?;
     place.push(&suite, "kill", &fan).await?;
     // At the first job, in the middle of the fan, and near its end.

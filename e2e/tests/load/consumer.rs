@@ -7,7 +7,7 @@ use gantry_e2e::{
     ledger::{Fan, LIMIT},
     until,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     fs,
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ const OPTIONAL: [&str; 2] = ["projector", "test-results"];
 /// Jobs of a workflow that do nothing: each is told of, and none takes a slot.
 const JOBS: usize = 400;
 /// A job whose way through the suite is timed.
-const ONE: Fan = Fan { jobs: 1, lines: 1, between: "true", more: ("", "") };
+const ONE: Fan = Fan { jobs: 1, lines: 1, between: "true", class: None, more: ("", "") };
 /// It may take so many times as long as before: what else this machine does is in both.
 const SLOWER: u32 = 4;
 
@@ -136,9 +136,7 @@ async fn events(world: &World) -> anyhow::Result<u64> {
 
 /// Events that the groups of all services have still to handle.
 async fn behind(world: &World) -> anyhow::Result<u64> {
-    let name = world.stack.of("api")?.into_iter().next().context("no api")?;
-    let at = format!("{}/internal/topology", world.stack.internal(&name)?);
-    let shape: Value = reqwest::Client::new().get(at).send().await?.error_for_status()?.json().await?;
+    let shape = world.suite.get("/internal/topology").await?;
     let services = shape["services"].as_array().context("no services")?;
     let groups = services.iter().flat_map(|service| service["groups"].as_array().into_iter().flatten());
     Ok(groups.filter_map(|group| group["behind"]["events"].as_u64()).sum())

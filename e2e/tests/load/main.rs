@@ -2,7 +2,7 @@
 //! kills at random lose nothing, and jobs go on while the message broker is away for long.
 //!
 //! Runs where `GANTRY_TEST_STACK` is set. `GANTRY_LOAD=share,rolling` picks parts, `GANTRY_LOAD=full` takes all of them with
-//! larger numbers. `GANTRY_KILLS=20` says how often each process is killed in the storm, `GANTRY_SEEDS=7` replays one,
+//! larger numbers, `full,storm` one of them so. `GANTRY_KILLS=20` says how often each process is killed in the storm, `GANTRY_SEEDS=7` replays one,
 //! `GANTRY_OUTAGE=600` says for how many seconds the broker is away, `GANTRY_EVENTS=60000` how many events pass a consumer, and `GANTRY_OTHER_BIN` names the folder of the other
 //! build of an upgrade. `GANTRY_BIN` names the folder of the programs; it takes what `scripts/stack` takes.
 
@@ -47,12 +47,11 @@ async fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let wanted = env::var("GANTRY_LOAD").unwrap_or_default();
-    let full = wanted == "full";
-    let chosen = |(name, quick, _): &&Part| match wanted.as_str() {
-        "" => *quick,
-        "full" => true,
-        names => names.split(',').any(|wanted| wanted.trim() == *name),
-    };
+    let mut names: Vec<&str> = wanted.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let full = names.contains(&"full");
+    names.retain(|name| *name != "full");
+    let chosen =
+        |(name, quick, _): &&Part| if names.is_empty() { full || *quick } else { names.contains(name) };
     let parts: Vec<&Part> = PARTS.iter().filter(chosen).collect();
     let begun = Instant::now();
     let world = World::up(full).await?;

@@ -12,7 +12,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 /// Jobs that run for some seconds and print all the while.
-const FAN: Fan = Fan { jobs: 5, lines: 40, between: "sleep 0.1", more: ("", "") };
+const FAN: Fan = Fan { jobs: 5, lines: 40, between: "sleep 0.1", class: None, more: ("", "") };
 /// Workflows of them at a time.
 const AT_A_TIME: usize = 2;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Of what a service did, each of its processes did so much at least.
 const SHARE: f64 = 0.2;
-const FAN: Fan = Fan { jobs: 5, lines: 5, between: "true", more: ("", "") };
+const FAN: Fan = Fan { jobs: 5, lines: 5, between: "true", class: None, more: ("", "") };
 
 /// What a service's processes count of work that any of them takes: metric, and labels.
 const COUNTS: [(&str, &str, &str); 8] = [

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Of five jobs each.
 const PROJECTS: usize = 40;
-const FAN: Fan = Fan { jobs: 5, lines: 30, between: "sleep 0.1", more: ("", "") };
+const FAN: Fan = Fan { jobs: 5, lines: 30, between: "sleep 0.1", class: None, more: ("", "") };
 /// Servers of the stack. A killed Nomad keeps its tasks; its clients are machines, which no storm takes away.
 const SERVERS: [&str; 8] = ["postgres", "redis", "rabbitmq", "s3", "vault", "mongo", "nomad", "haproxy"];
 /// Between two kills on the average: so that a run of two kills for each process takes two to three minutes.

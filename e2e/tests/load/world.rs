@@ -15,7 +15,7 @@ use std::{
 };
 
 /// One small job.
-pub const PROBE: Fan = Fan { jobs: 1, lines: 1, between: "true", more: ("", "") };
+pub const PROBE: Fan = Fan { jobs: 1, lines: 1, between: "true", class: None, more: ("", "") };
 
 pub struct World {
     pub stack: Stack,
@@ -71,7 +71,11 @@ impl World {
         let programs = Programs::new()?;
         // Two builds take part in an upgrade; it begins with the other one, whose schema is the older.
         let path = programs.folder.path().to_str().context("a folder with a name")?.to_owned();
-        let stack = Stack::new(&[("GANTRY_STACK_REPLICAS", "2"), ("GANTRY_BIN", &path)])?;
+        let mut given = vec![("GANTRY_STACK_REPLICAS", "2"), ("GANTRY_BIN", path.as_str())];
+        if full {
+            given.push(("GANTRY_DISPATCHER_SLOTS", "24"));
+        }
+        let stack = Stack::new(&given)?;
         let suite = stack.suite().await?;
         let world =
             Self { stack, suite, ledger: Ledger::new()?, full, programs, projects: AtomicUsize::new(0) };

@@ -18,13 +18,14 @@ pub const FAN: Fan = Fan {
     jobs: 7,
     lines: 15,
     between: "sleep 0.1",
+    class: None,
     more: (
         ", context: matrix",
         "run: test \"$WORD\" = a-value && echo kept > kept\n      - store_artifacts: { path: kept }",
     ),
 };
 /// What shows that the suite works again.
-const PROBE: Fan = Fan { jobs: 1, lines: 1, between: "true", more: ("", "") };
+const PROBE: Fan = Fan { jobs: 1, lines: 1, between: "true", class: None, more: ("", "") };
 /// A request that nobody answers is given up.
 pub const LIMITED: Duration = Duration::from_secs(12);
 

@@ -22,6 +22,7 @@ use lapin::{
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -207,7 +208,12 @@ async fn reply(
     else {
         return Err(unavailable("a request does not say where its answer goes"));
     };
-    let answer = answer(request.data).await;
+    // The broker threw it away if that had passed; its clock and the asker's do not matter.
+    let left = request.properties.expiration().as_ref().and_then(|left| left.as_str().parse().ok());
+    let Some(left) = left.map(Duration::from_millis) else {
+        return Err(unavailable("a request does not say how long its asker waits"));
+    };
+    let answer = answer(request.data, left).await;
     let mut headers = FieldTable::default();
     key.sign(id.as_str(), &answer, &mut headers);
     let properties = BasicProperties::default().with_correlation_id(id).with_headers(headers);

@@ -6,7 +6,7 @@ use contracts::Envelope;
 use eventstore::Position;
 use futures::{future::BoxFuture, stream::BoxStream};
 use serde::{Deserialize, Serialize};
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +24,9 @@ pub enum BrokerError {
     Unavailable(String),
 }
 
-/// Executes an encoded request and returns the encoded answer. Never fails: a failure is an answer.
-pub type Answer = Arc<dyn Fn(Vec<u8>) -> BoxFuture<'static, Vec<u8>> + Send + Sync>;
+/// Executes an encoded request, within the time that its asker still waits, and returns the encoded answer. Never fails: a
+/// failure is an answer.
+pub type Answer = Arc<dyn Fn(Vec<u8>, Duration) -> BoxFuture<'static, Vec<u8>> + Send + Sync>;
 
 /// An event on its way from a source's log to the groups.
 #[derive(Clone, Debug)]

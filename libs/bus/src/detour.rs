@@ -145,11 +145,12 @@ pub(crate) async fn serve(bus: Weak<Inner>, service: &'static str, slot: Slot) {
 async fn take(pool: &PgPool, service: &'static str, slot: &Slot) -> Result<(), sqlx::Error> {
     loop {
         // Whoever asked and is gone took nothing away.
-        let taken: Vec<(Uuid, Vec<u8>)> = sqlx::query_as(
+        let taken: Vec<(Uuid, Vec<u8>, f64)> = sqlx::query_as(
             "WITH old AS (DELETE FROM bus.queries WHERE until < clock_timestamp() - interval '1 minute') \
              UPDATE bus.queries SET taken = true WHERE id IN \
              (SELECT id FROM bus.queries WHERE service = $1 AND NOT taken AND until > clock_timestamp() \
-              ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING id, request",
+              ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED) \
+             RETURNING id, request, extract(epoch FROM until - clock_timestamp())::float8",
         )
         .bind(service)
         .bind(BATCH)
@@ -157,10 +158,11 @@ async fn take(pool: &PgPool, service: &'static str, slot: &Slot) -> Result<(), s
         .await?;
         let all = taken.len();
         metrics::counter!("gantry.bus.detours", "service" => service).increment(all as u64);
-        for (id, request) in taken {
+        for (id, request, left) in taken {
+            let left = Duration::try_from_secs_f64(left).unwrap_or_default();
             let (pool, slot) = (pool.clone(), slot.clone());
             tokio::spawn(async move {
-                let answer = slot.answer(service, request).await;
+                let answer = slot.answer(service, request, left).await;
                 let told = sqlx::query(
                     "WITH answered AS (UPDATE bus.queries SET answer = $2 WHERE id = $1) \
                      SELECT pg_notify($3, $1::text)",

@@ -172,7 +172,9 @@ impl Slot {
             let (Ok(Ok(_permit)), true) = (permit, Instant::now() < until) else {
                 return Err(RequestError::Deadline { service: service.to_owned() });
             };
-            let request: Request = serde_json::from_slice(&encoded).map_err(failed(service))?;
+            let mut request: Request = serde_json::from_slice(&encoded).map_err(failed(service))?;
+            // By this machine's clock, which need not be the asker's.
+            request.deadline = chrono::Utc::now() + until.saturating_duration_since(Instant::now());
             let trace = request.trace.as_deref().and_then(|trace| trace.parse().ok());
             let name = Name::chosen(&request.name);
             let span = trace.and_then(|trace| Span::begin(Some(trace), service, Kind::Server, name));
@@ -191,12 +193,10 @@ impl Slot {
         serde_json::to_vec(&answer.map_err(|error| named(service, error))).map_err(failed(service))
     }
 
-    /// The same for a request of another process: whatever happens is an answer.
-    pub(crate) async fn answer(&self, service: &'static str, encoded: Vec<u8>) -> Vec<u8> {
+    /// The same for a request of another process, which waits for so long: whatever happens is an answer.
+    pub(crate) async fn answer(&self, service: &'static str, encoded: Vec<u8>, left: Duration) -> Vec<u8> {
+        let until = Instant::now() + left;
         let answer = async {
-            let request: Request = serde_json::from_slice(&encoded).map_err(failed(service))?;
-            let left = request.deadline.signed_duration_since(chrono::Utc::now());
-            let until = Instant::now() + left.to_std().unwrap_or_default();
             let answer = self.execute(service, encoded, until).await?;
             fits(service, answer.len())?;
             Ok::<_, RequestError>(answer)
@@ -219,9 +219,9 @@ async fn serve(
     slot: Slot,
     leaving: CancellationToken,
 ) {
-    let answer: Answer = Arc::new(move |request| {
+    let answer: Answer = Arc::new(move |request, left| {
         let slot = slot.clone();
-        async move { slot.answer(service, request).await }.boxed()
+        async move { slot.answer(service, request, left).await }.boxed()
     });
     let gone = async {
         while Weak::strong_count(&bus) > 0 {

@@ -6,6 +6,7 @@ use crate::{
 };
 use compute::Error;
 use futures::future::join_all;
+use ids::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
 use serde::Deserialize;
 use std::{collections::HashMap, time::Duration};
@@ -13,6 +14,8 @@ use tokio::{sync::Mutex, time::Instant};
 
 /// Unknown keys are asked for no faster than this: whoever reaches us could name any.
 const ASK_AT_MOST_EVERY: Duration = Duration::from_secs(1);
+/// Seconds by which Nomad's clock and ours may differ (reliability §14).
+const LEEWAY: i64 = 30;
 
 /// What an identity says.
 #[derive(Clone, Debug, Deserialize)]
@@ -23,6 +26,10 @@ pub(crate) struct Claims {
     pub(crate) allocation: String,
     #[serde(rename = "nomad_namespace")]
     namespace: String,
+    /// Until when it holds, in seconds of the epoch.
+    exp: i64,
+    /// From when.
+    nbf: Option<i64>,
 }
 
 /// The public keys that are known. Kept, so that identities can be checked while Nomad's servers are away.
@@ -38,7 +45,13 @@ struct Known {
 
 impl Signers {
     /// The claims of an identity that one of the places' regions has signed.
-    pub(crate) async fn check(&self, api: &Api, places: &[Place], proof: &str) -> Result<Claims, Error> {
+    pub(crate) async fn check(
+        &self,
+        api: &Api,
+        places: &[Place],
+        proof: &str,
+        now: Timestamp,
+    ) -> Result<Claims, Error> {
         let refused = |error: jsonwebtoken::errors::Error| Error::Identity(error.to_string());
         let header = decode_header(proof).map_err(refused)?;
         let kid = header.kid.ok_or_else(|| Error::Identity("it names no key".to_owned()))?;
@@ -48,8 +61,13 @@ impl Signers {
         validation.algorithms.retain(|known| *known == header.alg);
         validation.set_audience(&[AUDIENCE]);
         validation.set_required_spec_claims(&["exp", "aud"]);
-        validation.validate_nbf = true;
+        // By the time that we are given, below.
+        validation.validate_exp = false;
         let claims = decode::<Claims>(proof, &key, &validation).map_err(refused)?.claims;
+        let now = now.timestamp();
+        if claims.exp < now - LEEWAY || claims.nbf.is_some_and(|from| from > now + LEEWAY) {
+            return Err(Error::Identity("it holds no more, or not yet".to_owned()));
+        }
         if !places.iter().any(|place| place.namespace == claims.namespace) {
             return Err(Error::Identity(format!("its namespace {} is not ours", claims.namespace)));
         }

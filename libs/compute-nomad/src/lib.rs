@@ -22,6 +22,7 @@ use api::{Api, Failure, JobRow, Place};
 use compute::{Compute, Error, Identity, Phase, Placement, Running, check_name};
 use futures::future::join_all;
 use identity::Signers;
+use ids::Timestamp;
 use std::{
     collections::HashMap,
     time::{Duration, SystemTime},
@@ -180,8 +181,8 @@ impl Compute for Nomad {
         *last = Some(Instant::now());
     }
 
-    async fn identify(&self, proof: &str) -> Result<Identity, Error> {
-        let claims = self.signers.check(&self.api, &self.places, proof).await?;
+    async fn identify(&self, proof: &str, now: Timestamp) -> Result<Identity, Error> {
+        let claims = self.signers.check(&self.api, &self.places, proof, now).await?;
         check_name(&claims.job).map_err(|error| Error::Identity(error.to_string()))?;
         Ok(Identity { placement: claims.job, instance: claims.allocation })
     }

@@ -6,7 +6,7 @@
 //! Order of calls: `start` may come any number of times, also at once; `stop` ends the processes and keeps
 //! the folder; `remove` ends them and forgets the placement. All are safe for names that were never started.
 
-use ids::TaskId;
+use ids::{TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::{io, path::PathBuf, time::SystemTime};
 
@@ -174,11 +174,11 @@ pub trait Compute: Send + Sync {
     }
 
     /// Who an agent is, by the proof that compute itself gave to it: so that no token need lie where a job's description
-    /// can be read.
+    /// can be read. `now` is the time by which it must not have run out: this machine's may be wrong.
     ///
     /// # Errors
     /// The proof is not ours, or has run out ([`Error::Identity`]), or cannot be checked now.
-    async fn identify(&self, _proof: &str) -> Result<Identity, Error> {
+    async fn identify(&self, _proof: &str, _now: Timestamp) -> Result<Identity, Error> {
         Err(Error::Identity("agents get their tokens when they are started here".to_owned()))
     }
 }

@@ -13,6 +13,7 @@
 //! tx.commit().await?;
 //! ```
 
+mod clock;
 mod databases;
 mod error;
 mod failpoint;

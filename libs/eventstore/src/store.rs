@@ -1,10 +1,13 @@
 //! A service's schema and the way to it.
 
 use crate::{
-    Error, Page, Position, Result, Tx, is_away, schema,
+    Error, Page, Position, Result, Tx,
+    clock::{self, Clock},
+    is_away, schema,
     tail::{COLUMNS, envelope_from_row, read_after},
 };
 use backon::{ConstantBuilder, Retryable};
+use chrono::{DateTime, Utc};
 use contracts::Envelope;
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
@@ -16,7 +19,7 @@ use sqlx::{
 use std::{
     fmt,
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -139,6 +142,18 @@ struct Inner {
     service: &'static str,
     schema: String,
     wake: watch::Sender<u64>,
+    clock: Clock,
+}
+
+/// Asks for the time now and then, as long as somebody has the store.
+async fn keep_time(store: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(clock::PERIOD).await;
+        let Some(inner) = store.upgrade() else { return };
+        if let Err(error) = inner.clock.ask(&inner.pool).await {
+            tracing::debug!(service = inner.service, %error, "the database did not say what time it is");
+        }
+    }
 }
 
 /// A service's schema; cheap to clone.
@@ -190,19 +205,27 @@ impl Store {
             common.run(&mut conn).await?;
             migrations.run(&mut conn).await?;
         }
+        let clock = Clock::of(&mut conn).await?;
         conn.close().await?;
-        Ok(Self(Arc::new(Inner { pool, service, schema, wake: watch::Sender::new(0) })))
+        let inner = Arc::new(Inner { pool, service, schema, wake: watch::Sender::new(0), clock });
+        tokio::spawn(keep_time(Arc::downgrade(&inner)));
+        Ok(Self(inner))
     }
 
     /// A service's schema as it is, for an operator's look at it. Whoever appends through it wakes nobody.
     pub fn attach(pool: PgPool, service: &'static str) -> Self {
         let schema = schema_of(service);
-        Self(Arc::new(Inner { pool, service, schema, wake: watch::Sender::new(0) }))
+        Self(Arc::new(Inner { pool, service, schema, wake: watch::Sender::new(0), clock: Clock::unset() }))
     }
 
     /// The pool; it serves all services of the process that are in this database.
     pub fn pool(&self) -> &PgPool {
         &self.0.pool
+    }
+
+    /// The database's time, without a question: what several processes decide by must not be one machine's (reliability §14).
+    pub fn now(&self) -> DateTime<Utc> {
+        self.0.clock.now()
     }
 
     /// Name of the service.

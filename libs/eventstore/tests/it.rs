@@ -44,6 +44,18 @@ async fn store() -> Store {
 
 /// As a balancer does that is up before the server behind it.
 #[tokio::test]
+async fn the_time_is_the_databases() {
+    let pool = testkit::postgres().await.pool;
+    let store = Store::open(pool.clone(), "clock", &NO_MIGRATIONS).await.unwrap();
+    let before = store.now();
+    let said: chrono::DateTime<chrono::Utc> =
+        sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&pool).await.unwrap();
+    let after = store.now();
+    let apart = chrono::TimeDelta::milliseconds(500);
+    assert!(before - apart < said && said < after + apart, "{before} {said} {after}");
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_up_at_first_is_waited_for() {
     let url = testkit::postgres().await.url;
     let (before, folder) = url.split_once("?host=").unwrap();

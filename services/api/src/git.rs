@@ -108,7 +108,7 @@ async fn visitor(app: &App, headers: &HeaderMap, uri: &Uri, place: &Place) -> Re
     let token = auth::token(headers).ok_or_else(Fail::unauthenticated)?;
     if let Some(claims) = app.keys.open_claims::<SourceClaims>("source", &token) {
         let valid =
-            claims.project_slug == place.slug() && claims.expires_at > chrono::Utc::now().timestamp_millis();
+            claims.project_slug == place.slug() && claims.expires_at > app.store.now().timestamp_millis();
         return if valid { Ok(Visitor::Task) } else { Err(Fail::forbidden()) };
     }
     Caller::of(app, headers, uri).await.map(Visitor::Caller)

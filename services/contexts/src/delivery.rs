@@ -127,12 +127,13 @@ fn fence(state: &State, task: TaskId, headers: &HeaderMap) -> Result<FenceClaims
         .ok_or_else(|| {
             Denied::new(StatusCode::UNAUTHORIZED, "unauthenticated", "show the lease's fence token")
         })?;
-    if claims.task_id != task || claims.expires_at <= chrono::Utc::now().timestamp_millis() {
-        return Err(Denied::new(
-            StatusCode::CONFLICT,
-            "stale_lease",
-            "the lease has ended or is another task's",
-        ));
+    if claims.task_id != task {
+        return Err(Denied::new(StatusCode::CONFLICT, "stale_lease", "the lease is another task's"));
+    }
+    if claims.expires_at <= state.store.now().timestamp_millis() {
+        // Not `stale_lease`: the lease may live, and the agent gets a new token with its renewal.
+        let message = "the fence token has run out: renew the lease";
+        return Err(Denied::new(StatusCode::UNAUTHORIZED, "fence_expired", message));
     }
     Ok(claims)
 }
@@ -155,7 +156,7 @@ async fn mint(
     let mut tx = state.store.begin(&[]).await?;
     let contexts = contexts_of(tx.conn(), &job).await?;
     let subject = Subject { job_id: claims.job_id, job: &job, contexts: &contexts };
-    let now = chrono::Utc::now();
+    let now = state.store.now();
     let content = oidc::claims(&state.base, &subject, Form::V2, &ask.audience, ask.root_issuer, now);
     let mut signed = oidc::sign(&state, tx.conn(), &[content]).await?;
     let detail = json!({"task_id": claims.task_id, "epoch": claims.epoch, "audience": ask.audience});
@@ -302,7 +303,7 @@ async fn answer(
         variables.push((CONTINUATION_KEY.to_owned(), Zeroizing::new(key.into_bytes())));
     }
     let subject = Subject { job_id: claims.job_id, job, contexts: &used };
-    let now = chrono::Utc::now();
+    let now = state.store.now();
     let forms = [Form::V1, Form::V2].map(|form| oidc::claims(&state.base, &subject, form, &[], false, now));
     let tokens = oidc::sign(state, tx.conn(), &forms).await?;
     for (name, token) in ["CIRCLE_OIDC_TOKEN", "CIRCLE_OIDC_TOKEN_V2"].into_iter().zip(tokens) {

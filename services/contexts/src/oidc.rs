@@ -137,7 +137,7 @@ pub(crate) async fn ready(state: &State) -> anyhow::Result<()> {
 /// Keeps the keys fresh until the service stops.
 pub(crate) async fn keep(state: State, signs: watch::Sender<bool>, stop: CancellationToken) {
     loop {
-        let pause = match refresh(&state, &signs, Utc::now()).await {
+        let pause = match refresh(&state, &signs, state.store.now()).await {
             Ok(()) => LOOK,
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "the keys of OIDC tokens could not be renewed");

@@ -14,7 +14,6 @@ use axum::{
     routing,
 };
 use bytes::Bytes;
-use chrono::Utc;
 use ids::{StepId, TaskId};
 use kit::keys::FenceClaims;
 use serde::Deserialize;
@@ -100,7 +99,7 @@ pub(crate) fn lease(hub: &Hub, headers: &HeaderMap, task: TaskId) -> Result<Leas
     if claims.task_id != task {
         return Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", "the fence token is of another task"));
     }
-    if claims.expires_at <= Utc::now().timestamp_millis() {
+    if claims.expires_at <= hub.store.now().timestamp_millis() {
         // Not `stale_lease`: the lease may live, and the agent gets a new token with its renewal.
         return Err(refused("fence_expired", "the fence token has run out: renew the lease"));
     }

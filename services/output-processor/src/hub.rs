@@ -148,7 +148,7 @@ impl Hub {
         let peers = match &peer_url {
             Some(url) => {
                 store::opened(store.pool(), slot.id, url).await?;
-                Some(Peers::new(slot.id, keys.clone())?)
+                Some(Peers::new(slot.id, keys.clone(), store.clone())?)
             }
             None => None,
         };

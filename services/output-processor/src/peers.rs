@@ -16,6 +16,7 @@ use axum::{
 };
 use chrono::Utc;
 use contracts::{Request as Ask, RequestError};
+use eventstore::Store;
 use ids::TaskId;
 use kit::keys::Keys;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,8 @@ use uuid::Uuid;
 pub(crate) const PATH: &str = "/v1/peer";
 /// Marks what was passed on once: the owner may have changed meanwhile, and nothing goes round.
 const PASSED: &str = "x-gantry-passed-on";
+/// Milliseconds for which a request's asker still waits: clocks of two machines differ.
+const LEFT: &str = "x-gantry-left-ms";
 const CONNECT: Duration = Duration::from_secs(1);
 /// For a chunk and its sync; the agent's own patience is longer.
 const CALL: Duration = Duration::from_secs(9);
@@ -40,6 +43,7 @@ pub(crate) struct Peers {
     /// Its own journal.
     pub(crate) me: Uuid,
     keys: Keys,
+    store: Store,
     http: reqwest::Client,
 }
 
@@ -58,10 +62,10 @@ struct PeerClaims {
 }
 
 impl Peers {
-    pub(crate) fn new(me: Uuid, keys: Keys) -> reqwest::Result<Self> {
+    pub(crate) fn new(me: Uuid, keys: Keys, store: Store) -> reqwest::Result<Self> {
         // They are on our own network: no proxy stands between.
         let http = reqwest::Client::builder().connect_timeout(CONNECT).no_proxy().build()?;
-        Ok(Self { me, keys, http })
+        Ok(Self { me, keys, store, http })
     }
 
     /// Lets a peer answer a request.
@@ -73,13 +77,14 @@ impl Peers {
         peer: &Journal,
         request: &Ask,
     ) -> anyhow::Result<Result<Value, RequestError>> {
-        let expires_at = Utc::now().timestamp_millis() + i64::try_from(TOKEN.as_millis())?;
+        let expires_at = self.store.now().timestamp_millis() + i64::try_from(TOKEN.as_millis())?;
         let left = (request.deadline - Utc::now()).to_std().unwrap_or_default();
         let answer = self
             .http
             .post(format!("{}{PATH}", peer.url))
             .bearer_auth(self.keys.seal_claims("peer", &PeerClaims { expires_at }))
             .timeout(left)
+            .header(LEFT, left.as_millis().to_string())
             .json(request)
             .send()
             .await?;
@@ -89,11 +94,11 @@ impl Peers {
 }
 
 /// Whether a request between processes comes from one of ours.
-pub(crate) fn trusted(keys: &Keys, headers: &HeaderMap) -> bool {
+fn trusted(hub: &Hub, headers: &HeaderMap) -> bool {
     let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let claims = token.and_then(|value| value.strip_prefix("Bearer "));
-    let claims: Option<PeerClaims> = claims.and_then(|token| keys.open_claims("peer", token));
-    claims.is_some_and(|claims| claims.expires_at > Utc::now().timestamp_millis())
+    let claims: Option<PeerClaims> = claims.and_then(|token| hub.keys.open_claims("peer", token));
+    claims.is_some_and(|claims| claims.expires_at > hub.store.now().timestamp_millis())
 }
 
 impl Hub {
@@ -168,12 +173,18 @@ async fn passed(hub: &Hub, owner: &Journal, request: Request) -> Result<Response
 
 /// Answers a request that reached another process.
 pub(crate) async fn answer(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: bytes::Bytes) -> Response {
-    if !trusted(&hub.keys, &headers) {
+    if !trusted(&hub, &headers) {
         return Refused::new(StatusCode::UNAUTHORIZED, "unauthenticated", "this is between our processes")
             .into_response();
     }
     match serde_json::from_slice::<Ask>(&body) {
-        Ok(request) => Json(crate::answers::here(&hub, request).await).into_response(),
+        Ok(mut request) => {
+            let left = headers.get(LEFT).and_then(|value| value.to_str().ok()?.parse().ok());
+            if let Some(left) = left {
+                request.deadline = Utc::now() + Duration::from_millis(left);
+            }
+            Json(crate::answers::here(&hub, request).await).into_response()
+        }
         Err(error) => Refused::new(StatusCode::BAD_REQUEST, "invalid", error.to_string()).into_response(),
     }
 }

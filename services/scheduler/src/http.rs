@@ -57,10 +57,11 @@ async fn identify(
     Shared(state): Shared<Arc<State>>,
     Json(asked): Json<Identify>,
 ) -> Result<Json<Identified>, Refused> {
-    let identity = state.compute.identify(&asked.proof).await.map_err(|error| match error {
-        Error::Identity(why) => Refused::Unauthorized(why),
-        other => Refused::Unavailable(other.to_string()),
-    })?;
+    let identity =
+        state.compute.identify(&asked.proof, state.store.now()).await.map_err(|error| match error {
+            Error::Identity(why) => Refused::Unauthorized(why),
+            other => Refused::Unavailable(other.to_string()),
+        })?;
     let (task_id, epoch) = Placement::of_name(&identity.placement)
         .ok_or_else(|| Refused::Unauthorized("the identity is of no agent".to_owned()))?;
     if !placements::hold(&state, task_id, epoch, &identity.instance).await? {

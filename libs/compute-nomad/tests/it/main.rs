@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use testkit::NomadCluster;
 
@@ -183,13 +183,15 @@ async fn a_drain_lets_a_task_end_and_a_second_start_is_told_from_the_first() {
     compute.start(&placement).await.unwrap();
     let client = world.cluster.client_of(&world.first_start().await).unwrap();
     testkit::until("it says who it is", LIMIT, || async { identity.exists() }).await;
-    let first = compute.identify(&fs::read_to_string(&identity).unwrap()).await.unwrap();
+    let first =
+        compute.identify(&fs::read_to_string(&identity).unwrap(), SystemTime::now().into()).await.unwrap();
     assert_eq!(first.placement, placement.name);
     fs::remove_file(&identity).unwrap();
     let (node, _) = world.cluster.node(client).unwrap();
     world.cluster.run(&["node", "drain", "-enable", "-deadline=5s", "-yes", "-detach", &node]);
     testkit::until("Nomad starts it elsewhere", LIMIT, || async { identity.exists() }).await;
-    let second = compute.identify(&fs::read_to_string(&identity).unwrap()).await.unwrap();
+    let second =
+        compute.identify(&fs::read_to_string(&identity).unwrap(), SystemTime::now().into()).await.unwrap();
     assert_eq!(second.placement, placement.name);
     assert_ne!(first.instance, second.instance, "whoever hands out tokens sees that this is another start");
     compute.remove(&placement.name).await.unwrap();
@@ -247,19 +249,24 @@ async fn ends_are_told_and_identities_are_checked() {
     tokio::time::timeout(LIMIT, compute.changed()).await.expect("the end of an agent is told");
     reaches(&compute, &placement.name, "it has ended", |phase| *phase == Phase::Ended).await;
     let proof = fs::read_to_string(&identity).unwrap();
-    assert_eq!(compute.identify(&proof).await.unwrap().placement, placement.name);
+    assert_eq!(compute.identify(&proof, SystemTime::now().into()).await.unwrap().placement, placement.name);
 
     let [head, body, signature] = proof.split('.').collect::<Vec<_>>()[..] else { panic!("no JWT: {proof}") };
     let other = format!("{head}.{}.{signature}", body.replacen('J', "K", 1));
     let unsigned = format!("{head}.{body}.");
     for forged in [other.as_str(), unsigned.as_str(), "", "a.b.c", world.token.as_str()] {
-        let refused = compute.identify(forged).await.unwrap_err();
+        let refused = compute.identify(forged, SystemTime::now().into()).await.unwrap_err();
         assert!(matches!(refused, Error::Identity(_)), "{forged:?}: {refused}");
+    }
+    let day = Duration::from_secs(24 * 3600);
+    for then in [SystemTime::now() - day, SystemTime::now() + 400 * day] {
+        let refused = compute.identify(&proof, then.into()).await.unwrap_err();
+        assert!(refused.to_string().contains("holds no more, or not yet"), "{refused}");
     }
     // Nomad's signature is not enough: an installation next door has jobs of the same kind.
     let next_door =
         world.adapter(vec![Pool { namespace: "other".to_owned(), ..pool(Path::new("/bin/true")) }]);
-    let refused = next_door.identify(&proof).await.unwrap_err();
+    let refused = next_door.identify(&proof, SystemTime::now().into()).await.unwrap_err();
     assert!(refused.to_string().contains("namespace gantry is not ours"), "{refused}");
     // What the agent holds opens none of Nomad's API.
     let mut thief = config(&world.cluster, &proof, vec![pool(Path::new("/bin/true"))]);
@@ -292,7 +299,7 @@ async fn an_agent_in_a_container_has_its_folder_and_its_identity() {
     reaches(&compute, &placed.name, "it runs", |phase| *phase == Phase::Runs).await;
     testkit::until("the agent has begun", LIMIT, || async { given().join("ready").exists() }).await;
     let proof = fs::read_to_string(given().join("identity")).unwrap();
-    assert_eq!(compute.identify(&proof).await.unwrap().placement, placed.name);
+    assert_eq!(compute.identify(&proof, SystemTime::now().into()).await.unwrap().placement, placed.name);
     let launch = fs::read_to_string(given().join("launch")).unwrap();
     assert!(launch.contains("http://127.0.0.1:1") && !launch.contains("one-time"), "{launch}");
     let status = fs::read_to_string(given().join("status")).unwrap();

@@ -8,3 +8,7 @@ mod schema;
 mod setup;
 mod variables;
 mod world;
+
+/// With its own tests: the whole library is not compiled a second time for them.
+#[path = "../../src/git/push_options.rs"]
+mod push_options;

@@ -14,7 +14,7 @@ use contracts::{
 };
 use eventstore::{Key, NO_MIGRATIONS, Store};
 use gantry_scheduler::{Config, Deps, Service};
-use ids::{JobId, TaskId, WorkflowId};
+use ids::{JobId, TaskId, Timestamp, WorkflowId};
 use kit::keys::{Keys, PlacementClaims};
 use model::status::JobStatus;
 use std::{
@@ -92,7 +92,7 @@ impl Compute for Fake {
         self.1.notified().await
     }
 
-    async fn identify(&self, proof: &str) -> Result<Identity, Error> {
+    async fn identify(&self, proof: &str, _: Timestamp) -> Result<Identity, Error> {
         let (placement, instance) =
             proof.split_once('/').ok_or_else(|| Error::Identity("it is no proof".to_owned()))?;
         Ok(Identity { placement: placement.to_owned(), instance: instance.to_owned() })
