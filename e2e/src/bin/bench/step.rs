@@ -121,18 +121,3 @@ async fn approvals(suite: &Suite, workflow: &str, jobs: usize) -> anyhow::Result
     ensure!(!holds.is_empty(), "no approval has an id: {:?}", found.first().context("no jobs")?);
     Ok(holds.into_iter().map(|(_, id)| id.to_owned()).collect())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::config;
-    use std::path::Path;
-
-    #[test]
-    fn workflows_have_the_size_that_is_asked_for() {
-        for jobs in [10, 1000] {
-            let text = config(jobs, Path::new("/tmp/x"));
-            let (_, items) = text.split_once("    jobs:\n").expect("no items");
-            assert_eq!(items.lines().count(), jobs);
-        }
-    }
-}
