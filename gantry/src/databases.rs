@@ -39,6 +39,13 @@ pub async fn open(database: &Database, connections: u32, needed: Needed<'_>) -> 
     Ok(Databases::new(common, own))
 }
 
+/// Whether a process that runs these roles uses a service's database anyway. What only looks at it leaves others alone: a
+/// connection from everybody to everything is more than a server has.
+pub fn uses(databases: &Databases, roles: &[&str], service: &str) -> bool {
+    let own = databases.own().iter().find(|own| own.services.contains(&service));
+    own.is_none_or(|own| own.services.iter().any(|service| roles.contains(service)))
+}
+
 /// Each address that is not the common one, with the first key that names it and all services that are there.
 fn addresses(database: &Database) -> Vec<(&str, String, Vec<&'static str>)> {
     let mut found: Vec<(&str, String, Vec<&'static str>)> = Vec::new();

@@ -231,7 +231,7 @@ async fn serve(
     if roles.contains(&"domain") {
         suite.bootstrap(&up::admin_token(&layout.join("admin-token"))?).await?;
     }
-    upkeep::start(config, &layout, &databases, &bus, &stop)?;
+    upkeep::start(config, &layout, &databases, &roles, &bus, &stop)?;
     let health = health::Health {
         bus: bus.clone(),
         databases: databases.clone(),
@@ -239,7 +239,13 @@ async fn serve(
         draining: draining.clone(),
     };
     let stored = Stored::for_audit(config, &layout)?;
-    let operator = Operator { bus: bus.clone(), databases, blobs: stored, config: Arc::clone(config) };
+    let operator = Operator {
+        bus: bus.clone(),
+        databases,
+        roles: roles.clone(),
+        blobs: stored,
+        config: Arc::clone(config),
+    };
     let probes = health::router(health).merge(routes::router(operator));
     drop(internal_routes.send_replace(probes.clone()));
     if let Some(public) = &public {

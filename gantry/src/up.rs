@@ -167,7 +167,7 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
     };
     let suite = Suite::start(&config, &place, &keys, &databases, bus.clone(), &ROLES, stop.clone()).await?;
     let admin = suite.bootstrap(&token).await?;
-    upkeep::start(&config, &layout, &databases, &bus, &stop)?;
+    upkeep::start(&config, &layout, &databases, &ROLES, &bus, &stop)?;
     let agents = listen::agents(&layout.agent_socket(), suite.agents(), stop.clone())?;
     let health = health::Health {
         bus: bus.clone(),
@@ -176,7 +176,8 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
         draining: stop.clone(),
     };
     let stored = Stored::for_audit(&config, &layout)?;
-    let operator = Operator { bus, databases, blobs: stored, config: Arc::clone(&config) };
+    let operator =
+        Operator { bus, databases, roles: ROLES.to_vec(), blobs: stored, config: Arc::clone(&config) };
     drop(
         routes.send_replace(suite.everything().merge(health::router(health)).merge(routes::router(operator))),
     );

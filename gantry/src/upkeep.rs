@@ -14,12 +14,13 @@ pub fn start(
     config: &Config,
     layout: &Layout,
     databases: &Databases,
+    roles: &[&'static str],
     bus: &Bus,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     telemetry::metrics(&config.telemetry.statsd)?;
     if !config.telemetry.statsd.is_empty() {
-        tokio::spawn(gauges::count_regularly(databases.clone(), stop.clone()));
+        tokio::spawn(gauges::count_regularly(databases.clone(), roles.to_vec(), stop.clone()));
     }
     if config.disk.min_free_mib > 0 {
         let (data, gate) = (layout.data.clone(), bus.admission().clone());

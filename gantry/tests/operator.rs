@@ -55,6 +55,7 @@ impl World {
         let operator = Operator {
             bus: bus.clone(),
             databases: pool.clone().into(),
+            roles: vec!["domain"],
             blobs: Stored::Fs(blobs::FsBlobs::open_for_audit(blobs.path())),
             config: Arc::new(Config::default()),
         };

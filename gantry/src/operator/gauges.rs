@@ -1,8 +1,8 @@
 //! Gauges that are counted when somebody looks: between two scrapes they cost nothing.
 
-use crate::serve::ROLES;
+use crate::{databases::uses, serve::ROLES};
 use eventstore::Databases;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, PgPool};
 use std::{fs, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -13,9 +13,9 @@ const PAGE: f64 = 4096.0;
 const TICKS: f64 = 100.0;
 
 /// Counts now and then, for metrics that are sent.
-pub async fn count_regularly(databases: Databases, stop: CancellationToken) {
+pub async fn count_regularly(databases: Databases, roles: Vec<&'static str>, stop: CancellationToken) {
     loop {
-        if let Err(error) = count(&databases).await {
+        if let Err(error) = count(&databases, &roles).await {
             tracing::debug!("gauges were not counted: {error:#}");
         }
         tokio::select! {
@@ -25,53 +25,25 @@ pub async fn count_regularly(databases: Databases, stop: CancellationToken) {
     }
 }
 
-/// Counts queues, workflows, dead letters, connections and this process.
+/// Counts queues, workflows, dead letters, connections and this process: of services in databases that this process, which
+/// runs `roles`, uses.
 ///
 /// # Errors
 /// The database is away; the gauges of the process are set all the same.
-pub async fn count(databases: &Databases) -> anyhow::Result<()> {
+pub async fn count(databases: &Databases, roles: &[&str]) -> anyhow::Result<()> {
     process();
     let (open, idle) = databases
         .pools()
         .fold((0, 0), |(open, idle), pool| (open + u64::from(pool.size()), idle + pool.num_idle() as u64));
     metrics::gauge!("gantry.database.connections").set(open as f64);
     metrics::gauge!("gantry.database.connections_idle").set(idle as f64);
-    let dispatcher = databases.of("dispatcher");
-    let mut runnable = 0;
-    for state in ["waiting", "queued", "leased"] {
-        let (count, age): (i64, f64) = sqlx::query_as(
-            "SELECT count(*), coalesce(extract(epoch FROM max(clock_timestamp() - created_at)), 0)::float8
-             FROM dispatcher.tasks WHERE state = $1",
-        )
-        .bind(state)
-        .fetch_one(dispatcher)
-        .await?;
-        metrics::gauge!("gantry.dispatcher.tasks", "state" => state).set(count as f64);
-        runnable += if state == "leased" { 0 } else { count };
-        metrics::gauge!("gantry.dispatcher.oldest_task_seconds", "state" => state).set(age);
+    if uses(databases, roles, "dispatcher") {
+        tasks(databases.of("dispatcher")).await?;
     }
-    metrics::gauge!("gantry.dispatcher.runnable").set(runnable as f64);
-    let (jobs, tasks, classes): (i64, i64, i64) = sqlx::query_as(
-        "SELECT count(DISTINCT job_id), count(*), count(DISTINCT resource_class)
-         FROM dispatcher.tasks WHERE state IN ('waiting', 'queued')",
-    )
-    .fetch_one(dispatcher)
-    .await?;
-    for (of, count) in [("jobs", jobs), ("tasks", tasks), ("classes", classes)] {
-        metrics::gauge!("gantry.dispatcher.queue", "of" => of).set(count as f64);
+    if uses(databases, roles, "conductor") {
+        workflows(databases.of("conductor")).await?;
     }
-    for status in ["running", "failing", "on_hold", "queued"] {
-        let (count, age): (i64, f64) = sqlx::query_as(
-            "SELECT count(*), coalesce(extract(epoch FROM max(clock_timestamp() - created_at)), 0)::float8
-             FROM conductor.workflows WHERE ended_at IS NULL AND status = $1",
-        )
-        .bind(status)
-        .fetch_one(databases.of("conductor"))
-        .await?;
-        metrics::gauge!("gantry.conductor.workflows", "status" => status).set(count as f64);
-        metrics::gauge!("gantry.conductor.oldest_workflow_seconds", "status" => status).set(age);
-    }
-    for service in ROLES {
+    for service in ROLES.into_iter().filter(|service| uses(databases, roles, service)) {
         let schema = eventstore::schema_of(service);
         let sql = format!(
             "SELECT (SELECT count(*) FROM {schema}.dead_letters), (SELECT count(*) FROM {schema}.parked),
@@ -82,6 +54,50 @@ pub async fn count(databases: &Databases) -> anyhow::Result<()> {
         metrics::gauge!("gantry.bus.dead_letters_waiting", "service" => service).set(dead as f64);
         metrics::gauge!("gantry.bus.parked_waiting", "service" => service).set(parked as f64);
         metrics::gauge!("gantry.bus.oldest_dead_letter_seconds", "service" => service).set(age);
+    }
+    Ok(())
+}
+
+/// The dispatcher's queue.
+async fn tasks(pool: &PgPool) -> sqlx::Result<()> {
+    let mut runnable = 0;
+    for state in ["waiting", "queued", "leased"] {
+        let (count, age): (i64, f64) = sqlx::query_as(
+            "SELECT count(*), coalesce(extract(epoch FROM max(clock_timestamp() - created_at)), 0)::float8
+             FROM dispatcher.tasks WHERE state = $1",
+        )
+        .bind(state)
+        .fetch_one(pool)
+        .await?;
+        metrics::gauge!("gantry.dispatcher.tasks", "state" => state).set(count as f64);
+        runnable += if state == "leased" { 0 } else { count };
+        metrics::gauge!("gantry.dispatcher.oldest_task_seconds", "state" => state).set(age);
+    }
+    metrics::gauge!("gantry.dispatcher.runnable").set(runnable as f64);
+    let (jobs, tasks, classes): (i64, i64, i64) = sqlx::query_as(
+        "SELECT count(DISTINCT job_id), count(*), count(DISTINCT resource_class)
+         FROM dispatcher.tasks WHERE state IN ('waiting', 'queued')",
+    )
+    .fetch_one(pool)
+    .await?;
+    for (of, count) in [("jobs", jobs), ("tasks", tasks), ("classes", classes)] {
+        metrics::gauge!("gantry.dispatcher.queue", "of" => of).set(count as f64);
+    }
+    Ok(())
+}
+
+/// The conductor's workflows that go on.
+async fn workflows(pool: &PgPool) -> sqlx::Result<()> {
+    for status in ["running", "failing", "on_hold", "queued"] {
+        let (count, age): (i64, f64) = sqlx::query_as(
+            "SELECT count(*), coalesce(extract(epoch FROM max(clock_timestamp() - created_at)), 0)::float8
+             FROM conductor.workflows WHERE ended_at IS NULL AND status = $1",
+        )
+        .bind(status)
+        .fetch_one(pool)
+        .await?;
+        metrics::gauge!("gantry.conductor.workflows", "status" => status).set(count as f64);
+        metrics::gauge!("gantry.conductor.oldest_workflow_seconds", "status" => status).set(age);
     }
     Ok(())
 }

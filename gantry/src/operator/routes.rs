@@ -33,6 +33,8 @@ pub struct Operator {
     pub bus: Bus,
     /// The databases.
     pub databases: Databases,
+    /// Services of this process.
+    pub roles: Vec<&'static str>,
     /// The blobs, to be read only.
     pub blobs: Stored,
     /// The configuration in force.
@@ -111,7 +113,7 @@ async fn scrape(
     if !open {
         operator(&state, &headers).await?;
     }
-    if let Err(error) = gauges::count(&state.databases).await {
+    if let Err(error) = gauges::count(&state.databases, &state.roles).await {
         tracing::debug!("gauges were not counted: {error:#}");
     }
     let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
