@@ -164,7 +164,7 @@ impl Stack {
         for entry in fs::read_dir(self.folder.join("run"))? {
             let path = entry?.path();
             if let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".pid")) {
-                found.push((name.to_owned(), fs::read_to_string(&path)?.trim().parse()?));
+                found.push((name.to_owned(), self.pid(name)?));
             }
         }
         Ok(found)

@@ -27,9 +27,7 @@ pub async fn open(database: &Database, connections: u32, needed: Needed<'_>) -> 
     for (address, key, services) in addresses(database) {
         let options = options(&key, address)?;
         let pool = match needed {
-            Needed::Of(ours) if !ours.iter().any(|service| services.contains(service)) => {
-                lazy_pool(&options, connections)
-            }
+            Needed::Of(roles) if !holds(&services, roles) => lazy_pool(&options, connections),
             _ => connect(options, connections, needed)
                 .await
                 .with_context(|| format!("the database of {key} does not answer"))?,
@@ -43,7 +41,12 @@ pub async fn open(database: &Database, connections: u32, needed: Needed<'_>) -> 
 /// connection from everybody to everything is more than a server has.
 pub fn uses(databases: &Databases, roles: &[&str], service: &str) -> bool {
     let own = databases.own().iter().find(|own| own.services.contains(&service));
-    own.is_none_or(|own| own.services.iter().any(|service| roles.contains(service)))
+    own.is_none_or(|own| holds(&own.services, roles))
+}
+
+/// Whether one of these roles is in the database of these services.
+pub fn holds(services: &[&str], roles: &[&str]) -> bool {
+    services.iter().any(|service| roles.contains(service))
 }
 
 /// Each address that is not the common one, with the first key that names it and all services that are there.

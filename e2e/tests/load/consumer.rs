@@ -1,12 +1,9 @@
 //! A consumer that nothing waits for is away while very many events pass: nobody else is slower, and it catches up without a
 //! hole.
 
-use crate::world::{World, number};
+use crate::world::{PROBE, World, number};
 use anyhow::{Context, ensure};
-use gantry_e2e::{
-    ledger::{Fan, LIMIT},
-    until,
-};
+use gantry_e2e::{ledger::LIMIT, until};
 use serde_json::json;
 use std::{
     fs,
@@ -17,8 +14,6 @@ use std::{
 const OPTIONAL: [&str; 2] = ["projector", "test-results"];
 /// Jobs of a workflow that do nothing: each is told of, and none takes a slot.
 const JOBS: usize = 400;
-/// A job whose way through the suite is timed.
-const ONE: Fan = Fan { jobs: 1, lines: 1, between: "true", class: None, more: ("", "") };
 /// It may take so many times as long as before: what else this machine does is in both.
 const SLOWER: u32 = 4;
 
@@ -98,23 +93,18 @@ async fn ended(world: &World, pipeline: &str) -> anyhow::Result<()> {
         "SELECT count(*) FROM conductor.workflows WHERE pipeline_id = '{pipeline}' AND ended_at IS NOT NULL"
     );
     until("the workflow's end", LIMIT, || async {
-        let text = gantry_e2e::stack::run(&mut world.stack.psql_of("conductor", &ask)?).await?;
-        Ok((text.trim() == "1").then_some(()))
+        Ok((world.asked("conductor", &ask).await? == 1).then_some(()))
     })
     .await
 }
 
 /// From a push until the job's task is over, by the dispatcher's rows.
 async fn way_through(world: &World) -> anyhow::Result<Duration> {
-    let finished = "SELECT count(*) FROM dispatcher.tasks WHERE state = 'finished' AND status = 'success'";
-    let count = async || -> anyhow::Result<usize> {
-        let text = gantry_e2e::stack::run(&mut world.stack.psql_of("dispatcher", finished)?).await?;
-        Ok(text.trim().parse()?)
-    };
+    let count = async || world.finished_tasks("status = 'success'").await;
     let mut best = Duration::MAX;
     for _ in 0..5 {
         let project = world.project("way");
-        world.ledger.prepare(&project, &ONE).await?;
+        world.ledger.prepare(&project, &PROBE).await?;
         let (before, begun) = (count().await?, Instant::now());
         world.ledger.push_again(&world.suite, &project).await?;
         until("the task's end", LIMIT, || async { Ok((count().await? > before).then_some(())) }).await?;
@@ -128,8 +118,7 @@ async fn events(world: &World) -> anyhow::Result<u64> {
     let mut all = 0;
     for service in ["pipelines", "conductor", "dispatcher"] {
         let ask = format!("SELECT coalesce(max(seq), 0) FROM {service}.events");
-        let text = gantry_e2e::stack::run(&mut world.stack.psql_of(service, &ask)?).await?;
-        all += text.trim().parse::<u64>()?;
+        all += world.asked(service, &ask).await?;
     }
     Ok(all)
 }

@@ -17,30 +17,23 @@ pub async fn jobs_go_on_without_the_broker(world: &World) -> anyhow::Result<()> 
     // The first job of each, and as many of the others as are to run meanwhile.
     world.wait_begun(&load, 2 + at_once).await?;
     let running = world.begun(&load)?;
-    let before = (tasks(world, "true").await?, tasks(world, "status <> 'success'").await?);
+    let before = (world.finished_tasks("true").await?, world.finished_tasks("status <> 'success'").await?);
     world.stack.stop("rabbitmq", "TERM").await?;
     let begun = Instant::now();
     println!("  the broker is away at {running} jobs begun, for {} s", outage.as_secs());
     // The outage itself: what is looked at meanwhile must never fail.
     while begun.elapsed() < outage {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let badly = tasks(world, "status <> 'success'").await?;
+        let badly = world.finished_tasks("status <> 'success'").await?;
         ensure!(badly == before.1, "{} tasks ended badly", badly - before.1);
     }
     let meanwhile = world.begun(&load)?;
-    let ended = tasks(world, "true").await? - before.0;
+    let ended = world.finished_tasks("true").await? - before.0;
     println!("  {meanwhile} jobs had begun when it came back, {ended} tasks had finished");
-    ensure!(ended >= at_once, "only {ended} tasks finished while the broker was away");
+    ensure!(ended >= at_once as u64, "only {ended} tasks finished while the broker was away");
     world.stack.start("rabbitmq").await?;
     let back = Instant::now();
     world.judge(&load, 0).await?;
     println!("  all {} jobs were over {:.1} s after its return", 2 * fan.jobs, back.elapsed().as_secs_f64());
     until("new work", gantry_e2e::ledger::LIMIT, || async { world.probe().await.map(Some) }).await
-}
-
-/// How many tasks have ended so, by the dispatcher's rows: views may wait for the broker.
-async fn tasks(world: &World, so: &str) -> anyhow::Result<usize> {
-    let count = format!("SELECT count(*) FROM dispatcher.tasks WHERE state = 'finished' AND {so}");
-    let text = gantry_e2e::stack::run(&mut world.stack.psql_of("dispatcher", &count)?).await?;
-    Ok(text.trim().parse()?)
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use gantry_e2e::{
     Suite, binary,
     ledger::{Fan, LIMIT, Ledger},
-    stack::Stack,
+    stack::{Stack, run},
     until,
 };
 use std::{
@@ -110,6 +110,17 @@ impl World {
         until("a push", LIMIT, || async { self.ledger.push_again(&self.suite, project).await.map(Some) })
             .await?;
         Ok(())
+    }
+
+    /// What a service's database answers to a question for one number, as its owner knows it: views may be late.
+    pub async fn asked(&self, service: &str, question: &str) -> anyhow::Result<u64> {
+        Ok(run(&mut self.stack.psql_of(service, question)?).await?.trim().parse()?)
+    }
+
+    /// How many tasks have ended so, by the dispatcher's rows.
+    pub async fn finished_tasks(&self, so: &str) -> anyhow::Result<u64> {
+        let count = format!("SELECT count(*) FROM dispatcher.tasks WHERE state = 'finished' AND {so}");
+        self.asked("dispatcher", &count).await
     }
 
     /// How many jobs of a load have begun.

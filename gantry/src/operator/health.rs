@@ -1,5 +1,6 @@
 //! `/healthz`, `/readyz`, `/version` (reliability §12): open to everybody, since probes carry no token.
 
+use crate::databases::holds;
 use axum::{
     Json, Router,
     extract::State,
@@ -36,11 +37,10 @@ impl Health {
     /// The databases that this process's services are in, by name.
     fn needed(&self) -> impl Iterator<Item = (String, &PgPool)> {
         let own = self.databases.own();
-        let ours = |services: &[&str]| self.roles.iter().any(|role| services.contains(role));
         let alone = |role: &&'static str| own.iter().any(|own| own.services.contains(role));
         let common =
             (!self.roles.iter().all(alone)).then(|| ("database".to_owned(), self.databases.common()));
-        let own = own.iter().filter(move |own| ours(&own.services));
+        let own = own.iter().filter(|own| holds(&own.services, &self.roles));
         let own = own.map(|own| (format!("database of {}", own.services.join(", ")), &own.pool));
         common.into_iter().chain(own)
     }
