@@ -2,7 +2,7 @@
 //! kills at random lose nothing, and jobs go on while the message broker is away for long.
 //!
 //! Runs where `GANTRY_TEST_STACK` is set. `GANTRY_LOAD=share,rolling` picks parts, `GANTRY_LOAD=full` takes all of them with
-//! larger numbers, `full,storm` one of them so. `GANTRY_KILLS=20` says how often each process is killed in the storm, `GANTRY_SEEDS=7` replays one,
+//! larger numbers, `full,storm` one of them so. `GANTRY_KILLS=20` says how often each service is killed in the storm, `GANTRY_SEEDS=7` replays one,
 //! `GANTRY_OUTAGE=600` says for how many seconds the broker is away, `GANTRY_EVENTS=60000` how many events pass a consumer, and `GANTRY_OTHER_BIN` names the folder of the other
 //! build of an upgrade. `GANTRY_BIN` names the folder of the programs; it takes what `scripts/stack` takes.
 
@@ -25,7 +25,7 @@ use std::{
 };
 
 /// A part that does not end within it is broken.
-const LIMIT: Duration = Duration::from_secs(2400);
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// What a part does, and whether a short run has it.
 type Part = (&'static str, bool, for<'a> fn(&'a World) -> LocalBoxFuture<'a, anyhow::Result<()>>);

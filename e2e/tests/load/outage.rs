@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 /// Ten jobs side by side in each of two projects, which print for most of the outage: half a minute, or nine minutes.
 const SHORT: Fan = Fan { jobs: 12, lines: 100, between: "sleep 0.3", class: None, more: ("", "") };
-/// Of a class of which this machine can run twenty at once.
-const LONG: Fan = Fan { between: "sleep 5.4", class: Some("tiny"), ..SHORT };
+/// Of a class of which this machine can run twenty at once. Only what runs meanwhile takes long: not the first and the last.
+const LONG: Fan =
+    Fan { between: "case $CIRCLE_JOB in j0 | j11) ;; *) sleep 5.4 ;; esac", class: Some("tiny"), ..SHORT };
 
 pub async fn jobs_go_on_without_the_broker(world: &World) -> anyhow::Result<()> {
     let outage = Duration::from_secs(number("GANTRY_OUTAGE", world.pick(60, 600))?);

@@ -1,4 +1,4 @@
-//! Every process of every service and every server is killed again and again, at moments that a seed gives, while jobs run.
+//! Every service, each of its processes, and every server is killed again and again, at moments that a seed gives, while jobs run.
 
 use crate::world::{World, number};
 use anyhow::Context;
@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 /// Of five jobs each.
 const PROJECTS: usize = 40;
-const FAN: Fan = Fan { jobs: 5, lines: 30, between: "sleep 0.1", class: None, more: ("", "") };
+const SHORT: Fan = Fan { jobs: 5, lines: 30, between: "sleep 0.1", class: None, more: ("", "") };
+/// Two hundred jobs that run nearly as long as the storm.
+const LONG: Fan = Fan { between: "sleep 6", class: Some("tiny"), ..SHORT };
 /// Servers of the stack. A killed Nomad keeps its tasks; its clients are machines, which no storm takes away.
 const SERVERS: [&str; 8] = ["postgres", "redis", "rabbitmq", "s3", "vault", "mongo", "nomad", "haproxy"];
-/// Between two kills on the average: so that a run of two kills for each process takes two to three minutes.
+/// Between two kills on the average: so that a run of two kills for each service takes two minutes.
 const EVERY: Duration = Duration::from_millis(1_500);
 /// What is down comes back after this at most.
 const AWAY: Duration = Duration::from_millis(1_500);
@@ -27,9 +29,10 @@ struct Kill {
 }
 
 /// So many kills of each name, in an order and at moments that the seed gives.
-fn plan(names: &[String], kills: usize, seed: u64) -> Vec<Kill> {
+fn plan(names: &[(String, usize)], seed: u64) -> Vec<Kill> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut order: Vec<&String> = (0..kills).flat_map(|_| names).collect();
+    let mut order: Vec<&String> =
+        names.iter().flat_map(|(name, kills)| std::iter::repeat_n(name, *kills)).collect();
     random.shuffle(&mut order);
     let between = |random: &mut fastrand::Rng, most: Duration| {
         Duration::from_millis(random.u64(0..u64::try_from(most.as_millis()).unwrap_or(u64::MAX)))
@@ -55,16 +58,29 @@ pub async fn kills_lose_nothing(world: &World) -> anyhow::Result<()> {
 
 async fn storm(world: &World, kills: usize, seed: u64) -> anyhow::Result<()> {
     let stack = &world.stack;
-    let mut names: Vec<String> = stack.services()?.into_values().flatten().collect();
+    // So often each service, whichever of its processes.
+    let mut names: Vec<(String, usize)> = stack
+        .services()?
+        .into_values()
+        .flat_map(|processes| {
+            let each = kills.div_ceil(processes.len());
+            processes.into_iter().map(move |name| (name, each))
+        })
+        .collect();
     // Where MongoDB or Nomad are not part of the stack they are not killed.
     if world.full {
         // Their jobs are known to be lost when their leases have ended, after minutes.
-        names.push(AGENT.to_owned());
+        names.push((AGENT.to_owned(), kills));
     }
-    names.extend(SERVERS.iter().filter(|name| stack.has(name)).map(|name| (*name).to_owned()));
-    let plan = plan(&names, kills, seed);
-    println!("  seed {seed}: {} kills, {kills} of each of {} processes", plan.len(), names.len());
-    let load = world.push("storm", &FAN, PROJECTS).await?;
+    names.extend(SERVERS.iter().filter(|name| stack.has(name)).map(|name| ((*name).to_owned(), kills)));
+    let plan = plan(&names, seed);
+    println!(
+        "  seed {seed}: {} kills of {} processes, {kills} of each service and server",
+        plan.len(),
+        names.len()
+    );
+    let fan = world.pick(&SHORT, &LONG);
+    let load = world.push("storm", fan, PROJECTS).await?;
     world.wait_begun(&load, 1).await?;
     let (begun, mut agents) = (Instant::now(), 0);
     for kill in &plan {
@@ -88,7 +104,7 @@ async fn storm(world: &World, kills: usize, seed: u64) -> anyhow::Result<()> {
     world.all_ready().await?;
     let lost = world.judge(&load, agents).await?;
     world.probe().await?;
-    let jobs = load.projects.len() * FAN.jobs;
+    let jobs = load.projects.len() * fan.jobs;
     println!(
         "  {} kills in {:.1} s; {jobs} jobs, {lost} said to be lost, the others ran once with every byte; whole {:.1} s after the last kill",
         plan.len(),
