@@ -1,9 +1,10 @@
 //! A thin client of the public API.
 
 use crate::{Exit, Failure, place::Place};
+use backon::Retryable;
 use eventsource_stream::{Event, Eventsource};
 use futures::{Stream, StreamExt};
-use reqwest::{Method, Response};
+use reqwest::{Method, Response, header::RETRY_AFTER};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -12,6 +13,22 @@ use std::{
 
 /// A server that does not even accept a connection within this is not there.
 const CONNECT: Duration = Duration::from_secs(10);
+/// So often a request that was one too many is sent again.
+const TOO_EARLY_TIMES: usize = 3;
+/// No longer than this before each.
+const TOO_EARLY_MOST: Duration = Duration::from_secs(30);
+
+/// Why a request has no answer, and when to send it again if that may help.
+struct Refused {
+    failure: Failure,
+    wait: Option<Duration>,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self { failure, wait: None }
+    }
+}
 
 /// Text as a part of a query or path.
 pub fn encode(text: &str) -> String {
@@ -70,7 +87,16 @@ impl Client {
         self.certificate.as_deref()
     }
 
+    /// Sends a request, again where it came too early: then the server did nothing, and says when.
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response, Failure> {
+        let refused = (|| self.send_once(method.clone(), path, body))
+            .retry(backon::ConstantBuilder::default().with_max_times(TOO_EARLY_TIMES))
+            .when(|refused: &Refused| refused.wait.is_some())
+            .adjust(|refused, _| refused.wait);
+        refused.await.map_err(|refused| refused.failure)
+    }
+
+    async fn send_once(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response, Refused> {
         let mut request =
             self.http.request(method, format!("{}{path}", self.server)).header("Circle-Token", &self.token);
         if let Some(body) = body {
@@ -81,6 +107,9 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
+        let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let wait =
+            header.filter(|_| status == 429).map(|seconds| Duration::from_secs(seconds).min(TOO_EARLY_MOST));
         let text = response.text().await.unwrap_or_default();
         let said = serde_json::from_str::<Value>(&text).ok().and_then(|json| {
             ["message", "detail", "error", "title"]
@@ -88,7 +117,7 @@ impl Client {
                 .find_map(|key| json.get(key)?.as_str().map(str::to_owned))
         });
         let message = said.unwrap_or_else(|| format!("the server answered {status} to {path}"));
-        Err(Failure::new(Exit::of_http(status), message))
+        Err(Refused { failure: Failure::new(Exit::of_http(status), message), wait })
     }
 
     /// The causes say what the error itself does not: refused, unknown name, certificate not trusted.

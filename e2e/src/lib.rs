@@ -45,6 +45,10 @@ pub struct Suite {
     http: reqwest::Client,
 }
 
+/// One person asks for all tests at once, more than a person may.
+const UNLIMITED: [(&str, &str); 2] =
+    [("GANTRY_API_REQUESTS_PER_SECOND", "0"), ("GANTRY_API_CHANGES_PER_SECOND", "0")];
+
 /// The built `gantry`: `GANTRY_BIN`, else the one of the test profile.
 pub fn binary() -> PathBuf {
     let named = env::var_os("GANTRY_BIN").map(PathBuf::from);
@@ -78,6 +82,7 @@ impl Suite {
             .arg(data)
             .args(arguments)
             .env("GANTRY_EXECUTORS_DOCKER", "host")
+            .envs(UNLIMITED)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -110,7 +115,7 @@ impl Suite {
     pub async fn stack_with(environment: &[(&str, &OsStr)]) -> anyhow::Result<Self> {
         let script = stack_script();
         let mut begun = Command::new(&script);
-        begun.args(["up", "--json"]).envs(environment.iter().copied()).stdin(Stdio::null());
+        begun.args(["up", "--json"]).envs(UNLIMITED).envs(environment.iter().copied()).stdin(Stdio::null());
         let output = begun.output().await.with_context(|| script.display().to_string())?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "scripts/stack up failed: {said}");

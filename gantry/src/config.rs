@@ -16,7 +16,7 @@ pub use dispatcher::Dispatcher;
 pub use executors::{ContainerEngine, DockerPolicy, Executors, HostIsolation, ResourceClass, Ssh};
 pub use kept::{Disk, Logs, Retention, Stores};
 pub use load::{Invalid, Loaded};
-pub use server::{Agents, Keys, LogLines, MetricsFor, Server, Telemetry, Tls};
+pub use server::{Agents, Api, Keys, LogLines, MetricsFor, Server, Telemetry, Tls};
 pub use span::Span;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,8 @@ pub struct Config {
     pub agents: Agents,
     /// `[server]`
     pub server: Server,
+    /// `[api]`
+    pub api: Api,
     /// `[keys]`
     pub keys: Keys,
     /// `[tls]`

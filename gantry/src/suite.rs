@@ -272,7 +272,7 @@ impl Suite {
                     live,
                     secrets,
                     keys: keys.clone(),
-                    config: api::Config::new(place.url.clone(), layout.join("git")),
+                    config: edge(config, place),
                 },
                 stop,
             )
@@ -432,6 +432,16 @@ fn dispatching(config: &Config, docker: dispatcher::Docker) -> dispatcher::Confi
         classes: engine::classes(config),
         retention_sweep: config.retention.sweep.0,
         ..dispatcher::Config::default()
+    }
+}
+
+fn edge(config: &Config, place: &Place) -> api::Config {
+    let ours = &config.api;
+    api::Config {
+        requests: (ours.requests_per_second, ours.requests_burst),
+        changes: (ours.changes_per_second, ours.changes_burst),
+        max_streams: ours.max_streams,
+        ..api::Config::new(place.url.clone(), place.layout.join("git"))
     }
 }
 

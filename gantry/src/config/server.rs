@@ -43,6 +43,35 @@ impl Default for Server {
     }
 }
 
+/// `[api]`: what one person may ask of it. Who asks more is answered 429 with `Retry-After`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Api {
+    /// Requests of one person per second; 0: no limit.
+    pub requests_per_second: u32,
+    /// Of those, at once.
+    pub requests_burst: u32,
+    /// Changes that one person asks for per second: triggers, reruns, cancels, settings; 0: no limit.
+    pub changes_per_second: u32,
+    /// Of those, at once.
+    pub changes_burst: u32,
+    /// Live streams that are open at once, of everybody and each process.
+    pub max_streams: usize,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        let api::Config { requests, changes, max_streams, .. } = api::Config::new("", "");
+        Self {
+            requests_per_second: requests.0,
+            requests_burst: requests.1,
+            changes_per_second: changes.0,
+            changes_burst: changes.1,
+            max_streams,
+        }
+    }
+}
+
 /// `[keys]`: what the installation signs with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -5,7 +5,7 @@ mod topics;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use live::{Error, Live, Result, Subscription};
+use live::{Error, Live, Quota, Result, Subscription, Taken};
 use redis::{
     AsyncCommands, Client, Script,
     aio::{ConnectionManager, ConnectionManagerConfig},
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Milliseconds after which a bucket that never fills is forgotten.
 const DAY: u64 = 86_400_000;
 
-/// A token bucket, by the server's own clock. Returns 1 if there was a token.
+/// A token bucket, by the server's own clock. Returns 1 if there was a token, and what is left.
 static BUCKET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -44,7 +44,7 @@ static BUCKET: LazyLock<Script> = LazyLock::new(|| {
         local full = day
         if rate > 0 then full = math.min(day, (burst - tokens) / rate * 1000) end
         redis.call('PEXPIRE', KEYS[1], math.max(1, math.ceil(full)))
-        return allowed",
+        return {allowed, tostring(tokens)}",
     )
 });
 
@@ -124,17 +124,17 @@ impl Live for RedisLive {
         self.0.topics.subscribe(key(topic)).await
     }
 
-    async fn allow(&self, bucket: &str, burst: u32, per_second: f64) -> Result<bool> {
+    async fn take(&self, bucket: &str, quota: Quota) -> Result<Taken> {
         let mut commands = self.commands().await?;
-        let allowed: i64 = BUCKET
+        let (allowed, left): (i64, f64) = BUCKET
             .key(key(&format!("bucket:{bucket}")))
-            .arg(burst)
-            .arg(per_second.max(0.0))
+            .arg(quota.burst)
+            .arg(quota.per_second.max(0.0))
             .arg(DAY)
             .invoke_async(&mut commands)
             .await
             .map_err(away)?;
-        Ok(allowed == 1)
+        Ok(Taken { allowed: allowed == 1, left })
     }
 
     async fn touch(&self, place: &str, member: &str, ttl: Duration) -> Result<()> {

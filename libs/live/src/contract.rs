@@ -1,6 +1,6 @@
 //! What every adapter must do.
 
-use crate::{Live, Message};
+use crate::{Live, Message, Quota};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::time::Duration;
@@ -62,14 +62,19 @@ async fn a_slow_subscriber_learns_that_it_missed_something(live: &dyn Live) {
 }
 
 async fn buckets_hold_their_burst(live: &dyn Live) {
-    for _ in 0..3 {
-        assert!(live.allow("contract:slow-bucket", 3, 0.000_001).await.expect("answers"));
+    let take = async |bucket: &str, quota| live.take(bucket, quota).await.expect("answers");
+    let slow = Quota { burst: 3, per_second: 0.000_001 };
+    for left in [2, 1, 0] {
+        let taken = take("contract:slow-bucket", slow).await;
+        assert!(taken.allowed && (taken.left - f64::from(left)).abs() < 0.1, "{taken:?}");
     }
-    assert!(!live.allow("contract:slow-bucket", 3, 0.000_001).await.expect("answers"));
-    assert!(live.allow("contract:other-bucket", 3, 0.000_001).await.expect("answers"), "keys do not share");
-    assert!(live.allow("contract:fast-bucket", 1, 1000.0).await.expect("answers"));
+    let refused = take("contract:slow-bucket", slow).await;
+    assert!(!refused.allowed && refused.left < 0.1, "{refused:?}");
+    assert!(take("contract:other-bucket", slow).await.allowed, "keys do not share");
+    let fast = Quota { burst: 1, per_second: 1000.0 };
+    assert!(take("contract:fast-bucket", fast).await.allowed);
     let refilled = async {
-        while !live.allow("contract:fast-bucket", 1, 1000.0).await.expect("answers") {
+        while !take("contract:fast-bucket", fast).await.allowed {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };

@@ -33,6 +33,35 @@ pub enum Message {
 /// Messages of a topic from the moment of subscribing. Its end means: subscribe again and look at the truth.
 pub type Subscription = BoxStream<'static, Message>;
 
+/// The shape of a token bucket.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quota {
+    /// Tokens that it holds at most, and at first.
+    pub burst: u32,
+    /// Tokens that it gets back per second.
+    pub per_second: f64,
+}
+
+impl Quota {
+    /// How long a bucket with `left` tokens takes to have `wanted`; at most a day.
+    pub fn until(self, left: f64, wanted: f64) -> Duration {
+        let seconds = (wanted - left).max(0.0) / self.per_second.max(0.0);
+        Duration::try_from_secs_f64(seconds).unwrap_or(DAY).min(DAY)
+    }
+}
+
+/// A bucket that never fills is remembered for so long.
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// What a bucket answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Taken {
+    /// There was a token, and it is gone now.
+    pub allowed: bool,
+    /// Tokens and parts of one that are left.
+    pub left: f64,
+}
+
 /// The port.
 #[async_trait]
 pub trait Live: Send + Sync + fmt::Debug {
@@ -42,8 +71,8 @@ pub trait Live: Send + Sync + fmt::Debug {
     /// Listens. What is published after this returns arrives, in order per publisher, or is reported as missed.
     async fn subscribe(&self, topic: &str) -> Result<Subscription>;
 
-    /// Takes one token of a bucket that holds `burst` and refills at `per_second`; whether there was one.
-    async fn allow(&self, key: &str, burst: u32, per_second: f64) -> Result<bool>;
+    /// Takes one token of a bucket, if it has one.
+    async fn take(&self, bucket: &str, quota: Quota) -> Result<Taken>;
 
     /// Says that `member` is present under `key` for the next `ttl`.
     async fn touch(&self, key: &str, member: &str, ttl: Duration) -> Result<()>;

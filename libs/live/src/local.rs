@@ -1,6 +1,6 @@
 //! The in-process adapter.
 
-use crate::{Live, Message, Result, Subscription};
+use crate::{Live, Message, Quota, Result, Subscription, Taken};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -102,28 +102,27 @@ impl Live for LocalLive {
         Ok(messages.boxed())
     }
 
-    async fn allow(&self, key: &str, burst: u32, per_second: f64) -> Result<bool> {
+    async fn take(&self, bucket: &str, quota: Quota) -> Result<Taken> {
         let now = Instant::now();
-        let burst = f64::from(burst);
+        let burst = f64::from(quota.burst);
         let mut state = self.state();
         state.forget_stale(now);
-        let bucket = state.buckets.entry(key.to_owned()).or_insert(Bucket {
+        let bucket = state.buckets.entry(bucket.to_owned()).or_insert(Bucket {
             tokens: burst,
             filled_at: now,
             full_at: now,
         });
-        let refill = now.saturating_duration_since(bucket.filled_at).as_secs_f64() * per_second.max(0.0);
+        let refill =
+            now.saturating_duration_since(bucket.filled_at).as_secs_f64() * quota.per_second.max(0.0);
         bucket.tokens = (bucket.tokens + refill).min(burst);
         bucket.filled_at = now;
         let allowed = bucket.tokens >= 1.0;
         if allowed {
             bucket.tokens -= 1.0;
         }
-        // A bucket that is full again is as good as none; one that never fills is kept for a day.
-        let until_full = (burst - bucket.tokens) / per_second;
-        let day = Duration::from_secs(86_400);
-        bucket.full_at = now + Duration::try_from_secs_f64(until_full).unwrap_or(day).min(day);
-        Ok(allowed)
+        // A bucket that is full again is as good as none.
+        bucket.full_at = now + quota.until(bucket.tokens, burst);
+        Ok(Taken { allowed, left: bucket.tokens })
     }
 
     async fn touch(&self, key: &str, member: &str, ttl: Duration) -> Result<()> {

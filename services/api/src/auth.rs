@@ -62,7 +62,11 @@ where
         // A document of GraphQL comes by POST, and mostly only reads; its mutations ask for more.
         let reads = matches!(parts.method, Method::GET | Method::HEAD) || parts.uri.path() == "/graphql";
         let intent = if reads { Intent::Read } else { Intent::Change };
-        Self::who(&App::from_ref(state), &parts.headers, &parts.uri, intent).await
+        let app = App::from_ref(state);
+        let caller = Self::who(&app, &parts.headers, &parts.uri, intent).await?;
+        app.rates.request(caller.user.id, parts.extensions.get()).await?;
+        parts.extensions.insert(caller.clone());
+        Ok(caller)
     }
 }
 

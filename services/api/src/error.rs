@@ -7,6 +7,10 @@ use axum::{
 };
 use contracts::RequestError;
 use serde_json::json;
+use std::time::Duration;
+
+/// When to try again what may go at once.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Why a request has no answer. Shown as `{"message"}`.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub struct Fail {
     pub code: String,
     /// Text for people.
     pub message: String,
+    /// When to try again.
+    pub wait: Option<Duration>,
 }
 
 /// Result of a handler on a CircleCI route.
@@ -25,7 +31,8 @@ pub type Answer<T = Response> = Result<T, Fail>;
 impl Fail {
     /// With a status, a code and a text.
     pub fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), message: message.into() }
+        let again = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+        Self { status, code: code.to_owned(), message: message.into(), wait: again.then_some(SOON) }
     }
 
     /// 404.
@@ -43,6 +50,11 @@ impl Fail {
         Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "You must log in first.")
     }
 
+    /// 429.
+    pub fn rate_limited(message: impl Into<String>, wait: Duration) -> Self {
+        Self { wait: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message) }
+    }
+
     /// 403.
     pub fn forbidden() -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "Permission denied")
@@ -58,11 +70,12 @@ impl From<RequestError> for Fail {
                     "forbidden" => StatusCode::FORBIDDEN,
                     "unauthenticated" => StatusCode::UNAUTHORIZED,
                     "invalid" => StatusCode::BAD_REQUEST,
+                    "rate_limited" => StatusCode::TOO_MANY_REQUESTS,
                     "disk_full" => StatusCode::SERVICE_UNAVAILABLE,
                     "limit_reached" | "idempotency_key_reused" => StatusCode::UNPROCESSABLE_ENTITY,
                     _ => StatusCode::CONFLICT,
                 };
-                Self { status, code: refusal.code, message: refusal.message }
+                Self::new(status, &refusal.code, refusal.message)
             }
             unavailable @ (RequestError::NoResponder { .. }
             | RequestError::Unsent { .. }
@@ -104,13 +117,18 @@ impl From<eventstore::Error> for Fail {
 
 impl IntoResponse for Fail {
     fn into_response(self) -> Response {
-        let unavailable = self.status == StatusCode::SERVICE_UNAVAILABLE;
-        let mut response = (self.status, Json(json!({ "message": self.message }))).into_response();
-        if unavailable {
-            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-        }
-        response
+        let (status, wait) = (self.status, self.wait);
+        told_when(wait, (status, Json(json!({ "message": self.message }))).into_response())
     }
+}
+
+/// Adds `Retry-After`, in whole seconds.
+fn told_when(wait: Option<Duration>, mut response: Response) -> Response {
+    if let Some(wait) = wait {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.max(1).into());
+    }
+    response
 }
 
 /// The same, shown as RFC 9457.
@@ -125,7 +143,7 @@ impl<E: Into<Fail>> From<E> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Fail { status, code, message } = self.0;
+        let Fail { status, code, message, wait } = self.0;
         let body = json!({
             "type": "about:blank",
             "title": status.canonical_reason().unwrap_or("Error"),
@@ -133,6 +151,7 @@ impl IntoResponse for Problem {
             "code": code,
             "detail": message,
         });
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+        let content = [(header::CONTENT_TYPE, "application/problem+json")];
+        told_when(wait, (status, content, body.to_string()).into_response())
     }
 }

@@ -15,6 +15,7 @@ mod orchestration;
 mod page;
 mod path;
 mod policies;
+mod rates;
 mod restrictions;
 mod runners;
 mod setup;
@@ -138,6 +139,7 @@ fn router(app: App) -> Router {
         .merge(json)
         .merge(git)
         .with_state(app)
+        .layer(axum::middleware::from_fn(rates::told))
         .layer(axum::middleware::from_fn(traced::traced))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))

@@ -29,7 +29,7 @@ impl<E: Into<Fail>> From<E> for Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let Fail { status, code, message } = self.0;
+        let Fail { status, code, message, .. } = self.0;
         let status = if code == "too_large" { StatusCode::PAYLOAD_TOO_LARGE } else { status };
         (status, Json(json!({ "error": message }))).into_response()
     }

@@ -1,6 +1,6 @@
 //! What every handler has.
 
-use crate::{auth::Caller, error::Fail, store::Views};
+use crate::{auth::Caller, error::Fail, rates::Rates, store::Views};
 use blobs::Blobs;
 use bus::{AskOptions, Bus};
 use contracts::{Actor, RequestError, domain::User, request::Ask};
@@ -37,6 +37,10 @@ pub struct Config {
     pub decision_wait: Duration,
     /// Open live streams at most; beyond it a new one is refused.
     pub max_streams: usize,
+    /// Requests of one person: per second, and at once; 0 per second: no limit.
+    pub requests: (u32, u32),
+    /// Changes that one person asks for, likewise.
+    pub changes: (u32, u32),
     /// Shown by `/version`.
     pub version: String,
 }
@@ -49,6 +53,8 @@ impl Config {
             git_root: git_root.into(),
             decision_wait: Duration::from_secs(3),
             max_streams: 1000,
+            requests: (150, 300),
+            changes: (20, 60),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -78,6 +84,7 @@ pub struct Inner {
     pub config: Config,
     pub git: vcs::Git,
     pub live: Arc<dyn Live>,
+    pub rates: Rates,
     pub streams: Arc<Semaphore>,
     pub stop: CancellationToken,
     /// One at a time compares a repository's refs with what was delivered.
@@ -107,6 +114,7 @@ impl App {
             secrets: deps.secrets,
             blobs: deps.blobs,
             git: vcs::Git::new(&deps.config.git_root),
+            rates: Rates::new(Arc::clone(&deps.live), &deps.config),
             live: deps.live,
             streams: Arc::new(Semaphore::new(deps.config.max_streams)),
             config: deps.config,
@@ -205,6 +213,7 @@ impl App {
         if !caller.fresh {
             return Err(RequestError::NoResponder { service: "domain".to_owned() });
         }
+        self.rates.change(caller.user.id).await?;
         let options = AskOptions {
             deadline: Duration::from_secs(10),
             idempotency_key: caller.idempotency_key.clone(),

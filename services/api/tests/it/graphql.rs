@@ -249,40 +249,9 @@ async fn a_follower_goes_on_where_it_was() {
     assert!(!nothing.contains(&run.pipeline.to_string()), "{nothing}");
 }
 
-/// Live state that is away.
-#[derive(Debug)]
-struct NoLive;
-
-#[async_trait::async_trait]
-impl live::Live for NoLive {
-    async fn publish(&self, _: &str, _: bytes::Bytes) -> live::Result<()> {
-        Err(live::Error("away".to_owned()))
-    }
-
-    async fn subscribe(&self, _: &str) -> live::Result<live::Subscription> {
-        Err(live::Error("away".to_owned()))
-    }
-
-    async fn allow(&self, _: &str, _: u32, _: f64) -> live::Result<bool> {
-        Err(live::Error("away".to_owned()))
-    }
-
-    async fn touch(&self, _: &str, _: &str, _: Duration) -> live::Result<()> {
-        Err(live::Error("away".to_owned()))
-    }
-
-    async fn present(&self, _: &str) -> live::Result<Vec<String>> {
-        Err(live::Error("away".to_owned()))
-    }
-
-    async fn count(&self, _: &str, _: i64, _: Duration) -> live::Result<i64> {
-        Err(live::Error("away".to_owned()))
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn without_live_state_changes_are_told_later() {
-    let world = World::with_live(std::sync::Arc::new(NoLive)).await;
+    let world = World::with_live(std::sync::Arc::new(crate::world::NoLive)).await;
     let run = history(&world).await;
     let follow = async |query: &str, variables: Value| {
         let body = json!({ "query": query, "variables": variables }).to_string();

@@ -3,6 +3,7 @@
 mod configs;
 mod git;
 mod graphql;
+mod rates;
 mod rest;
 mod schema;
 mod setup;

@@ -233,6 +233,11 @@ impl World {
 
     /// With live state that projector and edge share.
     pub async fn with_live(live: Arc<dyn Live>) -> Self {
+        Self::with(live, |_| {}).await
+    }
+
+    /// The same with other settings.
+    pub async fn with(live: Arc<dyn Live>, set: impl FnOnce(&mut gantry_api::Config)) -> Self {
         let db = testkit::postgres().await;
         let bus = Bus::local(db.pool.clone());
         let stop = CancellationToken::new();
@@ -267,7 +272,8 @@ impl World {
         let git_root = tempfile::tempdir().unwrap();
         let keys = Keys::from_bytes([3; 32]);
         let secrets = Arc::new(secrets::Keyring::open_or_create(git_root.path().join("keyring")).unwrap());
-        let config = gantry_api::Config::new("http://gantry.test/", git_root.path().join("git"));
+        let mut config = gantry_api::Config::new("http://gantry.test/", git_root.path().join("git"));
+        set(&mut config);
         let blobs = blobs::FsBlobs::open(&git_root.path().join("blobs"), b"key").await.unwrap();
         let deps = gantry_api::Deps {
             pool: db.pool.clone(),
@@ -499,4 +505,35 @@ pub async fn history(world: &World) -> Run {
     })
     .await;
     run
+}
+
+/// Live state that is away.
+#[derive(Debug)]
+pub struct NoLive;
+
+#[async_trait]
+impl Live for NoLive {
+    async fn publish(&self, _: &str, _: bytes::Bytes) -> live::Result<()> {
+        Err(live::Error("away".to_owned()))
+    }
+
+    async fn subscribe(&self, _: &str) -> live::Result<live::Subscription> {
+        Err(live::Error("away".to_owned()))
+    }
+
+    async fn take(&self, _: &str, _: live::Quota) -> live::Result<live::Taken> {
+        Err(live::Error("away".to_owned()))
+    }
+
+    async fn touch(&self, _: &str, _: &str, _: std::time::Duration) -> live::Result<()> {
+        Err(live::Error("away".to_owned()))
+    }
+
+    async fn present(&self, _: &str) -> live::Result<Vec<String>> {
+        Err(live::Error("away".to_owned()))
+    }
+
+    async fn count(&self, _: &str, _: i64, _: std::time::Duration) -> live::Result<i64> {
+        Err(live::Error("away".to_owned()))
+    }
 }

@@ -1,0 +1,116 @@
+//! How often one person may ask and change (security §5.2): token buckets that all processes of the edge share.
+//! While live state is away each process counts for itself (reliability F26).
+
+use crate::{error::Fail, state::Config};
+use axum::{extract::Request, http::HeaderValue, middleware::Next, response::Response};
+use contracts::Refusal;
+use ids::UserId;
+use live::{Live, LocalLive, Quota, Taken};
+use std::{
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// After live state did not answer, it is not asked for so long: a request is not to wait for it.
+const LEFT_ALONE: Duration = Duration::from_secs(2);
+
+/// The buckets of everybody.
+pub struct Rates {
+    live: Arc<dyn Live>,
+    /// Of this process alone.
+    own: LocalLive,
+    away_until: Mutex<Option<Instant>>,
+    requests: Option<Quota>,
+    changes: Option<Quota>,
+}
+
+impl Rates {
+    /// As configured; a rate of 0 is no limit.
+    pub fn new(live: Arc<dyn Live>, config: &Config) -> Self {
+        let quota = |(per_second, burst): (u32, u32)| {
+            (per_second > 0).then(|| Quota { burst: burst.max(1), per_second: f64::from(per_second) })
+        };
+        let (requests, changes) = (quota(config.requests), quota(config.changes));
+        Self { live, own: LocalLive::new(), away_until: Mutex::default(), requests, changes }
+    }
+
+    /// Counts a request of a person, and notes for the answer how many are left.
+    ///
+    /// # Errors
+    /// 429 `rate_limited`: there were too many.
+    pub async fn request(&self, user: UserId, told: Option<&Told>) -> Result<(), Fail> {
+        let Some(quota) = self.requests else { return Ok(()) };
+        let taken = self.take("requests", user, quota).await;
+        if let Some(Told(slot)) = told {
+            // A request is counted once.
+            let _ = slot.set((quota, taken));
+        }
+        if taken.allowed {
+            return Ok(());
+        }
+        Err(Fail::rate_limited(too_many("requests", quota), quota.until(taken.left, 1.0)))
+    }
+
+    /// Counts a change that a person asks for.
+    ///
+    /// # Errors
+    /// `rate_limited`: there were too many.
+    pub async fn change(&self, user: UserId) -> Result<(), Refusal> {
+        let Some(quota) = self.changes else { return Ok(()) };
+        let taken = self.take("changes", user, quota).await;
+        if taken.allowed { Ok(()) } else { Err(Refusal::new("rate_limited", too_many("changes", quota))) }
+    }
+
+    async fn take(&self, what: &str, user: UserId, quota: Quota) -> Taken {
+        let bucket = format!("api:{what}:{user}");
+        let away = || self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = away().is_none_or(|until| until <= Instant::now());
+        if asked {
+            match self.live.take(&bucket, quota).await {
+                Ok(taken) => return taken,
+                Err(error) => {
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "each process counts for itself"
+                    );
+                    *away() = Some(Instant::now() + LEFT_ALONE);
+                }
+            }
+        }
+        // The process's own never fails.
+        self.own.take(&bucket, quota).await.unwrap_or(Taken { allowed: true, left: 0.0 })
+    }
+}
+
+fn too_many(what: &str, Quota { burst, per_second }: Quota) -> String {
+    format!(
+        "too many {what}: {per_second} per second and {burst} at once ([api] {what}_per_second, {what}_burst); try again later"
+    )
+}
+
+/// Where a request's count is noted for the answer's headers.
+#[derive(Clone, Default)]
+pub struct Told(Arc<OnceLock<(Quota, Taken)>>);
+
+/// Adds to an answer what its sender has left (api-v2 §0.3): `RateLimit-*`, and the same for the window of a second.
+pub async fn told(mut request: Request, next: Next) -> Response {
+    let told = Told::default();
+    request.extensions_mut().insert(told.clone());
+    let mut response = next.run(request).await;
+    if let Some((quota, taken)) = told.0.get() {
+        let reset = quota.until(taken.left, f64::from(quota.burst)).as_secs_f64().ceil();
+        let headers = response.headers_mut();
+        for (name, value) in [
+            ("ratelimit-limit", f64::from(quota.burst)),
+            ("ratelimit-remaining", taken.left.floor()),
+            ("ratelimit-reset", reset),
+            ("x-ratelimit-limit-second", quota.per_second),
+            ("x-ratelimit-remaining-second", taken.left.floor().min(quota.per_second)),
+        ] {
+            if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
+                headers.insert(name, value);
+            }
+        }
+    }
+    response
+}
