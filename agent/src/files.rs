@@ -5,6 +5,7 @@
 pub(crate) mod glob;
 mod list;
 
+use agent_api::stores::PART;
 use archive::{Limits, Roots, Source, frames};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -127,14 +128,48 @@ fn answer<W: Write>(ask: Ask, mut out: frames::Writer<W>) -> Result<(), Failed> 
 }
 
 fn checksum(path: &Path) -> Result<String, String> {
+    let mut whole = sha256();
+    read(path, |bytes| whole.update(bytes))?;
+    Ok(hex::encode(whole.finish()))
+}
+
+/// SHA-256 (hex) of a file, and of each of its parts as a large artifact is cut.
+fn checksums(path: &Path) -> Result<(String, Vec<String>), String> {
+    let (mut whole, mut part, mut length) = (sha256(), sha256(), 0);
+    let mut parts = Vec::new();
+    read(path, |mut bytes| {
+        whole.update(bytes);
+        while !bytes.is_empty() {
+            let room = usize::try_from(PART - length).unwrap_or(usize::MAX);
+            let (of_this, rest) = bytes.split_at(room.min(bytes.len()));
+            part.update(of_this);
+            length += of_this.len() as u64;
+            if length == PART {
+                parts.push(hex::encode(std::mem::replace(&mut part, sha256()).finish()));
+                length = 0;
+            }
+            bytes = rest;
+        }
+    })?;
+    if length > 0 {
+        parts.push(hex::encode(part.finish()));
+    }
+    Ok((hex::encode(whole.finish()), parts))
+}
+
+fn sha256() -> aws_lc_rs::digest::Context {
+    aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256)
+}
+
+/// All bytes of a file, some at a time.
+fn read(path: &Path, mut take: impl FnMut(&[u8])) -> Result<(), String> {
     let failed = |e: io::Error| format!("open {}: {}", path.display(), go_error(&e));
     let mut file = File::open(path).map_err(failed)?;
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     let mut buffer = vec![0; 128 << 10];
     loop {
         match file.read(&mut buffer).map_err(failed)? {
-            0 => return Ok(hex::encode(context.finish())),
-            n => context.update(&buffer[..n]),
+            0 => return Ok(()),
+            n => take(&buffer[..n]),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Which files a step means.
 
 use super::go_error;
+use agent_api::stores::MAX_PARTS;
 use archive::Source;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -19,6 +20,8 @@ pub(crate) struct Artifact {
     pub(crate) size: u64,
     /// SHA-256 (hex).
     pub(crate) sha256: String,
+    /// The same of each of its parts, if it can go in several.
+    pub(crate) parts: Vec<String>,
 }
 
 /// A file that may hold test results.
@@ -115,8 +118,9 @@ pub(super) fn artifacts(
     let artifacts = named.into_iter().map(|(source, name)| {
         let size =
             fs::metadata(&source).map_err(|e| format!("{}: {}", source.display(), go_error(&e)))?.len();
-        let sha256 = super::checksum(&source)?;
-        Ok(Artifact { source, name, size, sha256 })
+        let (sha256, parts) = super::checksums(&source)?;
+        let several = (2..=MAX_PARTS).contains(&parts.len());
+        Ok(Artifact { source, name, size, sha256, parts: if several { parts } else { Vec::new() } })
     });
     artifacts.collect()
 }

@@ -9,7 +9,8 @@ use crate::{
     steps::Runner,
 };
 use agent_api::stores::{
-    ArtifactUpload, ArtifactUploads, Committed, MAX_BATCH, ObjectsCommit, TestsUpload, Upload, Uploads,
+    ArtifactUpload, ArtifactUploads, Committed, MAX_BATCH, ObjectsCommit, PART, PartsWanted, TestsUpload,
+    Upload, Uploads,
 };
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
@@ -17,9 +18,14 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use std::io::{self, Write};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 /// Files up to this size are sent side by side; larger ones go through without being held.
 const SMALL: u64 = 1 << 20;
+/// Places of parts that are asked for at once: all are used long before their end.
+const PLACES: u32 = 16;
+/// Parts that are held, and sent side by side.
+const PARTS_HELD: usize = 2;
 /// Most bytes of reports, compressed, that are held before they are sent; the suite has the same limit.
 const MAX_REPORTS: u64 = 100 << 20;
 
@@ -43,23 +49,20 @@ impl Runner {
         }
         stream.note(&format!("Uploading {} to {}", place.display(), destination.unwrap_or(path)))?;
         for batch in artifacts.chunks(MAX_BATCH) {
-            let places = self.places_of(batch).await?;
-            let mut objects = Vec::with_capacity(batch.len());
-            let (mut small, mut large) = (Vec::new(), Vec::new());
-            for pair in batch.iter().zip(places) {
-                if pair.0.size <= SMALL { small.push(pair) } else { large.push(pair) }
-            }
+            let (small, large): (Vec<_>, Vec<_>) = batch.iter().partition(|artifact| artifact.size <= SMALL);
             if !small.is_empty() {
-                let ask = Ask::Send {
-                    files: small.iter().map(|(small, _)| (small.source.clone(), small.size)).collect(),
-                };
-                self.helper(&ask, stream, |ends| self.send_small(&small, ends)).await?;
-                objects.extend(small.iter().map(|(_, place)| place.object));
+                let places = self.places_of(&small).await?;
+                let objects = places.iter().map(|place| place.object).collect();
+                let files = small.iter().map(|small| (small.source.clone(), small.size)).collect();
+                let small: Vec<_> = small.into_iter().zip(places).collect();
+                self.helper(&Ask::Send { files }, stream, |ends| self.send_small(&small, ends)).await?;
+                self.commit(objects).await?;
             }
-            for (artifact, place) in large {
-                objects.push(self.send_large(artifact, place, stream).await?.object);
+            for artifact in large {
+                let object = self.send_large(artifact, stream).await?;
+                // Before the next is asked for: what the job has stored is what its limits are about.
+                self.commit(vec![object]).await?;
             }
-            let _: Committed = call(&self.control, "artifacts/commit", &ObjectsCommit { objects }).await?;
             for artifact in batch {
                 stream.note(&format!(
                     "  Uploading {} to {}: DONE",
@@ -71,13 +74,20 @@ impl Runner {
         Ok(())
     }
 
+    /// Makes what was uploaded visible.
+    async fn commit(&self, objects: Vec<Uuid>) -> Result<(), Failed> {
+        let _: Committed = call(&self.control, "artifacts/commit", &ObjectsCommit { objects }).await?;
+        Ok(())
+    }
+
     /// Where these are to be put.
-    async fn places_of(&self, artifacts: &[Artifact]) -> Result<Vec<Upload>, Failed> {
+    async fn places_of(&self, artifacts: &[&Artifact]) -> Result<Vec<Upload>, Failed> {
         let files = artifacts.iter().map(|artifact| ArtifactUpload {
             // Names are shown to everybody who may see the job (security §4.5).
             path: self.output.mask(&artifact.name),
             size: artifact.size,
             sha256: artifact.sha256.clone(),
+            parts: artifact.parts.clone(),
         });
         let ask = ArtifactUploads { files: files.collect() };
         let Uploads { uploads } = call(&self.control, "artifacts/uploads", &ask).await?;
@@ -99,16 +109,17 @@ impl Runner {
         Ok(())
     }
 
-    /// Sends a file that is not held: a try that fails begins anew, at a new place. Where it lies in the end.
-    async fn send_large(
-        &self,
-        artifact: &Artifact,
-        mut place: Upload,
-        stream: &mut Stream,
-    ) -> Result<Upload, Failed> {
+    /// Sends a file that is not held as a whole. What it is called in the end.
+    async fn send_large(&self, artifact: &Artifact, stream: &mut Stream) -> Result<Uuid, Failed> {
         let ask = Ask::Send { files: vec![(artifact.source.clone(), artifact.size)] };
         let mut pauses = pauses(&self.control);
         loop {
+            let place = self.places_of(&[artifact]).await?.into_iter().next().ok_or_else(no_place)?;
+            if place.in_parts {
+                self.helper(&ask, stream, |ends| self.send_parts(artifact, place.object, ends)).await?;
+                return Ok(place.object);
+            }
+            // In one request: a try that fails begins anew, at a new place.
             let sent = self.helper(&ask, stream, |ends| async {
                 let (from, reading) = pieces(ends);
                 let mut from = Pieces { from, rest: Bytes::new() };
@@ -119,7 +130,7 @@ impl Runner {
                 Ok(sent)
             });
             match sent.await? {
-                Ok(()) => return Ok(place),
+                Ok(()) => return Ok(place.object),
                 Err(failure) => match pauses.next() {
                     Some(pause) if failure.is_temporary() => {
                         tracing::debug!(error = %failure, "an artifact is sent again");
@@ -128,9 +139,36 @@ impl Runner {
                     _ => return Err(Failed::Told(format!("{}: {failure}", artifact.source.display()))),
                 },
             }
-            let places = self.places_of(std::slice::from_ref(artifact)).await?;
-            place = places.into_iter().next().ok_or_else(no_place)?;
         }
+    }
+
+    /// Sends a file part by part: of what breaks off, the part alone goes again (reliability §8.4).
+    async fn send_parts(&self, artifact: &Artifact, object: Uuid, ends: Ends) -> Result<(), Failed> {
+        let (from, reading) = pieces(ends);
+        let mut from = Pieces { from, rest: Bytes::new() };
+        let (mut left, mut at) = (artifact.size, 0);
+        let mut sending = stream::FuturesUnordered::new();
+        while left > 0 {
+            let ask = PartsWanted { object, from: at, count: PLACES };
+            let Uploads { uploads } = call(&self.control, "artifacts/parts", &ask).await?;
+            at += PLACES;
+            if uploads.is_empty() {
+                return Err(no_place());
+            }
+            for place in uploads {
+                let part = from.whole(left.min(PART)).await?;
+                left -= part.len() as u64;
+                sending.push(async move { put(&self.control, &place, part).await });
+                if sending.len() == PARTS_HELD {
+                    sending.next().await.transpose()?;
+                }
+            }
+        }
+        while let Some(sent) = sending.next().await {
+            sent?;
+        }
+        reading.await.map_err(io::Error::other)??;
+        Ok(())
     }
 
     pub(super) async fn store_test_results(&self, path: &str, stream: &mut Stream) -> Result<(), Failed> {

@@ -21,9 +21,11 @@ pub const FAN: Fan = Fan {
     class: None,
     more: (
         ", context: matrix",
-        "run: test \"$WORD\" = a-value && echo kept > kept\n      - store_artifacts: { path: kept }",
+        "run: test \"$WORD\" = a-value && seq 1250000 > kept\n      - store_artifacts: { path: kept }",
     ),
 };
+/// Lines of the file that is kept: it goes in two parts.
+const KEPT: u32 = 1_250_000;
 /// What shows that the suite works again.
 const PROBE: Fan = Fan { jobs: 1, lines: 1, between: "true", class: None, more: ("", "") };
 /// A request that nobody answers is given up.
@@ -375,7 +377,12 @@ impl<'a> Case<'a> {
         let url = artifacts.first().and_then(|artifact| artifact["url"].as_str()).context("no artifact")?;
         let path = url.strip_prefix(&self.world.suite.url).unwrap_or(url);
         let bytes = self.world.suite.bytes(path).await?;
-        ensure!(bytes == b"kept\n", "the artifact of {project} is {:?}", String::from_utf8_lossy(&bytes));
+        let wanted: String = (1..=KEPT).map(|line| format!("{line}\n")).collect();
+        ensure!(
+            bytes == wanted.as_bytes(),
+            "the artifact of {project} is other bytes, {} of them",
+            bytes.len()
+        );
         Ok(())
     }
 

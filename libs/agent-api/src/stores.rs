@@ -12,6 +12,7 @@
 //! | `POST stores/chunks/uploads` [`ChunkUploads`] → [`Uploads`] | where to put them |
 //! | `POST stores/chunks/downloads` [`ChunkDownloads`] → [`Downloads`] | where to get those of an archive |
 //! | `POST stores/artifacts/uploads` [`ArtifactUploads`] → [`Uploads`] | where to put artifacts |
+//! | `POST stores/artifacts/parts` [`PartsWanted`] → [`Uploads`] | where to put parts of a large one |
 //! | `POST stores/artifacts/commit` [`ObjectsCommit`] → [`Committed`] | makes them visible |
 //! | `POST stores/tests/upload` [`TestsUpload`] → [`Uploads`] | where to put an archive of reports |
 //! | `POST stores/tests/commit` [`ObjectsCommit`] → [`Committed`] | hands it on to be read |
@@ -28,8 +29,12 @@ use uuid::Uuid;
 
 /// Longest cache key in characters.
 pub const MAX_KEY: usize = 900;
-/// Most chunks, or artifacts, of one request.
+/// Most chunks, artifacts or parts of one request.
 pub const MAX_BATCH: usize = 128;
+/// Bytes of each part of a large artifact but the last, which has the rest.
+pub const PART: u64 = 8 << 20;
+/// Parts that are announced at most, so that they fit into one request; what has more goes as a whole.
+pub const MAX_PARTS: usize = 8192;
 
 /// Asks for exactly one key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -205,11 +210,14 @@ pub struct Uploads {
 pub struct Upload {
     /// Its name, for the commit.
     pub object: Uuid,
-    /// Takes a `PUT`.
+    /// Takes a `PUT`; empty where it goes in parts.
     pub url: String,
     /// Headers that a store outside of the suite wants to see, as they stand here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
+    /// It goes in the parts that were announced: ask for their places. They are put together by the commit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_parts: bool,
 }
 
 /// Asks where the chunks of an archive are.
@@ -260,6 +268,20 @@ pub struct ArtifactUpload {
     pub size: u64,
     /// SHA-256 (hex).
     pub sha256: String,
+    /// SHA-256 (hex) of each part of [`PART`] bytes, if there are several: it can go in parts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
+}
+
+/// Asks where to put parts of an artifact, each a place of its own for exactly the announced bytes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PartsWanted {
+    /// Which artifact: one whose [`Upload::in_parts`] is set.
+    pub object: Uuid,
+    /// First part, from 0.
+    pub from: u32,
+    /// How many; at most [`MAX_BATCH`].
+    pub count: u32,
 }
 
 /// Makes uploaded objects visible.

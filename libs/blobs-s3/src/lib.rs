@@ -5,16 +5,18 @@
 //!
 //! An object's name is the blob's key and a `!`, which no key has: so that no object is the folder of another, which
 //! stores over file systems refuse. The digest of a blob that a service wrote lies in its metadata; of one that came
-//! by presigned URL the store keeps the checksum that it verified.
+//! by presigned URL the store keeps the checksum that it verified; of one that came in parts so, the digest of theirs lies in its
+//! metadata.
 
 mod audit;
+mod parts;
 mod read;
 mod stale;
 mod store;
 mod write;
 
 use async_trait::async_trait;
-use blobs::{Blobs, Body, Digest, Get, Key, Meta, Method, Put, Result, Signed};
+use blobs::{Blobs, Body, Digest, Get, InParts, Key, Meta, Method, Put, Result, Signed};
 use chrono::{DateTime, Utc};
 use rusty_s3::{Bucket, Credentials, UrlStyle, actions::S3Action};
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
@@ -146,6 +148,10 @@ impl Blobs for S3Blobs {
 
     async fn delete(&self, key: &Key) -> Result<bool> {
         self.0.delete(key).await
+    }
+
+    fn in_parts(&self) -> Option<&dyn InParts> {
+        Some(self)
     }
 
     fn sign(&self, key: &Key, method: Method, expires: DateTime<Utc>) -> Signed {

@@ -1,8 +1,8 @@
 //! Reading and removing.
 
-use crate::store::{self, Failure, Store};
+use crate::store::{self, Failure, Identity, Store};
 use aws_lc_rs::digest::{Context, SHA256};
-use blobs::{Body, Digest, Error, Get, Key, Meta, Result};
+use blobs::{Body, Error, Get, Key, Meta, PART, Result};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::{Response, StatusCode, header};
@@ -37,8 +37,8 @@ impl Store {
         };
         let size = length(&response).ok_or_else(|| Error::Damaged(key.clone()))?;
         // Something that neither a service nor a presigned URL of ours has put there.
-        let sha256 = store::digest(response.headers()).ok_or_else(|| Error::Damaged(key.clone()))?;
-        Ok(Some(Meta { size, sha256 }))
+        let identity = Identity::of(response.headers()).ok_or_else(|| Error::Damaged(key.clone()))?;
+        Ok(Some(Meta { size, sha256: identity.sha256() }))
     }
 
     async fn known(&self, key: &Key) -> Result<Meta> {
@@ -68,9 +68,9 @@ impl Store {
         let sent = self.send(&store::own(action, vec![with_checksum()]), Bytes::new()).await;
         let response = sent.map_err(|failure| failed(key, failure))?;
         let size = length(&response).ok_or_else(|| Error::Damaged(key.clone()))?;
-        let sha256 = store::digest(response.headers()).ok_or_else(|| Error::Damaged(key.clone()))?;
-        let body = verified(key.clone(), sha256, pieces(response));
-        Ok(Get { meta: Meta { size, sha256 }, range: 0..size, body })
+        let identity = Identity::of(response.headers()).ok_or_else(|| Error::Damaged(key.clone()))?;
+        let body = verified(key.clone(), identity, pieces(response));
+        Ok(Get { meta: Meta { size, sha256: identity.sha256() }, range: 0..size, body })
     }
 
     async fn part(&self, key: &Key, range: Range<u64>) -> Result<Get> {
@@ -89,8 +89,8 @@ impl Store {
             Err(failure) => return Err(failed(key, failure)),
         };
         let size = total(&response).ok_or_else(|| io::Error::other("the store does not serve ranges"))?;
-        let meta = match store::digest(response.headers()) {
-            Some(sha256) => Meta { size, sha256 },
+        let meta = match Identity::of(response.headers()) {
+            Some(identity) => Meta { size, sha256: identity.sha256() },
             None => self.known(key).await?,
         };
         Ok(Get { meta, range: range.start..range.end.min(size), body: pieces(response) })
@@ -125,15 +125,65 @@ fn pieces(response: Response) -> Body {
     response.bytes_stream().map_err(|error| io::Error::other(error.without_url())).boxed()
 }
 
-/// Ends with an error if the bytes are not those of the digest (reliability F32).
-fn verified(key: Key, expected: Digest, body: Body) -> Body {
-    stream::try_unfold((body, Context::new(&SHA256), key), move |(mut body, mut hasher, key)| async move {
+/// Hashes a body as its identity was made.
+struct Hasher {
+    identity: Identity,
+    /// Of the whole, or of the part that is read.
+    bytes: Context,
+    /// Bytes of that part, and digests of those before it.
+    part: u64,
+    parts: Context,
+}
+
+impl Hasher {
+    fn new(identity: Identity) -> Self {
+        Self { identity, bytes: Context::new(&SHA256), part: 0, parts: Context::new(&SHA256) }
+    }
+
+    fn update(&mut self, mut piece: &[u8]) {
+        if let Identity::Whole(_) = self.identity {
+            return self.bytes.update(piece);
+        }
+        while !piece.is_empty() {
+            let room = usize::try_from(PART - self.part).unwrap_or(usize::MAX);
+            let (of_this, rest) = piece.split_at(room.min(piece.len()));
+            self.bytes.update(of_this);
+            self.part += of_this.len() as u64;
+            if self.part == PART {
+                self.next_part();
+            }
+            piece = rest;
+        }
+    }
+
+    fn next_part(&mut self) {
+        let ended = std::mem::replace(&mut self.bytes, Context::new(&SHA256));
+        self.parts.update(ended.finish().as_ref());
+        self.part = 0;
+    }
+
+    fn ends_right(mut self) -> bool {
+        match self.identity {
+            Identity::Whole(expected) => self.bytes.finish().as_ref() == expected,
+            Identity::Parts(expected) => {
+                if self.part > 0 {
+                    self.next_part();
+                }
+                self.parts.finish().as_ref() == expected
+            }
+        }
+    }
+}
+
+/// Ends with an error if the bytes are not those of the identity (reliability F32).
+fn verified(key: Key, expected: Identity, body: Body) -> Body {
+    stream::try_unfold((body, Hasher::new(expected), key), |(mut body, mut hasher, key)| async move {
         match body.try_next().await? {
             Some(piece) => {
                 hasher.update(&piece);
                 Ok(Some((piece, (body, hasher, key))))
             }
-            None if hasher.finish().as_ref() == expected => Ok(None),
+            None if hasher.ends_right() => Ok(None),
             None => Err(io::Error::new(io::ErrorKind::InvalidData, Error::Damaged(key))),
         }
     })

@@ -13,6 +13,9 @@ pub(crate) const CHECKSUM: &str = "x-amz-checksum-sha256";
 /// Header of the digest that we keep beside the object.
 pub(crate) const META: &str = "x-amz-meta-sha256";
 
+/// Header of the digest of parts' digests, of an object that agents sent in parts.
+pub(crate) const PARTS: &str = "x-amz-meta-parts-sha256";
+
 /// Reliability §11: connecting takes 2 s at most.
 const CONNECT: Duration = Duration::from_secs(2);
 /// A store that sends nothing for so long is away. Longer than a part of an upload should take.
@@ -123,11 +126,29 @@ pub(crate) fn checksum(sha256: &Digest) -> String {
     B64.encode(sha256)
 }
 
-/// What the headers say of the whole object's digest. That of a part or of parts' digests is none.
-pub(crate) fn digest(headers: &HeaderMap) -> Option<Digest> {
-    let text = |name| headers.get(name)?.to_str().ok();
-    let ours = text(META).and_then(|text| hex::decode(text).ok());
-    ours.or_else(|| B64.decode(text(CHECKSUM)?).ok())?.try_into().ok()
+/// What an object's bytes are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// The digest of all of them.
+    Whole(Digest),
+    /// The digest of the digests of its parts.
+    Parts(Digest),
+}
+
+impl Identity {
+    /// As the headers say. What the store says of parts by itself is none: it does not tell how they were cut.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = |name| headers.get(name)?.to_str().ok();
+        let ours = |name| text(name).and_then(|text| hex::decode(text).ok()?.try_into().ok());
+        let theirs = || B64.decode(text(CHECKSUM)?).ok()?.try_into().ok();
+        ours(PARTS).map(Self::Parts).or_else(|| ours(META).or_else(theirs).map(Self::Whole))
+    }
+
+    pub(crate) fn sha256(self) -> Digest {
+        match self {
+            Self::Whole(sha256) | Self::Parts(sha256) => sha256,
+        }
+    }
 }
 
 impl Store {

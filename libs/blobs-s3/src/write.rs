@@ -19,7 +19,7 @@ fn first() -> (String, String) {
     ("if-none-match".to_owned(), "*".to_owned())
 }
 
-fn header(name: &str, value: impl Into<String>) -> (String, String) {
+pub(crate) fn header(name: &str, value: impl Into<String>) -> (String, String) {
     (name.to_owned(), value.into())
 }
 
@@ -56,9 +56,9 @@ impl Parts {
 }
 
 /// A part that is stored.
-struct Sent {
-    etag: String,
-    checksum: String,
+pub(crate) struct Sent {
+    pub(crate) etag: String,
+    pub(crate) checksum: String,
 }
 
 impl Store {
@@ -70,7 +70,7 @@ impl Store {
             return self.put_whole(key, part, meta).await;
         }
         let name = store::name(key);
-        let upload = self.create(&name, announced).await?;
+        let upload = self.create(&name, header(META, hex::encode(announced))).await?;
         let stored = self.put_parts(key, &upload, part, parts, announced).await;
         if !matches!(stored, Ok(Put::Stored(_))) {
             self.abort(&name, &upload).await;
@@ -93,7 +93,7 @@ impl Store {
     }
 
     /// Another writer was first, or this was repeated after its answer was lost.
-    async fn lost(&self, key: &Key, failure: Failure) -> Result<Put> {
+    pub(crate) async fn lost(&self, key: &Key, failure: Failure) -> Result<Put> {
         match failure.status() {
             Some(StatusCode::PRECONDITION_FAILED | StatusCode::NOT_FOUND | StatusCode::CONFLICT) => {
                 self.head(key).await?.map(Put::AlreadyExists).ok_or_else(|| io::Error::from(failure).into())
@@ -102,10 +102,10 @@ impl Store {
         }
     }
 
-    async fn create(&self, name: &str, announced: Digest) -> Result<String> {
+    /// Begins an upload in parts of an object that will have this in its metadata.
+    pub(crate) async fn create(&self, name: &str, identity: (String, String)) -> Result<String> {
         let action = self.bucket.create_multipart_upload(Some(&self.credentials), name);
-        let headers =
-            vec![header("x-amz-checksum-algorithm", "SHA256"), header(META, hex::encode(announced))];
+        let headers = vec![header("x-amz-checksum-algorithm", "SHA256"), identity];
         let response =
             self.send(&store::own(action, headers), Bytes::new()).await.map_err(io::Error::from)?;
         let text = response.text().await.map_err(|error| io::Error::other(error.without_url()))?;
@@ -153,7 +153,7 @@ impl Store {
         Ok(Sent { etag, checksum })
     }
 
-    async fn complete(&self, name: &str, upload: &str, sent: &[Sent]) -> Result<(), Failure> {
+    pub(crate) async fn complete(&self, name: &str, upload: &str, sent: &[Sent]) -> Result<(), Failure> {
         let mut body = String::from("<CompleteMultipartUpload>");
         for (number, Sent { etag, checksum }) in (1..).zip(sent) {
             let etag = etag.replace('"', "&quot;");

@@ -13,11 +13,13 @@ mod audit;
 pub mod contract;
 mod fs;
 mod http;
+mod parts;
 pub mod text;
 
 pub use audit::Damage;
 pub use fs::FsBlobs;
 pub use http::disposition;
+pub use parts::{Announced, InParts, MAX_PARTS, PART, incomplete};
 
 /// A body in pieces.
 pub type Body = BoxStream<'static, io::Result<Bytes>>;
@@ -38,7 +40,7 @@ pub enum Error {
     Mismatch {
         /// Which blob.
         key: Key,
-        /// `size` or `digest`.
+        /// `size`, `digest` or `number of parts`.
         what: &'static str,
         /// What was announced.
         announced: String,
@@ -108,7 +110,7 @@ impl FromStr for Key {
 pub struct Meta {
     /// Bytes.
     pub size: u64,
-    /// SHA-256 of them.
+    /// SHA-256 of them; of what came in parts, see [`Announced::sha256`].
     pub sha256: Digest,
 }
 
@@ -205,6 +207,11 @@ pub trait Blobs: Send + Sync + fmt::Debug {
 
     /// Removes a blob; whether there was one.
     async fn delete(&self, key: &Key) -> Result<bool>;
+
+    /// Uploads in parts; `None`: this store takes everything in one request.
+    fn in_parts(&self) -> Option<&dyn InParts> {
+        None
+    }
 
     /// Allows one operation until `expires`.
     fn sign(&self, key: &Key, method: Method, expires: DateTime<Utc>) -> Signed;

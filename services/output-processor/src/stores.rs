@@ -50,6 +50,7 @@ pub(crate) fn router() -> Router<Arc<Hub>> {
         .route(&at("chunks/uploads"), post(|s, p, r| answer(s, p, r, chunks::uploads)))
         .route(&at("chunks/downloads"), post(|s, p, r| answer(s, p, r, chunks::downloads)))
         .route(&at("artifacts/uploads"), post(|s, p, r| answer(s, p, r, artifacts::uploads)))
+        .route(&at("artifacts/parts"), post(|s, p, r| answer(s, p, r, artifacts::parts)))
         .route(&at("artifacts/commit"), post(|s, p, r| answer(s, p, r, artifacts::commit)))
         .route(&at("tests/upload"), post(|s, p, r| answer(s, p, r, reports::upload)))
         .route(&at("tests/commit"), post(|s, p, r| answer(s, p, r, reports::commit)))

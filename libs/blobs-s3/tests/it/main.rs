@@ -1,6 +1,6 @@
 //! The adapter on a real S3 store.
 
-use blobs::{Blobs, Error, Key, Method, Put, Signed, body, digest};
+use blobs::{Announced, Blobs, Error, Key, Method, PART, Put, Signed, body, digest};
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
@@ -37,8 +37,8 @@ fn key(text: &str) -> Key {
 }
 
 /// What a holder of the permission gets: status and body.
-async fn present(method: reqwest::Method, signed: &Signed, content: &'static [u8]) -> (u16, Vec<u8>) {
-    let mut request = reqwest::Client::new().request(method, &signed.url).body(content);
+async fn present(method: reqwest::Method, signed: &Signed, content: &[u8]) -> (u16, Vec<u8>) {
+    let mut request = reqwest::Client::new().request(method, &signed.url).body(content.to_vec());
     // The length is the client's own to send.
     for (name, value) in signed.headers.iter().filter(|(name, _)| name != "content-length") {
         request = request.header(name, value);
@@ -141,6 +141,65 @@ async fn a_signed_upload_takes_the_announced_bytes_and_nothing_else() {
     let part = blobs.get(&object, Some(1..3)).await.unwrap();
     assert_eq!(part.meta.sha256, digest(b"hello"));
     assert_eq!(part.bytes().await.unwrap(), b"el");
+}
+
+#[tokio::test]
+async fn signed_parts_become_one_blob_when_all_are_there() {
+    let Some((blobs, _)) = store().await else { return };
+    let content: Vec<u8> = (0..2 * PART + 5).map(|n| (n % 251) as u8).collect();
+    let pieces: Vec<&[u8]> = content.chunks(usize::try_from(PART).unwrap()).collect();
+    let digests = pieces.iter().map(|piece| digest(piece)).collect();
+    let announced = Announced::new(content.len() as u64, digests).unwrap();
+    let (object, later) = (key("stores/parts"), Utc::now() + TimeDelta::minutes(5));
+    let parts = blobs.in_parts().expect("the store takes parts");
+    let upload = parts.begin(&object, &announced).await.unwrap();
+    let put = async |at: usize, content: &[u8]| {
+        let signed = parts.sign_part(&object, &upload, &announced, at, later).unwrap();
+        present(reqwest::Method::PUT, &signed, content).await.0
+    };
+
+    let mut other = pieces[1].to_vec();
+    other[7] ^= 1;
+    assert_ne!(put(1, &other).await, 200, "other bytes");
+    assert_ne!(put(2, &pieces[2][..4]).await, 200, "fewer bytes");
+    assert_ne!(put(0, pieces[1]).await, 200, "another part");
+    assert!(parts.sign_part(&object, &upload, &announced, 3, later).is_none());
+    // Out of order, and one of them twice.
+    for at in [2, 0, 2] {
+        assert_eq!(put(at, pieces[at]).await, 200);
+    }
+    let early = parts.finish(&object, &upload, &announced).await;
+    assert!(matches!(early, Err(Error::Mismatch { what: "number of parts", .. })), "{early:?}");
+    assert_eq!(blobs.head(&object).await.unwrap(), None, "nothing is visible yet");
+    assert_eq!(put(1, pieces[1]).await, 200);
+    let whole = parts.finish(&object, &upload, &announced).await.unwrap();
+    assert!(matches!(whole, Put::Stored(_)), "{whole:?}");
+
+    let meta = blobs.head(&object).await.unwrap().unwrap();
+    assert_eq!((meta.size, meta.sha256), (announced.size(), announced.sha256()));
+    assert_eq!(whole.meta(), meta);
+    assert_eq!(blobs.get(&object, None).await.unwrap().bytes().await.unwrap(), content);
+    let middle = blobs.get(&object, Some(PART - 2..PART + 2)).await.unwrap().bytes().await.unwrap();
+    let cut = usize::try_from(PART).unwrap();
+    assert_eq!(middle, content[cut - 2..cut + 2]);
+    // An answer that was lost is asked for again.
+    let again = parts.finish(&object, &upload, &announced).await.unwrap();
+    assert!(matches!(again, Put::AlreadyExists(same) if same == meta), "{again:?}");
+    assert_eq!(blobs.abort_stale(TimeDelta::zero()).await.unwrap(), 0);
+    let (read, damaged) = blobs.audit().await.unwrap();
+    assert_eq!((read, damaged.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn parts_that_nobody_finishes_are_given_up() {
+    let Some((blobs, _)) = store().await else { return };
+    let announced = Announced::new(PART + 1, vec![digest(b"a"), digest(b"b")]).unwrap();
+    let object = key("stores/left");
+    let parts = blobs.in_parts().unwrap();
+    let upload = parts.begin(&object, &announced).await.unwrap();
+    assert_eq!(blobs.abort_stale(TimeDelta::zero()).await.unwrap(), 1);
+    let late = parts.finish(&object, &upload, &announced).await;
+    assert!(matches!(late, Err(Error::Mismatch { .. })), "{late:?}");
 }
 
 /// A checksum as the store writes it.

@@ -6,7 +6,7 @@ use super::{
     refuse,
 };
 use crate::{http::Refused, hub::Hub};
-use agent_api::stores::{ArtifactUploads, Committed, ObjectsCommit, Uploads};
+use agent_api::stores::{ArtifactUploads, Committed, ObjectsCommit, PartsWanted, Uploads};
 use chrono::{TimeDelta, Utc};
 use contracts::{
     Refusal, RequestError,
@@ -70,14 +70,24 @@ pub(super) async fn uploads(caller: Caller, ask: ArtifactUploads) -> Result<Uplo
             sha256,
             content: None,
             path: Some(file.path),
+            parts: objects::announced(file.size, &file.parts)?,
         });
     }
     Ok(Uploads { uploads: objects::promise(&caller, wanted).await? })
 }
 
+/// Places for some parts of one that goes in parts. They may be asked for again: a URL is good for an hour.
+pub(super) async fn parts(caller: Caller, ask: PartsWanted) -> Result<Uploads, Refused> {
+    bounded(ask.count as usize)?;
+    let found = objects::own(&caller, "artifact", &[ask.object]).await?;
+    let uploads = found.iter().map(|object| objects::part_places(&caller.hub, object, ask.from, ask.count));
+    Ok(Uploads { uploads: uploads.collect::<Result<Vec<_>, _>>()?.concat() })
+}
+
 pub(super) async fn commit(caller: Caller, ask: ObjectsCommit) -> Result<Committed, Refused> {
     bounded(ask.objects.len())?;
     let promised = objects::own(&caller, "artifact", &ask.objects).await?;
+    objects::put_together(&caller.hub, &promised).await?;
     objects::verify(&caller.hub, &promised).await?;
     let index = super::follow::index_of(&caller).await?;
     let _open = caller.in_time().await?;

@@ -53,6 +53,7 @@ pub(super) async fn uploads(caller: Caller, ask: ChunkUploads) -> Result<Uploads
             sha256: super::digest(&chunk.sha256)?,
             content: Some((super::digest(&chunk.content)?, chunk.content_size)),
             path: None,
+            parts: None,
         })
     });
     let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
@@ -145,7 +146,7 @@ pub(super) async fn check(
         .into_iter()
         .filter(|(sum, ..)| !present.contains(sum))
         .map(|(sum, object_id, size, sha256)| {
-            (sum, Object { object_id, size, sha256, state: "promised".into() })
+            (sum, Object { object_id, size, sha256, state: "promised".into(), upload: None, parts: None })
         })
         .collect();
     let promised: Vec<Object> = fresh.values().cloned().collect();

@@ -1,10 +1,10 @@
 //! Uploads: promised with a URL, verified, then visible.
 
-use super::{Caller, digest};
+use super::{Caller, digest, refuse};
 use crate::{config::Stores, http::Refused, hub::Hub};
 use agent_api::stores::Upload;
 use axum::http::StatusCode;
-use blobs::{Blobs, Key, Meta, Method, Signed};
+use blobs::{Announced, Blobs, Key, Meta, Method, Signed};
 use chrono::{TimeDelta, Utc};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use ids::Timestamp;
@@ -18,6 +18,8 @@ const URL_LIFE: TimeDelta = TimeDelta::hours(1);
 const PROMISE: TimeDelta = TimeDelta::hours(24);
 /// How long the bytes stay after nobody can see them any more.
 pub(super) const GRACE: TimeDelta = TimeDelta::hours(24);
+/// Agents cut as stores number.
+const _: () = assert!(agent_api::stores::PART == blobs::PART);
 /// Objects that are looked at in the store at the same time.
 const AT_A_TIME: usize = 16;
 
@@ -35,6 +37,17 @@ pub(super) struct Wanted {
     pub(super) content: Option<([u8; 32], u32)>,
     /// Path of an artifact.
     pub(super) path: Option<String>,
+    /// Of an artifact that can come in parts.
+    pub(super) parts: Option<Announced>,
+}
+
+/// What an agent announced of the parts of something; without any it comes as a whole.
+pub(super) fn announced(size: u64, parts: &[String]) -> Result<Option<Announced>, Refused> {
+    if parts.is_empty() {
+        return Ok(None);
+    }
+    let unfit = || refuse("invalid", format!("{} parts are not those of {size} bytes", parts.len()));
+    Announced::new(size, digests(parts)?).map(Some).ok_or_else(unfit)
 }
 
 /// An object as its row says.
@@ -44,6 +57,23 @@ pub(super) struct Object {
     pub(super) size: i64,
     pub(super) sha256: Vec<u8>,
     pub(super) state: String,
+    /// Of one that comes in parts: the store's name of the upload, and their digests.
+    pub(super) upload: Option<String>,
+    pub(super) parts: Option<Vec<u8>>,
+}
+
+impl Object {
+    /// The upload of one that comes in parts.
+    fn in_parts(&self) -> Option<(&str, Announced)> {
+        let (digests, rest) = self.parts.as_ref()?.as_chunks::<32>();
+        let announced = Announced::new(u64::try_from(self.size).ok()?, digests.to_vec())?;
+        (rest.is_empty()).then_some((self.upload.as_deref()?, announced))
+    }
+
+    /// What the store knows its bytes by.
+    fn identity(&self) -> Vec<u8> {
+        self.in_parts().map_or_else(|| self.sha256.clone(), |(_, announced)| announced.sha256().to_vec())
+    }
 }
 
 pub(super) fn unavailable(error: impl std::fmt::Display) -> Refused {
@@ -58,12 +88,20 @@ pub(super) fn readable(hub: &Hub, object: Uuid) -> Result<String, Refused> {
 /// Promises places for uploads.
 pub(super) async fn promise(caller: &Caller, wanted: Vec<Wanted>) -> Result<Vec<Upload>, Refused> {
     let ids: Vec<Uuid> = wanted.iter().map(|_| ids::ObjectId::new().uuid()).collect();
+    let begun = ids.iter().zip(&wanted).map(|(object, wanted)| begin(caller, *object, wanted).boxed());
+    let begun: Vec<Option<String>> =
+        futures::stream::iter(begun.collect::<Vec<_>>()).buffered(AT_A_TIME).try_collect().await?;
+    let parts = wanted.iter().zip(&begun).map(|(wanted, upload)| {
+        let announced = wanted.parts.as_ref().filter(|_| upload.is_some());
+        announced.map(|announced| announced.digests().to_vec())
+    });
     sqlx::query(
         "INSERT INTO output_processor.objects \
-             (object_id, scope, task_id, epoch, kind, size, sha256, content_sha256, content_size, path, due) \
-         SELECT u.id, $2, $3, $4, u.kind, u.size, u.sha256, u.content, u.content_size, u.path, $11 \
-         FROM unnest($1::uuid[], $5::text[], $6::bigint[], $7::bytea[], $8::bytea[], $9::int[], $10::text[]) \
-              AS u (id, kind, size, sha256, content, content_size, path)",
+             (object_id, scope, task_id, epoch, kind, size, sha256, content_sha256, content_size, path, due, upload, parts) \
+         SELECT u.id, $2, $3, $4, u.kind, u.size, u.sha256, u.content, u.content_size, u.path, $11, u.upload, u.parts \
+         FROM unnest($1::uuid[], $5::text[], $6::bigint[], $7::bytea[], $8::bytea[], $9::int[], $10::text[], $12::text[], \
+                     $13::bytea[]) \
+              AS u (id, kind, size, sha256, content, content_size, path, upload, parts)",
     )
     .bind(&ids)
     .bind(caller.scope())
@@ -76,22 +114,64 @@ pub(super) async fn promise(caller: &Caller, wanted: Vec<Wanted>) -> Result<Vec<
     .bind(wanted.iter().map(|w| w.content.and_then(|(_, size)| i32::try_from(size).ok())).collect::<Vec<_>>())
     .bind(wanted.iter().map(|w| w.path.clone()).collect::<Vec<_>>())
     .bind(Utc::now() + PROMISE)
+    .bind(&begun)
+    .bind(parts.collect::<Vec<_>>())
     .execute(caller.hub.store.pool())
     .await?;
     let expires = Utc::now() + URL_LIFE;
-    let places = ids.into_iter().zip(&wanted).map(|(object, wanted)| {
+    let places = ids.into_iter().zip(&wanted).zip(&begun).map(|((object, wanted), begun)| {
+        if begun.is_some() {
+            return Ok(Upload { object, url: String::new(), headers: Vec::new(), in_parts: true });
+        }
         let method = Method::Put { size: wanted.size, sha256: wanted.sha256 };
         let Signed { url, headers } =
             caller.hub.blobs.sign(&key(object).map_err(unavailable)?, method, expires);
-        Ok(Upload { object, url, headers })
+        Ok(Upload { object, url, headers, in_parts: false })
     });
     places.collect()
+}
+
+/// Begins an upload in parts, where there are several and the store takes such. A crash before its row is written leaves an upload
+/// that the store gives up by itself.
+async fn begin(caller: &Caller, object: Uuid, wanted: &Wanted) -> Result<Option<String>, Refused> {
+    let (Some(announced), Some(store)) = (&wanted.parts, caller.hub.blobs.in_parts()) else {
+        return Ok(None);
+    };
+    let key = key(object).map_err(unavailable)?;
+    store.begin(&key, announced).await.map(Some).map_err(unavailable)
+}
+
+/// Places for some parts of an object, counted from 0.
+pub(super) fn part_places(hub: &Hub, object: &Object, from: u32, count: u32) -> Result<Vec<Upload>, Refused> {
+    let (Some((upload, announced)), Some(store)) = (object.in_parts(), hub.blobs.in_parts()) else {
+        return Err(refuse("invalid", "it does not come in parts"));
+    };
+    let (key, expires) = (key(object.object_id).map_err(unavailable)?, Utc::now() + URL_LIFE);
+    let end = from.saturating_add(count).min(u32::try_from(announced.count()).unwrap_or(u32::MAX));
+    let places = (from..end).filter_map(|at| {
+        let Signed { url, headers } = store.sign_part(&key, upload, &announced, at as usize, expires)?;
+        Some(Upload { object: object.object_id, url, headers, in_parts: false })
+    });
+    Ok(places.collect())
+}
+
+/// Makes blobs of those objects whose parts came. What is not whole is found by the look that follows.
+pub(super) async fn put_together(hub: &Hub, objects: &[Object]) -> Result<(), Refused> {
+    let Some(store) = hub.blobs.in_parts() else { return Ok(()) };
+    for object in objects.iter().filter(|object| object.state == "promised") {
+        let Some((upload, announced)) = object.in_parts() else { continue };
+        match store.finish(&key(object.object_id).map_err(unavailable)?, upload, &announced).await {
+            Ok(_) | Err(blobs::Error::Mismatch { .. }) => {}
+            Err(error) => return Err(unavailable(error)),
+        }
+    }
+    Ok(())
 }
 
 /// The objects of this task and epoch with these names, whatever their state.
 pub(super) async fn own(caller: &Caller, kind: &str, objects: &[Uuid]) -> Result<Vec<Object>, Refused> {
     let found: Vec<Object> = sqlx::query_as(
-        "SELECT object_id, size, sha256, state FROM output_processor.objects \
+        "SELECT object_id, size, sha256, state, upload, parts FROM output_processor.objects \
          WHERE object_id = ANY($1) AND task_id = $2 AND epoch = $3 AND kind = $4 AND state <> 'deleted'",
     )
     .bind(objects)
@@ -127,7 +207,7 @@ async fn look(blobs: Arc<dyn Blobs>, object: Object) -> Result<Option<Uuid>, Ref
     let key = key(object.object_id).map_err(unavailable)?;
     let found: Option<Meta> = blobs.head(&key).await.map_err(unavailable)?;
     let kept = found.is_some_and(|meta| {
-        i64::try_from(meta.size) == Ok(object.size) && meta.sha256[..] == object.sha256[..]
+        i64::try_from(meta.size) == Ok(object.size) && meta.sha256[..] == object.identity()
     });
     Ok((!kept).then_some(object.object_id))
 }

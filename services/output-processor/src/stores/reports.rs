@@ -20,7 +20,8 @@ pub(super) async fn upload(caller: Caller, ask: TestsUpload) -> Result<Uploads, 
         return Err(refuse("test_report_rejected", message));
     }
     let sha256 = super::digest(&ask.sha256)?;
-    let wanted = vec![Wanted { kind: "reports", size: ask.size, sha256, content: None, path: None }];
+    let wanted =
+        vec![Wanted { kind: "reports", size: ask.size, sha256, content: None, path: None, parts: None }];
     Ok(Uploads { uploads: objects::promise(&caller, wanted).await? })
 }
 
