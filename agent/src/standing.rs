@@ -11,6 +11,7 @@ use anyhow::Context;
 use hyper::Method;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -49,8 +50,13 @@ struct Api {
 struct Runner {
     /// Unique in the class; the machine's name if it is not given.
     name: String,
-    /// Where the tasks' folders are.
+    /// Where the tasks' folders are; with `%s` in its last part, the folder of each task.
     working_directory: PathBuf,
+    /// What starts an agent, with its program and arguments after it.
+    command_prefix: Vec<String>,
+    /// Longest run of a task, if it is shorter than the job's limit.
+    #[serde(deserialize_with = "duration")]
+    max_run_time: Option<Duration>,
     /// How many tasks run at once.
     concurrency: u32,
     /// What keeps steps from this machine's files: `namespace` or `none`.
@@ -67,6 +73,8 @@ impl Default for Runner {
         Self {
             name: String::new(),
             working_directory: "/var/lib/gantry-runner".into(),
+            command_prefix: Vec::new(),
+            max_run_time: None,
             concurrency: 1,
             isolation: "namespace".into(),
             mode: Mode::Continuous,
@@ -161,20 +169,65 @@ fn hostname() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
+/// Where the folders of tasks are, and how they are called.
+#[derive(Debug, PartialEq, Eq)]
+struct Folders {
+    within: PathBuf,
+    /// Before and after a task's own name.
+    around: (String, String),
+}
+
+impl Folders {
+    /// As configured: a folder for all of them, or with `%s` in its last part the name of each (execution §25).
+    fn new(configured: &Path) -> anyhow::Result<Self> {
+        let Some((before, after)) = configured.to_str().and_then(|text| text.split_once("%s")) else {
+            return Ok(Self { within: configured.to_owned(), around: ("task-".to_owned(), String::new()) });
+        };
+        let wrong = || {
+            format!("runner.working_directory has `%s` once, in its last part, not {}", configured.display())
+        };
+        let (within, before) = before.rsplit_once('/').with_context(wrong)?;
+        let after = after.strip_suffix('/').unwrap_or(after);
+        anyhow::ensure!(!after.contains('/') && !after.contains("%s"), wrong());
+        let within = if within.is_empty() { "/" } else { within };
+        Ok(Self { within: within.into(), around: (before.to_owned(), after.to_owned()) })
+    }
+
+    fn of(&self, task: &RunnerTask) -> PathBuf {
+        let (before, after) = &self.around;
+        self.within.join(format!("{before}{}-{}{after}", task.task_id, task.epoch))
+    }
+
+    /// Folders of tasks that a runner before this one had when it died.
+    fn left(&self) -> Vec<PathBuf> {
+        let ours = |path: &PathBuf| {
+            let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+            name.starts_with(&self.around.0)
+                && name.ends_with(&self.around.1)
+                && path.join(LAUNCH_FILE).exists()
+        };
+        let entries = std::fs::read_dir(&self.within).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(ours).collect()
+    }
+}
+
 /// What all tasks of the runner have in common.
 struct Place {
-    program: PathBuf,
+    /// The agent's program, with what starts it before it.
+    command: Vec<OsString>,
     launch: LaunchFile,
-    folder: PathBuf,
+    folders: Folders,
     /// Whether a task had to be given back: then the next one is not asked for at once.
     troubled: AtomicBool,
 }
 
 impl Place {
     fn new(file: &Path, config: &Config) -> anyhow::Result<Self> {
-        let folder = &config.runner.working_directory;
+        let mut folders = Folders::new(&config.runner.working_directory)?;
+        let folder = &folders.within;
         std::fs::create_dir_all(folder)
             .with_context(|| format!("runner.working_directory {} cannot be made", folder.display()))?;
+        folders.within = std::fs::canonicalize(folder)?;
         // The token of the class is not for steps.
         let file = std::fs::canonicalize(file)?;
         let hide: Vec<String> =
@@ -188,28 +241,27 @@ impl Place {
             engine: None,
             cgroup: None,
             ssh: config.runner.ssh.listen(config.runner.concurrency)?,
+            max_run_ms: config
+                .runner
+                .max_run_time
+                .map(|most| u64::try_from(most.as_millis()).unwrap_or(u64::MAX)),
         };
+        let prefix = config.runner.command_prefix.iter().map(OsString::from);
         Ok(Self {
-            program: std::env::current_exe()?,
+            command: prefix.chain([std::env::current_exe()?.into_os_string()]).collect(),
             launch,
-            folder: std::fs::canonicalize(folder)?,
+            folders,
             troubled: AtomicBool::new(false),
         })
     }
 
     /// Leaves what an agent claims with.
     fn prepare(&self, task: &RunnerTask) -> std::io::Result<PathBuf> {
-        let folder = self.folder.join(format!("task-{}-{}", task.task_id, task.epoch));
+        let folder = self.folders.of(task);
         std::fs::create_dir_all(&folder)?;
         let launch = LaunchFile { token: task.token.clone(), ..self.launch.clone() };
         state::keep(&folder, LAUNCH_FILE, &launch, false)?;
         Ok(folder)
-    }
-
-    /// Folders of tasks that a runner before this one had when it died.
-    fn left(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).filter(|path| path.join(LAUNCH_FILE).exists()).collect()
     }
 
     /// Runs a task to its end, or gives it back when no agent can be started for it.
@@ -230,7 +282,9 @@ impl Place {
     /// Runs the agent of a folder to its end, and removes the folder. Whether there was one.
     async fn agent(self: Arc<Self>, folder: PathBuf) -> bool {
         // A group of its own: what a terminal tells the runner is not for the task.
-        let ran = Command::new(&self.program).arg("--task-dir").arg(&folder).process_group(0).status().await;
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]).arg("--task-dir").arg(&folder).process_group(0);
+        let ran = command.status().await;
         let started = ran.is_ok();
         match ran {
             Ok(status) if status.success() => tracing::info!(folder = %folder.display(), "the task is over"),
@@ -251,7 +305,7 @@ async fn serve(file: &Path, config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tasks = JoinSet::new();
     // An agent that finds its lease runs nothing: it reports that the one before it died.
-    for folder in place.left() {
+    for folder in place.folders.left() {
         let place = Arc::clone(&place);
         tasks.spawn(async move {
             place.agent(folder).await;
@@ -359,5 +413,39 @@ async fn unclaim(client: &Client, task: &RunnerTask) {
     match client.call(call).await {
         Ok(_) => tracing::info!(task = %task.task_id, "the task was given back"),
         Err(failure) => tracing::warn!(task = %task.task_id, error = %failure, "the task was not given back"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_tasks_are_named_as_configured() {
+        let task = RunnerTask { task_id: ids::TaskId::new(), epoch: 3, token: String::new() };
+        let named = |configured: &str| {
+            let folder = Folders::new(Path::new(configured)).map(|folders| folders.of(&task));
+            folder.map(|path| path.display().to_string().replace(&task.task_id.to_string(), "ID"))
+        };
+        assert_eq!(named("/var/lib/runner").unwrap(), "/var/lib/runner/task-ID-3");
+        assert_eq!(named("/var/lib/runner/%s").unwrap(), "/var/lib/runner/ID-3");
+        assert_eq!(named("/tmp/a-%s-b/").unwrap(), "/tmp/a-ID-3-b");
+        assert_eq!(named("/%s").unwrap(), "/ID-3");
+        for wrong in ["/tmp/%s/work", "/tmp/%s-%s", "%s"] {
+            assert!(named(wrong).unwrap_err().to_string().contains("in its last part"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_a_dead_runner_left_is_found_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["job-1-x", "job-2-x", "other"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        for name in ["job-1-x", "other"] {
+            std::fs::write(folder.path().join(name).join(LAUNCH_FILE), "{}").unwrap();
+        }
+        let folders = Folders::new(&folder.path().join("job-%s-x")).unwrap();
+        assert_eq!(folders.left(), [folder.path().join("job-1-x")]);
     }
 }

@@ -37,7 +37,7 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
     let key = TaskKey::generate()?;
     // The environment is made while the suite is asked for the task, and then for its secrets.
     let preparing = Preparing::start(dir, &launch);
-    let (lease, claimed_at) = match claim(&client, &launch, &key).await {
+    let (mut lease, claimed_at) = match claim(&client, &launch, &key).await {
         Ok(claimed) => claimed,
         Err(e) => {
             preparing.discard().await;
@@ -45,6 +45,8 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
         }
     };
     tracing::debug!(task = %lease.task_id, "claimed");
+    let most = &mut lease.timing.job_timeout_ms;
+    *most = launch.max_run_ms.map_or(*most, |limit| limit.min(*most));
     // From here on the task may have begun to run, whatever happens.
     state::keep(dir, state::LEASE, &Held { lease: lease.clone(), claimed_at }, false)?;
     let control = Control::new(client, &lease, claimed_at);

@@ -424,6 +424,7 @@ fn dispatching(config: &Config, docker: dispatcher::Docker) -> dispatcher::Confi
         lease: ours.lease.0,
         recovery_grace: ours.recovery_grace.0,
         claim_timeout: ours.claim_timeout.0,
+        queue_timeout: (!ours.queue_timeout.0.is_zero()).then_some(ours.queue_timeout.0),
         grace: ours.grace.0,
         job_timeout: ours.job_timeout.0,
         ssh_idle: config.executors.ssh.idle.0,

@@ -230,6 +230,7 @@ impl Suite {
             engine: self.engine.lock().unwrap().clone(),
             cgroup: None,
             ssh: self.ssh.lock().unwrap().clone(),
+            max_run_ms: None,
         };
         std::fs::write(dir.join(LAUNCH_FILE), serde_json::to_vec(&launch).unwrap()).unwrap();
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_gantry-runner"));

@@ -32,14 +32,18 @@ fn config(command: &str) -> String {
 
 /// A runner with a token, several tasks at once.
 fn start(world: &World, token: &str) -> anyhow::Result<Child> {
+    let work = world.work.path().join("runner");
+    start_with(world, token, &format!("  working_directory: {}\n", work.display()))
+}
+
+/// The same with more of its own section.
+fn start_with(world: &World, token: &str, more: &str) -> anyhow::Result<Child> {
     let folder = world.work.path().join("etc");
     fs::create_dir_all(&folder)?;
     let file = folder.join("runner.yml");
-    let work = world.work.path().join("runner");
     let text = format!(
-        "api:\n  auth_token: {token}\n  url: {}\nrunner:\n  name: bench-1\n  concurrency: 2\n  working_directory: {}\n",
-        world.suite.url,
-        work.display()
+        "api:\n  auth_token: {token}\n  url: {}\nrunner:\n  name: bench-1\n  concurrency: 2\n{more}",
+        world.suite.url
     );
     fs::write(&file, text)?;
     let program = binary().with_file_name("gantry-runner");
@@ -124,6 +128,32 @@ async fn a_job_waits_for_a_runner_of_its_class_and_runs_there() -> anyhow::Resul
     assert_eq!(answer.status(), 200);
     let status = tokio::time::timeout(LIMIT, runner.wait()).await??;
     assert_eq!(status.code(), Some(1), "it ends when its token is refused");
+    world.suite.down().await
+}
+
+// Rules: runner.own-limits
+#[tokio::test]
+async fn the_owner_of_a_machine_says_how_long_and_by_what_tasks_run_there() -> anyhow::Result<()> {
+    let world = World::up(&[]).await?;
+    let token = world.suite.runner_token(CLASS).await?;
+    let (work, seen) = (world.work.path().join("runner"), world.work.path().join("seen"));
+    let more = format!(
+        "  working_directory: {}/of-%s\n  command_prefix: [nice, -n, '7']\n  max_run_time: 4s\n  isolation: none\n",
+        work.display()
+    );
+    let _runner = start_with(&world, token["token"].as_str().context("no token")?, &more)?;
+    let command = format!("{{ nice; ls {}; }} > {}; sleep 600", work.display(), seen.display());
+    let pipeline = world.push("limited", &config(&command)).await?;
+    let workflow = world.workflow(&pipeline, |workflow| workflow["stopped_at"].is_string()).await?;
+    let build = world.job(&workflow, "build").await?;
+    anyhow::ensure!(build["status"] == "timedout", "{build}");
+    let seen = fs::read_to_string(seen)?;
+    let lines: Vec<&str> = seen.lines().collect();
+    anyhow::ensure!(matches!(lines[..], ["7", folder] if folder.starts_with("of-")), "{seen}");
+    until("the task's folder is gone", LIMIT, || async {
+        Ok((fs::read_dir(&work)?.count() == 0).then_some(()))
+    })
+    .await?;
     world.suite.down().await
 }
 

@@ -2,9 +2,9 @@
 
 use crate::support::{LIMIT, World};
 use anyhow::Context;
-use gantry_e2e::{binary, until};
+use gantry_e2e::{Suite, binary, until};
 use serde_json::{Value, json};
-use std::fs;
+use std::{env, fs, path::Path};
 use tokio::process::Command;
 
 impl World {
@@ -19,6 +19,21 @@ impl World {
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "gantry why {job}: {said}");
         Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Makes a context that only jobs of one project may use.
+    async fn context_of(&self, name: &str, slug: &str) -> anyhow::Result<()> {
+        let project = self.suite.get(&format!("/api/v2/project/{slug}")).await?;
+        let orgs = self.suite.get("/api/v2/me/collaborations").await?;
+        let owner = json!({ "id": orgs[0]["id"] });
+        let (_, context) =
+            self.suite.post("/api/v2/context", &json!({ "name": name, "owner": owner })).await?;
+        let id = context["id"].as_str().with_context(|| format!("no context: {context}"))?;
+        let restriction = json!({ "restriction_type": "project", "restriction_value": project["id"] });
+        let (status, answer) =
+            self.suite.post(&format!("/api/v2/context/{id}/restrictions"), &restriction).await?;
+        anyhow::ensure!(status == 201, "{answer}");
+        Ok(())
     }
 
     /// Waits until it says this.
@@ -68,20 +83,52 @@ async fn every_reason_is_told() -> anyhow::Result<()> {
     })
     .await?;
 
+    world.context_of("theirs", "git/local/why").await?;
     let config = json!({
         "version": 2.1,
-        "jobs": { "slow": job("true"), "fails": job("exit 3"), "gated": job("true") },
-        "workflows": { "main": { "jobs": ["slow", "fails", { "gated": { "context": "missing" } }] } },
+        "jobs": { "slow": job("true"), "fails": job("exit 3"), "gated": job("true"), "denied": job("true") },
+        "workflows": { "main": { "jobs": [
+            "slow", "fails", { "gated": { "context": "missing" } }, { "denied": { "context": "theirs" } },
+        ] } },
     });
     let pipeline = world.push("whys", &config.to_string()).await?;
     world.because("whys", "slow", "in line for a slot").await?;
     fs::write(&go, "")?;
     world.workflow(&pipeline, |workflow| workflow["stopped_at"].is_string()).await?;
     world.because("whys", "gated", "Context missing not found").await?;
+    world
+        .because("whys", "denied", "Context theirs may not be used by this job: its project restriction")
+        .await?;
     world.because("whys", "fails", "failed with exit code 3").await?;
     assert_eq!(world.why("whys", "slow").await?["status"], "success");
     let number = world.job(&world.workflow(&pipeline, |_| true).await?, "fails").await?;
     let number = number["job_number"].as_i64().context("no number")?;
     world.because("whys", &number.to_string(), "failed with exit code 3").await?;
     world.suite.down().await
+}
+
+/// The cluster's own reason reaches who asks.
+#[tokio::test]
+async fn what_no_machine_has_is_told_on_the_stack() -> anyhow::Result<()> {
+    let (Some(suite), Some(folder)) = (Suite::stack().await?, env::var_os("GANTRY_STACK")) else {
+        eprintln!("left out: GANTRY_TEST_STACK and GANTRY_STACK are not set");
+        return Ok(());
+    };
+    if !Path::new(&folder).join("run/nomad.cmd").exists() {
+        eprintln!("NOT TESTED: Nomad is not part of this stack");
+        return Ok(());
+    }
+    let world = World { suite, work: tempfile::tempdir()? };
+    let build = json!({ "machine": true, "resource_class": "giant", "steps": [{ "run": "true" }] });
+    let config =
+        json!({ "version": 2.1, "jobs": { "build": build }, "workflows": { "main": { "jobs": ["build"] } } });
+    let pipeline = world.push("giant", &config.to_string()).await?;
+    world
+        .because("giant", "build", "there is not enough memory (it asks for 4000000 MiB) on 2 of 2 machines")
+        .await?;
+    let workflow = world.workflow(&pipeline, |_| true).await?;
+    let cancel = format!("/api/v2/workflow/{}/cancel", workflow["id"].as_str().context("no id")?);
+    let (status, said) = world.suite.post(&cancel, &json!({})).await?;
+    assert_eq!(status, 202, "{said}");
+    Ok(())
 }

@@ -27,6 +27,8 @@ pub struct Dispatcher {
     pub recovery_grace: Span,
     /// A task that no agent claims within this is placed again.
     pub claim_timeout: Span,
+    /// A task that waits for a slot, or for a runner of its class, for so long ends its job as `timedout`; 0: it waits.
+    pub queue_timeout: Span,
     /// Longest run of a job.
     pub job_timeout: Span,
     /// Between SIGTERM and SIGKILL.
@@ -46,6 +48,7 @@ impl Default for Dispatcher {
             self_stop: Span::secs(150),
             recovery_grace: Span::secs(60),
             claim_timeout: Span::secs(60),
+            queue_timeout: Span::secs(0),
             job_timeout: Span::secs(5 * 3600),
             grace: Span::secs(10),
         }

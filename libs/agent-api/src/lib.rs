@@ -301,6 +301,9 @@ pub struct LaunchFile {
     /// Where jobs that are rerun with SSH are entered; `None`: they are not. Nothing listens for other jobs.
     #[serde(default)]
     pub ssh: Option<SshListen>,
+    /// Longest run of a task on this machine in milliseconds, where its owner allows less than the job's limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_run_ms: Option<u64>,
 }
 
 /// Where an agent listens for SSH.

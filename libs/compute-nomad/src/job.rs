@@ -107,6 +107,7 @@ fn launch(pool: &Pool, config: &Config) -> String {
         engine: pool.engine.clone(),
         cgroup: None,
         ssh: config.ssh.clone(),
+        max_run_ms: None,
     };
     json!(launch).to_string()
 }

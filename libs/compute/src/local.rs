@@ -115,6 +115,7 @@ impl Local {
             engine: self.containers.as_ref().map(|(engine, _)| engine.clone()),
             cgroup: group.map(|path| path.to_string_lossy().into_owned()),
             ssh: self.config.ssh.clone(),
+            max_run_ms: None,
         };
         let file = folder.join(LAUNCH_FILE);
         let body = serde_json::to_vec(&launch).map_err(|error| io_error("write", &file)(error.into()))?;

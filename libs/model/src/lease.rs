@@ -132,7 +132,7 @@ pub fn report(task: &Task, epoch: i64) -> Report {
     }
 }
 
-/// What becomes of a task whose time ran out.
+/// What becomes of a task whose time ran out, or that waited too long to be placed at all (execution §30).
 pub fn expire(task: &Task, max_requeues: u32) -> Expiry {
     expire_as::<Sound>(task, max_requeues)
 }
@@ -140,6 +140,9 @@ pub fn expire(task: &Task, max_requeues: u32) -> Expiry {
 /// [`expire`] under given rules.
 #[doc(hidden)]
 pub fn expire_as<R: Rules>(task: &Task, max_requeues: u32) -> Expiry {
+    if task.stage == Stage::Waiting {
+        return Expiry::Finish(JobStatus::Timedout, "queue_timeout");
+    }
     let permit = matches!(task.stage, Stage::Leased { permit: true, .. });
     match (task.cancel_requested, R::may_try_again(permit)) {
         (true, _) => Expiry::Finish(JobStatus::Canceled, "the agent did not answer"),

@@ -27,6 +27,8 @@ pub struct Config {
     pub recovery_grace: Duration,
     /// How long a queued task waits for its agent before it is queued again.
     pub claim_timeout: Duration,
+    /// How long a task may wait for a slot or for a runner of its class, if there is a limit (execution §30).
+    pub queue_timeout: Option<Duration>,
     /// How often a task is queued again before it is given up.
     pub max_requeues: u32,
     /// Between SIGTERM and SIGKILL of a step.
@@ -74,6 +76,7 @@ impl Default for Config {
             lease: Duration::from_secs(180),
             recovery_grace: Duration::from_secs(60),
             claim_timeout: Duration::from_secs(60),
+            queue_timeout: None,
             max_requeues: 3,
             grace: Duration::from_secs(10),
             job_timeout: Duration::from_secs(5 * 3600),

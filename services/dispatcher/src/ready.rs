@@ -90,8 +90,8 @@ impl Ready {
             i32::try_from(ready.definition.parallelism.max(1)).map_err(|error| Fault::Dead(error.into()))?;
         let ids: Vec<Uuid> = (0..total).map(|_| TaskId::new().uuid()).collect();
         sqlx::query(
-            "INSERT INTO dispatcher.tasks (task_id, job_id, org_id, project_id, resource_class, index, total, state) \
-             SELECT t.id, $2, $3, $5, $6, t.n - 1, $4, 'waiting' FROM unnest($1::uuid[]) WITH ORDINALITY AS t(id, n) ORDER BY t.n",
+            "INSERT INTO dispatcher.tasks (task_id, job_id, org_id, project_id, resource_class, index, total, state, next_action_at) \
+             SELECT t.id, $2, $3, $5, $6, t.n - 1, $4, 'waiting', clock_timestamp() + $7 FROM unnest($1::uuid[]) WITH ORDINALITY AS t(id, n) ORDER BY t.n",
         )
         .bind(&ids)
         .bind(job)
@@ -99,6 +99,7 @@ impl Ready {
         .bind(total)
         .bind(run.project_id)
         .bind(&ready.definition.resource_class)
+        .bind(config.queue_timeout)
         .execute(tx.conn())
         .await?;
         Ok(())

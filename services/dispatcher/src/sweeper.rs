@@ -203,9 +203,10 @@ async fn requeue(
     let waits = sqlx::query(
         "UPDATE dispatcher.tasks SET state = 'waiting', requeues = requeues + 1, claim_id = NULL, instance_id = NULL, \
              public_key = NULL, granted_at = NULL, permit_at = NULL, renewed_at = NULL, deadline = NULL, \
-             next_action_at = NULL WHERE task_id = $1 AND resource_class LIKE '%/%'",
+             next_action_at = clock_timestamp() + $2 WHERE task_id = $1 AND resource_class LIKE '%/%'",
     )
     .bind(task.task_id)
+    .bind(state.config.queue_timeout)
     .execute(tx.conn())
     .await?;
     if waits.rows_affected() > 0 {

@@ -50,6 +50,26 @@ async fn a_task_that_nobody_claims_is_queued_again_and_then_given_up() {
 }
 
 #[tokio::test]
+async fn a_task_that_waits_too_long_for_a_slot_is_given_up_and_those_that_run_are_not() {
+    let config = Config { slots: 1, queue_timeout: Some(Duration::from_secs(4)), ..patient() };
+    let world = World::new(config).await;
+    let runs = world.ready(1, machine()).await;
+    let lease = world.claim(&world.queued(1).await[0]).await;
+    let waits = world.ready(1, machine()).await;
+    let finished = world.job_finished(waits).await;
+    assert_eq!((finished.status, finished.reason.as_deref()), (JobStatus::Timedout, Some("queue_timeout")));
+    world.finish(&lease, JobStatus::Success).await.unwrap();
+    assert_eq!(world.job_finished(runs).await.status, JobStatus::Success);
+    assert_eq!(world.all::<TaskQueued>().await.len(), 1, "it was never placed");
+    // Whoever gets a slot in time goes on.
+    let last = world.ready(1, machine()).await;
+    let lease = world.claim(&world.queued(2).await[1]).await;
+    world.finish(&lease, JobStatus::Success).await.unwrap();
+    assert_eq!(world.job_finished(last).await.status, JobStatus::Success);
+    world.halt().await;
+}
+
+#[tokio::test]
 async fn an_agent_of_an_earlier_epoch_gets_nothing() {
     let world = World::new(Config { max_requeues: 1000, ..impatient() }).await;
     world.ready(1, machine()).await;
