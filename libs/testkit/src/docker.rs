@@ -4,6 +4,7 @@
 mod registry;
 
 use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, unshare};
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, fs::symlink, process::CommandExt},
@@ -26,7 +27,23 @@ pub const DOCKER_IMAGE: &str = "gantry-fixture-docker:1";
 pub struct Engine {
     /// Its socket.
     pub socket: PathBuf,
-    _watcher: Child,
+    watcher: Child,
+}
+
+/// The network of a thread that has left the machine's: a loopback, shared with what the thread starts.
+pub struct Network(());
+
+impl Network {
+    /// Leaves the machine's network for the rest of this thread; takes root and `ip`.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn own() -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("ip cannot be run")?;
+        ensure!(up.success(), "there is no loopback: {up}");
+        Ok(Self(()))
+    }
 }
 
 static ENGINE: OnceLock<Result<Engine, String>> = OnceLock::new();
@@ -41,13 +58,34 @@ pub fn engine() -> Option<&'static Engine> {
         eprintln!("NOT TESTED: containers need root, dockerd and busybox-static");
         return None;
     }
-    match ENGINE.get_or_init(|| start().map_err(|error| format!("{error:#}"))) {
+    match ENGINE.get_or_init(|| with_image().map_err(|error| format!("{error:#}"))) {
         Ok(engine) => Some(engine),
         Err(error) => panic!("no container engine for this test: {error}"),
     }
 }
 
 impl Engine {
+    /// An engine without images in this network: containers with the host's network reach the servers there.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn within(_network: &Network) -> Result<Self> {
+        // That a container has the network of its engine is held by a mount that nobody takes away.
+        start("unshare --mount")
+    }
+
+    /// Ends it with its containers, and waits until nothing is left of it.
+    ///
+    /// # Errors
+    /// Something is left.
+    pub fn end(mut self) -> Result<()> {
+        drop(self.watcher.stdin.take());
+        self.watcher.wait()?;
+        let folder = self.socket.parent().context("a socket without a folder")?;
+        ensure!(!folder.exists(), "{} is still there", folder.display());
+        Ok(())
+    }
+
     /// Makes another image of the same files, with instructions such as `ENTRYPOINT ["/bin/x"]`.
     ///
     /// # Panics
@@ -107,13 +145,20 @@ fn on_path(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-fn start() -> Result<Engine> {
+fn with_image() -> Result<Engine> {
+    let engine = start("unshare --net")?;
+    image(&engine.socket, IMAGE, &[], |_| Ok(()))?;
+    Ok(engine)
+}
+
+/// `enter`: what begins it, in namespaces of its own.
+fn start(enter: &str) -> Result<Engine> {
     let dir = tempfile::Builder::new().prefix("gtk-docker-").tempdir_in("/tmp")?.keep();
     let socket = dir.join("docker.sock");
-    // In a network namespace of its own: an engine that starts makes the machine's packet filter and default bridge
+    // Never in the network namespace of the machine: an engine that starts makes the machine's packet filter and default bridge
     // its own, and another one's with it.
     let script = "trap '' INT TERM HUP; \
-        unshare --net dockerd --data-root \"$DIR/data\" --exec-root \"$DIR/exec\" --pidfile \"$DIR/pid\" -H \"unix://$DIR/docker.sock\" \
+        $ENTER dockerd --data-root \"$DIR/data\" --exec-root \"$DIR/exec\" --pidfile \"$DIR/pid\" -H \"unix://$DIR/docker.sock\" \
             --bridge=none $RUNTIME >\"$DIR/log\" 2>&1 </dev/null & engine=$!; \
         cat >/dev/null; \
         ids=$(docker -H \"unix://$DIR/docker.sock\" ps -aq 2>/dev/null); \
@@ -123,6 +168,7 @@ fn start() -> Result<Engine> {
     let watcher = Command::new("sh")
         .args(["-c", script])
         .env("DIR", &dir)
+        .env("ENTER", enter)
         .env("RUNTIME", runtime(&dir)?)
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -131,8 +177,7 @@ fn start() -> Result<Engine> {
         .process_group(0)
         .spawn()?;
     wait_for(&socket, &dir)?;
-    image(&socket, IMAGE, &[], |_| Ok(()))?;
-    Ok(Engine { socket, _watcher: watcher })
+    Ok(Engine { socket, watcher })
 }
 
 /// Arguments by which privileged containers can be had on a machine that itself lacks a capability, as virtual machines

@@ -1,4 +1,6 @@
-//! `docker-compose.yml`: what can be said of it without its images.
+//! `docker-compose.yml`: what can be said of it without its images, and its services in one that is made here.
+
+mod image;
 
 use serde_json::Value;
 use std::{
@@ -12,16 +14,21 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
+/// How Compose is called here.
+fn compose() -> Option<&'static [&'static str]> {
+    let all: [&[&str]; 2] = [&["docker", "compose"], &["docker-compose"]];
+    let known =
+        |words: &&[&str]| run(&[*words, &["version"]].concat()).is_some_and(|output| output.status.success());
+    all.into_iter().find(known)
+}
+
 fn run(words: &[&str]) -> Option<Output> {
     Command::new(words[0]).args(&words[1..]).current_dir(root()).output().ok()
 }
 
 /// The file as Compose reads it; `None`: there is no Compose here.
 fn config() -> Option<Value> {
-    let all: [&[&str]; 2] = [&["docker", "compose"], &["docker-compose"]];
-    let known =
-        |words: &&[&str]| run(&[*words, &["version"]].concat()).is_some_and(|output| output.status.success());
-    let Some(words) = all.into_iter().find(known) else {
+    let Some(words) = compose() else {
         eprintln!("SKIPPED: Docker Compose is not installed here; see scripts/setup");
         assert!(
             std::env::var_os("GANTRY_REAL_SERVERS").is_none(),
