@@ -4,6 +4,7 @@
 
 pub(crate) mod glob;
 mod list;
+pub(crate) mod results;
 
 use agent_api::stores::PART;
 use archive::{Limits, Roots, Source, frames};

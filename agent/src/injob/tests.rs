@@ -2,7 +2,10 @@
 
 mod split;
 
-use crate::files::glob::{self, Syntax};
+use crate::files::{
+    glob::{self, Syntax},
+    results::{RESULTS, Results},
+};
 use agent_api::stores::{FailedTests, Timings};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use split::{By, Weights};
@@ -195,15 +198,37 @@ fn share(options: &Options, names: Vec<String>) -> Result<Vec<String>, String> {
     Ok(mine)
 }
 
+/// A file with timings.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Source {
+    /// Of tests as they ran, which a job may keep for the next.
+    Results(Results),
+    /// Of names.
+    Timings(Timings),
+}
+
+impl Source {
+    fn timings(self) -> Timings {
+        match self {
+            Self::Results(results) => results.timings(),
+            Self::Timings(timings) => timings,
+        }
+    }
+}
+
 /// Weights from earlier runs, or the fallback to names where there are none.
 fn timed(options: &Options, names: &[String]) -> Result<By, String> {
     let default = humantime::parse_duration(&options.time_default)
         .map_err(|e| format!("--time-default {}: {e}", options.time_default))?;
     let timings = match &options.timings_file {
-        Some(file) => Some(read::<Timings>(file)?),
-        None => left(TIMINGS).and_then(|file| read(&file).ok()),
+        Some(file) => read::<Source>(file)?.timings(),
+        None => [TIMINGS, RESULTS]
+            .iter()
+            .filter_map(|name| Some(read::<Source>(&left(name)?).ok()?.timings()))
+            .find(|timings| *timings != Timings::default())
+            .unwrap_or_default(),
     };
-    let timings: Timings = timings.unwrap_or_default();
     let known = |map: &std::collections::BTreeMap<String, u64>| {
         names.iter().map(|name| map.get(name.strip_prefix("./").unwrap_or(name)).copied()).collect::<Vec<_>>()
     };
