@@ -25,10 +25,12 @@ const WINDOW: usize = 8 << 20;
 const WINDOWS: usize = 3;
 /// Transfers at the same time.
 pub(super) const AT_A_TIME: usize = 4;
-/// Tries of one transfer (reliability §8.4), and how long it is tried at least: a service or a store that is away for two
-/// minutes costs no job.
+/// Tries of one transfer at least (reliability §8.4).
 const TRIES: usize = 10;
-const PERSISTS: Duration = Duration::from_secs(150);
+/// How long bytes are fetched again at least: a store that is away for two minutes costs no job.
+const FETCHED_FOR: Duration = Duration::from_secs(150);
+/// The same of what is to be stored: the work that made it is done (reliability F31).
+const SENT_FOR: Duration = Duration::from_secs(30 * 60);
 /// A transfer takes this long at most, and so much longer for each MiB.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PER_MIB: Duration = Duration::from_secs(2);
@@ -46,19 +48,23 @@ pub(super) fn patience(size: u64) -> Duration {
     PATIENCE + PER_MIB * u32::try_from(size >> 20).unwrap_or(u32::MAX)
 }
 
-/// Pauses between the tries of one transfer.
+/// Pauses between the tries to send something.
 pub(super) fn pauses(control: &Control) -> impl Iterator<Item = Duration> + use<> {
-    let end = Instant::now() + PERSISTS;
+    pauses_for(control, SENT_FOR)
+}
+
+fn pauses_for(control: &Control, least: Duration) -> impl Iterator<Item = Duration> + use<> {
+    let end = Instant::now() + least;
     let going_on = move |(tried, _): &(usize, Duration)| *tried < TRIES || Instant::now() < end;
     backoff(&control.client).enumerate().take_while(going_on).map(|(_, pause)| pause)
 }
 
 /// Repeats a transfer that may succeed later.
-async fn persist<T, F>(control: &Control, transfer: impl Fn() -> F) -> Result<T, Failed>
+async fn persist<T, F>(control: &Control, least: Duration, transfer: impl Fn() -> F) -> Result<T, Failed>
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let mut pauses = pauses(control);
+    let mut pauses = pauses_for(control, least);
     loop {
         match transfer().await {
             Ok(done) => return Ok(done),
@@ -76,7 +82,7 @@ where
 /// Puts bytes that are in memory.
 pub(super) async fn put(control: &Control, place: &Upload, bytes: Bytes) -> Result<(), Failed> {
     let size = bytes.len() as u64;
-    persist(control, || {
+    persist(control, SENT_FOR, || {
         let body: Body = Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync();
         control.client.put(place, size, body, patience(size))
     })
@@ -184,7 +190,8 @@ where
 
 /// A chunk as it was before it was stored; anything else is refused.
 async fn fetch(control: &Control, chunk: Download) -> Result<Bytes, Failed> {
-    let stored = persist(control, || control.client.get(&chunk.url, patience(chunk.size))).await?;
+    let stored =
+        persist(control, FETCHED_FOR, || control.client.get(&chunk.url, patience(chunk.size))).await?;
     let open = move || {
         let bytes = archive::decompress(&stored, chunk.content_size as usize).ok()?;
         let mut name = [0; 32];
