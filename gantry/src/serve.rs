@@ -6,7 +6,7 @@
 
 use crate::{
     adapters::{self, Stored, Traces},
-    config::{BusKind, Config, DatabaseKind, Loaded},
+    config::{BusKind, ComputeKind, Config, DatabaseKind, Loaded},
     databases,
     isolation::Isolation,
     layout::Layout,
@@ -216,10 +216,13 @@ async fn serve(
     };
     let bus = adapters::bus(config, &databases, &keys);
     let wakes = bus.across_processes(stop.clone());
+    // A service in a container has no means to keep jobs apart, and needs none where no agent of its own runs.
+    let starts_agents = config.compute.kind == ComputeKind::Local && roles.contains(&"scheduler");
+    let isolation = starts_agents.then(|| Isolation::choose(config.executors.host_isolation)).transpose()?;
     let place = Place {
         url: address(&config.server.public_url, &open, "public"),
         git_url: address(&config.server.public_url, &open, "public"),
-        isolation: Isolation::choose(config.executors.host_isolation)?,
+        isolation,
         layout: layout.clone(),
         peer_url,
         phase,

@@ -37,8 +37,8 @@ pub struct Place {
     pub git_url: String,
     /// Data folder.
     pub layout: Layout,
-    /// What keeps host jobs apart.
-    pub isolation: Isolation,
+    /// What keeps host jobs apart, of a process that starts agents on its own machine.
+    pub isolation: Option<Isolation>,
     /// Where other processes of the same services reach this one's routes for agents; `None`: there are none.
     pub peer_url: Option<String>,
     /// Told what the start waits for.
@@ -390,6 +390,7 @@ fn local_compute(config: &Config, place: &Place) -> anyhow::Result<LocalConfig> 
         agent.display()
     );
     let layout = &place.layout;
+    let isolation = place.isolation.as_ref().context("nothing was chosen to keep jobs apart")?;
     Ok(LocalConfig {
         data: layout.data.clone(),
         agent,
@@ -398,8 +399,8 @@ fn local_compute(config: &Config, place: &Place) -> anyhow::Result<LocalConfig> 
         } else {
             config.agents.url.clone()
         },
-        isolation: place.isolation.word().to_owned(),
-        job_user: match place.isolation {
+        isolation: isolation.word().to_owned(),
+        job_user: match *isolation {
             Isolation::User { uid, gid } => Some(agent_api::JobUser { uid, gid }),
             Isolation::Namespace | Isolation::None => None,
         },

@@ -161,7 +161,7 @@ pub async fn run(arguments: Arguments, data: Option<PathBuf>, as_json: bool) -> 
         url: url.clone(),
         git_url,
         layout: layout.clone(),
-        isolation: isolation.clone(),
+        isolation: Some(isolation.clone()),
         peer_url: None,
         phase,
     };

@@ -47,7 +47,7 @@ async fn reads() -> Vec<Subscription> {
         url: "http://127.0.0.1:1".to_owned(),
         git_url: "http://127.0.0.1:1".to_owned(),
         layout: layout.clone(),
-        isolation: Isolation::None,
+        isolation: Some(Isolation::None),
         peer_url: None,
         phase: watch::Sender::new(String::new()),
     };
