@@ -1,7 +1,7 @@
 //! Which files a step means.
 
 use super::{go_error, results};
-use agent_api::stores::MAX_PARTS;
+use agent_api::stores::{MAX_PARTS, PART};
 use archive::Source;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -118,9 +118,11 @@ pub(super) fn artifacts(
     let artifacts = named.into_iter().map(|(source, name)| {
         let size =
             fs::metadata(&source).map_err(|e| format!("{}: {}", source.display(), go_error(&e)))?.len();
-        let (sha256, parts) = super::checksums(&source)?;
-        let several = (2..=MAX_PARTS).contains(&parts.len());
-        Ok(Artifact { source, name, size, sha256, parts: if several { parts } else { Vec::new() } })
+        // Most files are one part, and are hashed once.
+        let several = size > PART && size.div_ceil(PART) <= MAX_PARTS as u64;
+        let (sha256, parts) =
+            if several { super::checksums(&source)? } else { (super::checksum(&source)?, Vec::new()) };
+        Ok(Artifact { source, name, size, sha256, parts })
     });
     artifacts.collect()
 }

@@ -1,6 +1,6 @@
 //! `store_artifacts` and `store_test_results` (execution §17, §18).
 
-use super::transfer::{AT_A_TIME, call, patience, pauses, put};
+use super::transfer::{AT_A_TIME, SENT_FOR, call, patience, pauses, put};
 use crate::{
     client::{Body, Failure},
     files::{Artifact, Ask, Report},
@@ -112,7 +112,7 @@ impl Runner {
     /// Sends a file that is not held as a whole. What it is called in the end.
     async fn send_large(&self, artifact: &Artifact, stream: &mut Stream) -> Result<Uuid, Failed> {
         let ask = Ask::Send { files: vec![(artifact.source.clone(), artifact.size)] };
-        let mut pauses = pauses(&self.control);
+        let mut pauses = pauses(&self.control, SENT_FOR);
         loop {
             let place = self.places_of(&[artifact]).await?.into_iter().next().ok_or_else(no_place)?;
             if place.in_parts {

@@ -30,7 +30,7 @@ const TRIES: usize = 10;
 /// How long bytes are fetched again at least: a store that is away for two minutes costs no job.
 const FETCHED_FOR: Duration = Duration::from_secs(150);
 /// The same of what is to be stored: the work that made it is done (reliability F31).
-const SENT_FOR: Duration = Duration::from_secs(30 * 60);
+pub(super) const SENT_FOR: Duration = Duration::from_secs(30 * 60);
 /// A transfer takes this long at most, and so much longer for each MiB.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PER_MIB: Duration = Duration::from_secs(2);
@@ -48,12 +48,8 @@ pub(super) fn patience(size: u64) -> Duration {
     PATIENCE + PER_MIB * u32::try_from(size >> 20).unwrap_or(u32::MAX)
 }
 
-/// Pauses between the tries to send something.
-pub(super) fn pauses(control: &Control) -> impl Iterator<Item = Duration> + use<> {
-    pauses_for(control, SENT_FOR)
-}
-
-fn pauses_for(control: &Control, least: Duration) -> impl Iterator<Item = Duration> + use<> {
+/// Pauses between the tries of one transfer, which is tried for so long at least.
+pub(super) fn pauses(control: &Control, least: Duration) -> impl Iterator<Item = Duration> + use<> {
     let end = Instant::now() + least;
     let going_on = move |(tried, _): &(usize, Duration)| *tried < TRIES || Instant::now() < end;
     backoff(&control.client).enumerate().take_while(going_on).map(|(_, pause)| pause)
@@ -64,7 +60,7 @@ async fn persist<T, F>(control: &Control, least: Duration, transfer: impl Fn() -
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let mut pauses = pauses_for(control, least);
+    let mut pauses = pauses(control, least);
     loop {
         match transfer().await {
             Ok(done) => return Ok(done),

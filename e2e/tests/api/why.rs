@@ -2,9 +2,9 @@
 
 use crate::support::{LIMIT, World};
 use anyhow::Context;
-use gantry_e2e::{Suite, binary, until};
+use gantry_e2e::{Suite, binary, stack::Stack, until};
 use serde_json::{Value, json};
-use std::{env, fs, path::Path};
+use std::{env, fs};
 use tokio::process::Command;
 
 impl World {
@@ -110,11 +110,11 @@ async fn every_reason_is_told() -> anyhow::Result<()> {
 /// The cluster's own reason reaches who asks.
 #[tokio::test]
 async fn what_no_machine_has_is_told_on_the_stack() -> anyhow::Result<()> {
-    let (Some(suite), Some(folder)) = (Suite::stack().await?, env::var_os("GANTRY_STACK")) else {
+    let (Some(suite), Some(_)) = (Suite::stack().await?, env::var_os("GANTRY_STACK")) else {
         eprintln!("left out: GANTRY_TEST_STACK and GANTRY_STACK are not set");
         return Ok(());
     };
-    if !Path::new(&folder).join("run/nomad.cmd").exists() {
+    if !Stack::new(&[])?.has("nomad") {
         eprintln!("NOT TESTED: Nomad is not part of this stack");
         return Ok(());
     }
