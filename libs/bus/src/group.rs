@@ -25,6 +25,9 @@ use uuid::Uuid;
 pub enum Fault {
     /// May succeed later: the message is parked and tried again, eight times in all.
     Retry(anyhow::Error),
+    /// A service or store that the message needs does not answer. The message is not at fault: it is parked and tried again
+    /// until that is back, however long it takes (reliability §5.4).
+    Away(anyhow::Error),
     /// Can never succeed: the message becomes a dead letter at once.
     Dead(anyhow::Error),
 }
@@ -43,14 +46,22 @@ impl From<eventstore::Error> for Fault {
 
 impl From<anyhow::Error> for Fault {
     fn from(error: anyhow::Error) -> Self {
-        Self::Retry(error)
+        if error.downcast_ref().is_some_and(is_away) { Self::Away(error) } else { Self::Retry(error) }
     }
 }
 
 impl From<RequestError> for Fault {
     fn from(error: RequestError) -> Self {
-        Self::Retry(error.into())
+        anyhow::Error::new(error).into()
     }
+}
+
+/// Whether a service was asked in vain.
+fn is_away(error: &RequestError) -> bool {
+    matches!(
+        error,
+        RequestError::NoResponder { .. } | RequestError::Unsent { .. } | RequestError::Deadline { .. }
+    )
 }
 
 /// A body that cannot be read today cannot be read tomorrow.

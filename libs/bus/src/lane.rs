@@ -31,6 +31,8 @@ const HANDLER_LIMIT: Duration = Duration::from_secs(30);
 const WAITS: [u64; 7] = [1, 5, 15, 30, 60, 60, 120];
 /// Attempts after which a message is a dead letter.
 const ATTEMPTS: i32 = 8;
+/// Attempts that count while something is away that a message needs: so it is tried every half minute.
+const WHILE_AWAY: i32 = 4;
 /// Times that a conflict with another writer is tried again at once.
 const CONFLICTS: u32 = 3;
 /// Bytes of an error's text that are kept.
@@ -438,13 +440,8 @@ impl Lane {
             Origin::Log(at) => (at, 1),
             Origin::Parked(attempt) => (self.position, attempt + 1),
         };
-        let (error, reason) = match fault {
-            Fault::Retry(error) => (error, (failed >= ATTEMPTS).then_some("retries_exhausted")),
-            Fault::Dead(error) if error.to_string() == "unsupported_version" => {
-                (error, Some("unsupported_version"))
-            }
-            Fault::Dead(error) => (error, Some("rejected")),
-        };
+        let (failed, reason) = verdict(&fault, failed);
+        let (Fault::Retry(error) | Fault::Away(error) | Fault::Dead(error)) = fault;
         let mut text = format!("{error:#}");
         if text.len() > ERROR_BYTES {
             let end = (0..=ERROR_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
@@ -559,6 +556,18 @@ impl Lane {
     }
 }
 
+/// What becomes of a message that has failed so often: the attempts that count, and why it is given up, if it is.
+fn verdict(fault: &Fault, failed: i32) -> (i32, Option<&'static str>) {
+    match fault {
+        Fault::Retry(_) => (failed, (failed >= ATTEMPTS).then_some("retries_exhausted")),
+        Fault::Away(_) => (failed.min(WHILE_AWAY), None),
+        Fault::Dead(error) if error.to_string() == "unsupported_version" => {
+            (failed, Some("unsupported_version"))
+        }
+        Fault::Dead(_) => (failed, Some("rejected")),
+    }
+}
+
 /// How long to wait after the nth failed attempt: ±20 %, the same for each repeat of one message.
 fn wait_after(failed: i32, id: Uuid) -> Duration {
     let n = usize::try_from(failed - 1).unwrap_or(0).min(WAITS.len() - 1);
@@ -581,6 +590,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use contracts::RequestError;
 
     #[test]
     fn waits_are_spread_by_a_fifth() {
@@ -590,6 +600,19 @@ mod tests {
             assert!((wait - base * 1.2).abs() < 1e-6);
             assert!(wait_after(failed, Uuid::from_u128(0)).as_secs_f64() >= base * 0.8 - 1e-6);
         }
+    }
+
+    #[test]
+    fn a_message_is_not_given_up_for_what_is_away() {
+        let asked =
+            |error: RequestError| Fault::from(anyhow::Error::from(error).context("while it was handled"));
+        let away = asked(RequestError::Deadline { service: "git".into() });
+        assert_eq!(verdict(&away, 1), (1, None));
+        assert_eq!(verdict(&away, 1000), (WHILE_AWAY, None));
+        let refused = asked(RequestError::Oversize { service: "git".into(), size: 2, limit: 1 });
+        assert_eq!(verdict(&refused, ATTEMPTS - 1), (ATTEMPTS - 1, None));
+        assert_eq!(verdict(&refused, ATTEMPTS), (ATTEMPTS, Some("retries_exhausted")));
+        assert_eq!(verdict(&Fault::Dead(anyhow::anyhow!("no")), 1), (1, Some("rejected")));
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Pipelines {
             (None, Some(digest)) => {
                 let plan =
                     tokio::time::timeout(PLAN_WITHIN, self.large_plan(digest)).await.map_err(|late| {
-                        Fault::Retry(anyhow::Error::new(late).context("the plan did not come in time"))
+                        Fault::Away(anyhow::Error::new(late).context("the plan did not come in time"))
                     })??;
                 Ok(Some(plan))
             }
@@ -82,11 +82,15 @@ impl Pipelines {
 
     async fn large_plan(&self, digest: &str) -> Result<Plan, Fault> {
         let key = blobs::Key::new(format!("plans/{digest}")).map_err(|error| Fault::Dead(error.into()))?;
-        let get = self.blobs.get(&key, None).await.map_err(|error| Fault::Retry(error.into()))?;
+        let unread = |error: blobs::Error| match error {
+            blobs::Error::Missing(_) | blobs::Error::Damaged(_) => Fault::Retry(error.into()),
+            _ => Fault::Away(error.into()),
+        };
+        let get = self.blobs.get(&key, None).await.map_err(unread)?;
         if hex::encode(get.meta.sha256) != digest {
             return Err(Fault::Dead(anyhow::anyhow!("{key} is not the plan that its name says")));
         }
-        let plan = get.bytes().await.map_err(|error| Fault::Retry(error.into()))?;
+        let plan = get.bytes().await.map_err(unread)?;
         Ok(serde_json::from_slice(&plan)?)
     }
 }

@@ -93,13 +93,21 @@ impl Deliveries {
             actor: message.actor.clone(),
             cause: Some(message.id),
         };
-        let pipeline = create::create(&self.0, tx, new).await?;
+        let pipeline = create::create(&self.0, tx, new).await.map_err(unstored)?;
         sqlx::query("INSERT INTO pipelines.decisions (delivery_id, pipeline_id) VALUES ($1, $2)")
             .bind(delivery.delivery_id.uuid())
             .bind(pipeline.id.uuid())
             .execute(tx.conn())
             .await?;
         Ok(())
+    }
+}
+
+/// A push does not get lost because the blob store is away for long.
+fn unstored(error: anyhow::Error) -> Fault {
+    match error.downcast_ref() {
+        Some(blobs::Error::Io(_)) => Fault::Away(error),
+        _ => error.into(),
     }
 }
 
