@@ -419,6 +419,11 @@ fn dispatching(config: &Config, docker: dispatcher::Docker) -> dispatcher::Confi
         org_slots: (ours.org_slots > 0).then_some(ours.org_slots),
         project_slots: (ours.project_slots > 0).then_some(ours.project_slots),
         class_slots: ours.class_slots.clone(),
+        disconnect_tolerance: ours
+            .disconnect_tolerance
+            .iter()
+            .map(|(class, tolerance)| (class.clone(), tolerance.0))
+            .collect(),
         renew: ours.renew.0,
         unreachable: ours.unreachable.0,
         self_stop: ours.self_stop.0,

@@ -3,6 +3,9 @@
 use super::{Invalid, Span};
 use serde::{Deserialize, Serialize};
 
+/// The longest that a machine may be out of reach.
+const LONGEST_AWAY: std::time::Duration = std::time::Duration::from_secs(3600);
+
 /// `[dispatcher]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -15,6 +18,9 @@ pub struct Dispatcher {
     pub project_slots: u32,
     /// At most so many for a resource class: `class_slots = { large = 2 }`.
     pub class_slots: std::collections::BTreeMap<String, u32>,
+    /// For machines of a resource class that may be out of reach for longer than `self_stop`, at most an hour:
+    /// `disconnect_tolerance = { "acme/gpu" = "30m" }`. A runner of that class that is lost is noticed so much later.
+    pub disconnect_tolerance: std::collections::BTreeMap<String, Span>,
     /// Length of a lease.
     pub lease: Span,
     /// Between two renewals.
@@ -42,6 +48,7 @@ impl Default for Dispatcher {
             org_slots: 0,
             project_slots: 0,
             class_slots: std::collections::BTreeMap::new(),
+            disconnect_tolerance: std::collections::BTreeMap::new(),
             lease: Span::secs(180),
             renew: Span::secs(10),
             unreachable: Span::secs(45),
@@ -65,6 +72,14 @@ impl Dispatcher {
                 humantime::format_duration(self.self_stop.0),
                 humantime::format_duration(self.lease.0)
             )));
+        }
+        for (class, tolerance) in &self.disconnect_tolerance {
+            if tolerance.0 > LONGEST_AWAY || tolerance.0 < self.self_stop.0 {
+                return Err(Invalid::new(format!(
+                    "dispatcher.disconnect_tolerance of {class} is at least dispatcher.self_stop ({}) and at most an hour",
+                    humantime::format_duration(self.self_stop.0)
+                )));
+            }
         }
         if self.renew.0 * 3 > self.self_stop.0 {
             return Err(Invalid::new(

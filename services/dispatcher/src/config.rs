@@ -23,6 +23,8 @@ pub struct Config {
     pub self_stop: Duration,
     /// Length of a lease.
     pub lease: Duration,
+    /// Instead of `self_stop`, where that is shorter, for resource classes whose machines may be out of reach for longer.
+    pub disconnect_tolerance: BTreeMap<String, Duration>,
     /// After a start or an outage nothing is declared lost for so long.
     pub recovery_grace: Duration,
     /// How long a queued task waits for its agent before it is queued again.
@@ -74,6 +76,7 @@ impl Default for Config {
             unreachable: Duration::from_secs(45),
             self_stop: Duration::from_secs(150),
             lease: Duration::from_secs(180),
+            disconnect_tolerance: BTreeMap::new(),
             recovery_grace: Duration::from_secs(60),
             claim_timeout: Duration::from_secs(60),
             queue_timeout: None,
@@ -102,13 +105,25 @@ impl Config {
         }
     }
 
+    /// After how long without renewal an agent of a resource class ends its task itself.
+    fn self_stop_of(&self, class: &str) -> Duration {
+        self.disconnect_tolerance
+            .get(class)
+            .map_or(self.self_stop, |tolerance| self.self_stop.max(*tolerance))
+    }
+
+    /// Length of a lease of a resource class: as much longer than the agent waits as everywhere.
+    pub(crate) fn lease_of(&self, class: &str) -> Duration {
+        self.self_stop_of(class) + self.lease.saturating_sub(self.self_stop)
+    }
+
     /// What an agent is told, so that both sides derive their deadlines from the same values.
-    pub(crate) fn timing(&self) -> agent_api::Timing {
+    pub(crate) fn timing(&self, class: &str) -> agent_api::Timing {
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         agent_api::Timing {
             renew_ms: ms(self.renew),
-            self_stop_ms: ms(self.self_stop),
-            lease_ms: ms(self.lease),
+            self_stop_ms: ms(self.self_stop_of(class)),
+            lease_ms: ms(self.lease_of(class)),
             grace_ms: ms(self.grace),
             job_timeout_ms: ms(self.job_timeout),
             spool_bytes: self.spool_bytes,

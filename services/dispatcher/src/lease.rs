@@ -36,7 +36,10 @@ pub async fn claim(state: &State, claim: &Claim) -> Result<Lease, Refused> {
     let (ready, trace) = store::ready(state.store.pool(), known.job_id).await?;
     let trace = trace.map(|trace| trace.of(known.task_id));
     let prepared = rules::is_prepared(&ready.definition, state.config.docker);
-    let taken = take(state, claim, &placement, &known, !prepared);
+    let class = &ready.definition.resource_class;
+    let lease = state.config.lease_of(class);
+    let timing = state.config.timing(class);
+    let taken = take(state, claim, &placement, &known, (lease, !prepared));
     let (task, deadline) = traced(trace, "claim", known.task_id, taken).await?;
     let (index, total) = (task.index(), task.total());
     let claims = FenceClaims {
@@ -52,9 +55,9 @@ pub async fn claim(state: &State, claim: &Claim) -> Result<Lease, Refused> {
         epoch: claims.epoch,
         fence: state.fence(&claims),
         permit: task.permit_at.is_some(),
-        timing: state.config.timing(),
+        timing,
         // The database's clock, as everything that is decided about leases.
-        granted_at: Some(deadline - state.config.lease),
+        granted_at: Some(deadline - lease),
         spec: rules::spec(ready, index, total, &state.public_url, &state.config),
     })
 }
@@ -90,7 +93,7 @@ async fn take(
     claim: &Claim,
     placement: &PlacementClaims,
     known: &TaskRow,
-    permit: bool,
+    (lease, permit): (Duration, bool),
 ) -> Result<(TaskRow, Timestamp), Refused> {
     let mut tx = state.store.begin(&store::of_task(known)).await?;
     let mut task = store::task(&mut tx, placement.task_id).await?;
@@ -102,7 +105,8 @@ async fn take(
     }
     let (at, deadline, waited): (Timestamp, Timestamp, f64) = sqlx::query_as(
         "UPDATE dispatcher.tasks t SET state = 'leased', claim_id = $2, instance_id = $3, public_key = $4, agent_version = $5, \
-             granted_at = n.at, permit_at = CASE WHEN $7 THEN n.at END, renewed_at = n.at, deadline = n.at + $6, next_action_at = n.at + $6 \
+             granted_at = n.at, permit_at = CASE WHEN $7 THEN n.at END, renewed_at = n.at, deadline = n.at + $6, next_action_at = n.at + $6, \
+             lease = $6 \
          FROM (SELECT clock_timestamp() AS at) n WHERE t.task_id = $1 RETURNING t.granted_at, t.deadline, \
              extract(epoch FROM n.at - t.created_at)::float8",
     )
@@ -111,7 +115,7 @@ async fn take(
     .bind(claim.instance_id.uuid())
     .bind(&claim.public_key)
     .bind(&claim.version)
-    .bind(state.config.lease)
+    .bind(lease)
     .bind(permit)
     .fetch_one(tx.conn())
     .await?;
@@ -140,8 +144,9 @@ pub async fn renew(state: &State, fence: &FenceClaims) -> Result<Renewed, Refuse
     let mut tx = state.store.begin(&[]).await?;
     tx.relaxed().await?;
     let renewed: Option<(Uuid, Option<String>, bool, Timestamp, Timestamp, Timestamp)> = sqlx::query_as(
-        "UPDATE dispatcher.tasks t SET renewed_at = n.at, deadline = n.at + $3, \
-             next_action_at = CASE WHEN t.permit_at IS NULL THEN least(n.at + $3, t.granted_at + $4) ELSE n.at + $3 END \
+        "UPDATE dispatcher.tasks t SET renewed_at = n.at, deadline = n.at + coalesce(t.lease, $3), \
+             next_action_at = CASE WHEN t.permit_at IS NULL THEN least(n.at + coalesce(t.lease, $3), t.granted_at + $4) \
+                 ELSE n.at + coalesce(t.lease, $3) END \
          FROM (SELECT clock_timestamp() AS at) n WHERE t.task_id = $1 AND t.epoch = $2 AND t.state = 'leased' \
          RETURNING t.job_id, t.public_key, t.cancel_requested, n.at, t.deadline, \
              coalesce(t.permit_at, t.granted_at)",

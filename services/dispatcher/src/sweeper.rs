@@ -121,8 +121,8 @@ impl Sweeper {
 /// Extends every live lease and every wait for an agent: the time that passed was ours.
 async fn credit(state: &State) -> sqlx::Result<()> {
     sqlx::query(
-        "UPDATE dispatcher.tasks SET deadline = greatest(deadline, clock_timestamp() + $1), \
-             next_action_at = greatest(next_action_at, clock_timestamp() + $1) WHERE state = 'leased'",
+        "UPDATE dispatcher.tasks SET deadline = greatest(deadline, clock_timestamp() + coalesce(lease, $1)), \
+             next_action_at = greatest(next_action_at, clock_timestamp() + coalesce(lease, $1)) WHERE state = 'leased'",
     )
     .bind(state.config.lease)
     .execute(state.store.pool())

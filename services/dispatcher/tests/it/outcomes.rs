@@ -1,11 +1,11 @@
 use crate::support::{World, code, docker, machine, patient, quick};
-use agent_api::{Renew, Renewed};
+use agent_api::{Lease, Renew, Renewed};
 use contracts::{
     Actor,
     dispatcher::{RevokeJobs, TaskQueued},
 };
 use gantry_dispatcher::{Config, Docker};
-use ids::ClaimId;
+use ids::{ClaimId, JobId};
 use model::status::JobStatus;
 use std::time::Duration;
 
@@ -32,6 +32,36 @@ async fn a_lost_agent_is_an_infrastructure_failure_and_is_not_run_again() {
         .unwrap();
     assert_eq!(evidence, 1);
     assert_eq!(*world.receiver.0.lock().unwrap(), vec![(lease.task_id, 1)]);
+    world.halt().await;
+}
+
+/// The machine of the first may be out of reach for a minute; its agent is told so, and the other's loss changes nothing.
+#[tokio::test]
+async fn a_class_may_be_out_of_reach_for_longer() {
+    let tolerance = [("large".to_owned(), Duration::from_secs(60))].into();
+    let world = World::new(Config { disconnect_tolerance: tolerance, ..quick() }).await;
+    let far = JobId::new();
+    world.announce_class(&world.project, far, 1, machine(), "large").await;
+    let of_far = world.claim(&world.queued(1).await[0]).await;
+    let near = world.ready(1, machine()).await;
+    let of_near = world.claim(&world.queued(2).await[1]).await;
+    assert_eq!(of_far.timing.self_stop_ms, 60_000);
+    let margin = |lease: &Lease| lease.timing.lease_ms - lease.timing.self_stop_ms;
+    assert_eq!(margin(&of_far), margin(&of_near), "the server waits as much longer than the agent");
+    assert_eq!(world.job_finished(near).await.reason.as_deref(), Some("runner_lost"));
+    // Without the long lease it would have been over long before: it was claimed first.
+    let path = format!("/v1/tasks/{}/renew", of_far.task_id);
+    world.post::<Renewed>(&path, Some(&of_far.fence), &Renew {}).await.unwrap();
+    let deadline: f64 = sqlx::query_scalar(
+        "SELECT extract(epoch FROM deadline - renewed_at)::float8 FROM dispatcher.tasks WHERE task_id = $1",
+    )
+    .bind(of_far.task_id.uuid())
+    .fetch_one(&world.pool)
+    .await
+    .unwrap();
+    assert!(deadline > 60.0, "a renewal keeps the length: {deadline}");
+    world.finish(&of_far, JobStatus::Success).await.unwrap();
+    assert_eq!(world.job_finished(far).await.status, JobStatus::Success);
     world.halt().await;
 }
 
