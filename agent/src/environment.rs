@@ -162,6 +162,9 @@ fn built_in(spec: &TaskSpec, places: &Places) -> BTreeMap<String, String> {
     set("BASH_ENV", places.bash_env.display().to_string());
     set("CIRCLE_SHELL_ENV", places.bash_env.display().to_string());
     set("GANTRY_PIPELINE_NUMBER", spec.pipeline_number.to_string());
+    if let Some(number) = spec.previous_number {
+        set("CIRCLE_PREVIOUS_BUILD_NUM", number.to_string());
+    }
     if !spec.upstream.is_empty() {
         let ids: Vec<String> = spec.upstream.iter().map(ToString::to_string).collect();
         set("CIRCLE_WORKFLOW_UPSTREAM_JOB_IDS", ids.join(","));

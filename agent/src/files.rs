@@ -208,7 +208,8 @@ fn workspace(root: &Path, globs: &[String]) -> Result<Vec<Source>, Failed> {
     }
     let mut sources: Vec<Source> = Vec::new();
     for pattern in globs {
-        for name in glob::expand(root, pattern, glob::Syntax::Plain)? {
+        // Joined to the root, as a path: one that begins with a slash is below the root too (execution §16).
+        for name in glob::expand(root, pattern.trim_start_matches('/'), glob::Syntax::Plain)? {
             if name == Path::new(".") {
                 // All that is in the root; the root itself is where each job wants it.
                 let entries = std::fs::read_dir(root).map_err(text)?.flatten();

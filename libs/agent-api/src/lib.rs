@@ -154,6 +154,9 @@ pub struct TaskSpec {
     pub job_name: String,
     /// Job number.
     pub job_number: i64,
+    /// The job number before it on the branch; never told to self-hosted runners (execution §11.3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_number: Option<i64>,
     /// Page of the job.
     pub job_url: String,
     /// Workflow.
@@ -279,7 +282,8 @@ pub struct LaunchFile {
     /// Where the suite listens: `unix:/path/agent.sock`, or a base URL. The path of a socket is stable across
     /// restarts of the server, or a link that the server renews.
     pub endpoint: String,
-    /// One-time token to claim with; empty: the agent asks for it with its identity.
+    /// One-time token to claim with; empty: the agent asks for it with its identity, or waits for it as a line on its standard
+    /// input.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub token: String,
     /// What keeps steps from the server's files: `user` (steps run as [`Self::job_user`]), `namespace` (user,

@@ -115,6 +115,9 @@ pub struct JobReady {
     pub name: String,
     /// Job number: dense per project, from 1.
     pub number: i64,
+    /// The job number before it on the branch (execution §11.3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_number: Option<i64>,
     /// Revision.
     pub vcs: Vcs,
     /// What made the pipeline.

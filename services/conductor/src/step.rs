@@ -4,7 +4,7 @@ use crate::{
     NAME,
     error::{Error, Result},
     locks, me,
-    store::{self, Beginning, Workflow},
+    store::{self, Beginning, Numbers, Workflow},
 };
 use contracts::{
     Actor, NewEvent,
@@ -21,10 +21,7 @@ use model::{
     workflow::{Changes, Command, Event, Job, Walk},
 };
 use spans::{Kind, Name, Span};
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 /// After so long a revocation that was committed here is asked of the dispatcher again, in case that this
 /// process ended between the two.
@@ -84,13 +81,12 @@ pub(crate) async fn commit(
             _ => None,
         })
         .collect();
-    let mut numbers = BTreeMap::new();
+    let mut numbers = Numbers::default();
     let mut beginnings = HashMap::new();
     if !ready.is_empty() {
         beginnings = store::beginnings(tx.conn(), &ready).await?;
-        let n = i64::try_from(ready.len()).map_err(|_| Error::Message("too many jobs at once".into()))?;
-        let from = store::take_numbers(tx.conn(), workflow.project.id, n).await?;
-        numbers = ready.iter().copied().zip(from..).collect();
+        let branch = workflow.vcs.branch.as_deref();
+        numbers = store::take_numbers(tx.conn(), workflow.project.id, branch, &ready).await?;
     }
     let groups = serial_groups(tx, changes).await?;
     let released = locks::released(tx.conn(), workflow.id, changes).await?;
@@ -175,7 +171,7 @@ fn announce(
     workflow: &Workflow,
     changes: &Changes,
     what: &Event,
-    numbers: &BTreeMap<JobId, i64>,
+    numbers: &Numbers,
     groups: &HashMap<JobId, String>,
     beginnings: &mut HashMap<JobId, Beginning>,
     cause: &Cause,
@@ -213,7 +209,7 @@ fn announce(
             event(workflow, cause, &WorkflowFinished { status: *status, at: *at })
         }
         Event::JobReady { job } => {
-            let (Some(beginning), Some(number)) = (beginnings.remove(job), numbers.get(job)) else {
+            let (Some(beginning), Some(number)) = (beginnings.remove(job), numbers.get(*job)) else {
                 return Err(Error::Message(format!("job {job} begins and is not stored")));
             };
             let JobKind::Build { definition } = beginning.plan.kind else {
@@ -229,7 +225,8 @@ fn announce(
                 pipeline_number: workflow.pipeline_number,
                 project: workflow.project.clone(),
                 name: beginning.name,
-                number: *number,
+                number,
+                previous_number: numbers.previous(number),
                 vcs: workflow.vcs.clone(),
                 trigger: workflow.trigger.clone(),
                 upstream: beginning.upstream,

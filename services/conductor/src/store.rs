@@ -271,18 +271,52 @@ pub(crate) async fn serial_groups(conn: &mut PgConnection, jobs: &[JobId]) -> Re
     Ok(rows.into_iter().map(|(id, group)| (id.into(), group)).collect())
 }
 
-/// Takes the next `n` job numbers of a project and returns the first. Others of the project wait until the
-/// transaction ends: numbers have no holes.
-pub(crate) async fn take_numbers(conn: &mut PgConnection, project: ProjectId, n: i64) -> Result<i64> {
-    let last: i64 = sqlx::query_scalar(
-        "INSERT INTO conductor.project_counters AS c (project_id, jobs) VALUES ($1, $2) \
-         ON CONFLICT (project_id) DO UPDATE SET jobs = c.jobs + $2 RETURNING jobs",
+/// Job numbers that were taken together.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    of: BTreeMap<JobId, i64>,
+    /// The last one of the branch before them.
+    before: Option<i64>,
+}
+
+impl Numbers {
+    pub(crate) fn get(&self, job: JobId) -> Option<i64> {
+        self.of.get(&job).copied()
+    }
+
+    /// The one before on the branch (execution §11.3).
+    pub(crate) fn previous(&self, number: i64) -> Option<i64> {
+        let first = self.of.values().min();
+        if first.is_some_and(|first| *first < number) { Some(number - 1) } else { self.before }
+    }
+}
+
+/// Takes the next job numbers of a project. Others of the project wait until the transaction ends: numbers have no holes. The
+/// last one of the branch is the one that was seen before that wait: if two take numbers at once, it may be an older one.
+pub(crate) async fn take_numbers(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    branch: Option<&str>,
+    jobs: &[JobId],
+) -> Result<Numbers> {
+    let n = i64::try_from(jobs.len()).map_err(|_| Error::Message("too many jobs at once".into()))?;
+    let (last, before): (i64, Option<i64>) = sqlx::query_as(
+        "WITH taken AS ( \
+             INSERT INTO conductor.project_counters AS c (project_id, jobs) VALUES ($1, $2) \
+             ON CONFLICT (project_id) DO UPDATE SET jobs = c.jobs + $2 RETURNING jobs \
+         ), kept AS ( \
+             INSERT INTO conductor.branch_numbers (project_id, branch, last) \
+             SELECT $1, $3, jobs FROM taken WHERE $3 IS NOT NULL \
+             ON CONFLICT (project_id, branch) DO UPDATE SET last = excluded.last \
+         ) \
+         SELECT jobs, (SELECT last FROM conductor.branch_numbers WHERE project_id = $1 AND branch = $3) FROM taken",
     )
     .bind(project.uuid())
     .bind(n)
+    .bind(branch)
     .fetch_one(conn)
     .await?;
-    Ok(last - n + 1)
+    Ok(Numbers { of: jobs.iter().copied().zip(last - n + 1..).collect(), before })
 }
 
 /// Stores a workflow that does not exist yet, with all its jobs.
@@ -396,7 +430,7 @@ pub(crate) async fn save(
     conn: &mut PgConnection,
     workflow: &Workflow,
     changes: &Changes,
-    numbers: &BTreeMap<JobId, i64>,
+    numbers: &Numbers,
     retry: Option<Timestamp>,
     now: Timestamp,
 ) -> Result<()> {
@@ -460,10 +494,10 @@ pub(crate) async fn save(
         approvers.push(job.approver.map(|approver| approver.user.uuid()));
         approver_ats.push(job.approver.map(|approver| approver.at));
         reasons.push(job.reason.as_deref());
-        readies.push(numbers.contains_key(&job.id).then_some(now));
+        readies.push(numbers.get(job.id).is_some().then_some(now));
         starts.push(started.get(&job.id).copied());
         ends.push(ended.get(&job.id).copied());
-        numbered.push(numbers.get(&job.id).copied());
+        numbered.push(numbers.get(job.id));
     }
     let done = sqlx::query(
         "UPDATE conductor.jobs j SET status = n.status, unmet = n.unmet, cancel_requested = n.cancel_requested, \

@@ -65,6 +65,7 @@ pub fn spec(ready: JobReady, index: u32, total: u32, public_url: &str, config: &
         job_id: ready.job_id,
         job_name: ready.name,
         job_number: ready.number,
+        previous_number: ready.previous_number.filter(|_| !is_self_hosted(&ready.definition.resource_class)),
         job_url: format!("{public_url}/jobs/{}", ready.job_id),
         workflow_id: ready.workflow_id,
         workspace_id: ready.workspace_id,

@@ -427,6 +427,7 @@ pub async fn history(world: &World) -> Run {
         project,
         name: "build".to_owned(),
         number: 1,
+        previous_number: None,
         vcs,
         trigger,
         upstream: vec![],

@@ -161,6 +161,7 @@ impl Suite {
             project: project.clone(),
             name: "build".into(),
             number: 1,
+            previous_number: None,
             vcs: Vcs { revision: "0".repeat(40), branch: Some("main".into()), tag: None },
             trigger: Trigger {
                 kind: "api".into(),

@@ -231,6 +231,7 @@ impl World {
             project: project.clone(),
             name: "test".to_owned(),
             number: 1,
+            previous_number: None,
             vcs: Vcs { revision: "abc".to_owned(), branch: Some("main".to_owned()), tag: None },
             trigger: Trigger {
                 kind: "webhook".to_owned(),
