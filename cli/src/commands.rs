@@ -200,6 +200,9 @@ fn done(global: &Global, answer: &Value, sentence: &str) {
         println!("{answer}");
     } else {
         eprintln!("{sentence}");
+        for warning in answer["warnings"].as_array().into_iter().flatten() {
+            eprintln!("warning: {}", text(warning, "message"));
+        }
     }
 }
 

@@ -495,6 +495,18 @@ pub async fn set_variable(
     Ok(app.command(caller, &ask).await?)
 }
 
+/// What is to be said about a value that was taken all the same (security §4.5).
+fn warned(mut answer: Value, value: &str) -> Value {
+    if !masking::is_maskable(value.as_bytes()) {
+        let message = format!(
+            "the value is not masked in output: it has fewer than {} bytes, or is a word of logic",
+            masking::MIN_LEN
+        );
+        answer["warnings"] = json!([{ "code": "value_too_short_to_mask", "message": message }]);
+    }
+    answer
+}
+
 /// Seals a value for a request.
 pub async fn seal(app: &App, value: &str) -> Result<String, Fail> {
     let sealed = app.secrets.encrypt("request", value.as_bytes()).await.map_err(|error| {
@@ -528,7 +540,8 @@ async fn project_variables(
         ("POST", []) => {
             let new: NewVariable = body(bytes)?;
             let info = set_variable(app, caller, scope, new.name, &new.value).await?;
-            Ok((StatusCode::CREATED, Json(variable_json(&info))).into_response())
+            let shown = warned(variable_json(&info), &new.value);
+            Ok((StatusCode::CREATED, Json(shown)).into_response())
         }
         ("GET", [name]) => {
             let found = app.ask(caller, &ListVariables { scope }).await?;
@@ -654,7 +667,7 @@ async fn set_context_variable(
     let context = permitted(&app, &caller, &context, Permission::WriteContext).await?;
     let new: NewValue = body(&bytes)?;
     let info = set_variable(&app, &caller, Scope::Context(context.id), name, &new.value).await?;
-    Ok(Json(context_variable_json(context.id, &info)).into_response())
+    Ok(Json(warned(context_variable_json(context.id, &info), &new.value)).into_response())
 }
 
 async fn remove_context_variable(

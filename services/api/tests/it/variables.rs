@@ -40,6 +40,22 @@ async fn a_variable_is_set_under_the_clients_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_sets_a_value_that_is_not_masked_is_told() {
+    let world = World::new().await;
+    let project = "/api/v2/project/git/local/demo/envvar".to_owned();
+    let context = format!("/api/v2/context/{}/environment-variable/NAME", ids::ContextId::new());
+    for (method, path) in [(Method::POST, project), (Method::PUT, context)] {
+        for (value, masked) in [("abc", false), ("true", false), ("abcd", true)] {
+            let body = json!({ "name": "NAME", "value": value });
+            let (status, made) = world.call(method.clone(), &path, Some(TOKEN), Some(body)).await;
+            assert!(status.is_success(), "{made}");
+            let code = &made["warnings"][0]["code"];
+            assert_eq!(code == "value_too_short_to_mask", !masked, "{path} {value}: {made}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_an_administrator_restricts_a_context() {
     let world = World::new().await;
     let path = format!("/api/v2/context/{}/restrictions", ids::ContextId::new());
