@@ -3,6 +3,7 @@
 use crate::{
     client::{Call, Client, Failure},
     clock::{Clock, boottime},
+    output::Aside,
 };
 use agent_api::{Commands, Lease, Renew, Renewed, Timing};
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -12,7 +13,7 @@ use ids::TaskId;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -22,6 +23,9 @@ use tokio::sync::watch;
 /// Longest that a call may take, but for the long poll.
 const CALL: Duration = Duration::from_secs(10);
 const POLL_MS: u64 = 25_000;
+
+const STORE_AWAY: &str = "The store does not answer. What is to be moved is tried again until it does.";
+const STORE_BACK: &str = "The store answers again.";
 
 /// Why a task stops before its end. Ordered: a later one overrides an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +67,8 @@ pub(crate) struct Control {
     /// When the last renewal that succeeded was sent.
     renewed_at: AtomicU64,
     stop: watch::Sender<Option<Stop>>,
+    /// Where is told that a step waits for a store, and whether it is told by now.
+    waiting: Mutex<Option<(Aside, bool)>>,
 }
 
 /// Milliseconds since the machine was started.
@@ -95,7 +101,27 @@ impl Control {
             fence: Mutex::new(lease.fence.clone()),
             renewed_at: AtomicU64::new(claimed_at),
             stop: watch::Sender::new(None),
+            waiting: Mutex::new(None),
         })
+    }
+
+    /// Has it told here when the step that begins waits for a store; `None`: that step is over.
+    pub(crate) fn tell_waiting(&self, to: Option<Aside>) {
+        *self.waiting() = to.map(|aside| (aside, false));
+    }
+
+    /// A store did not answer for a while, or answers again. Several transfers may say so: it is told once.
+    pub(crate) fn store_is_away(&self, away: bool) {
+        if let Some((aside, told)) = &mut *self.waiting()
+            && *told != away
+        {
+            aside.note(if away { STORE_AWAY } else { STORE_BACK });
+            *told = away;
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<(Aside, bool)>> {
+        self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(crate) fn stop(&self, why: Stop) {

@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -219,7 +219,7 @@ impl Output {
             upload.run().await;
             let _ = std::fs::remove_file(path);
         });
-        Ok(Stream {
+        Ok(Stream(Arc::new(Mutex::new(Open {
             masker: secrets.masker(),
             hidden: Arc::clone(&self.hidden),
             version,
@@ -231,7 +231,7 @@ impl Output {
             budget: Arc::clone(&self.budget),
             scratch: Vec::new(),
             last: b'\n',
-        })
+        }))))
     }
 
     fn lock(&self) -> MutexGuard<'_, JoinSet<()>> {
@@ -246,7 +246,55 @@ impl Output {
 }
 
 /// One step's output.
-pub(crate) struct Stream {
+pub(crate) struct Stream(Arc<Mutex<Open>>);
+
+impl Stream {
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes output. The masker keeps what may be the beginning of a secret.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.lock().write(bytes)
+    }
+
+    /// Hides more values in this stream from here on, and what the task has learned since it was opened.
+    pub(crate) fn learn(&mut self, values: &[String]) -> io::Result<()> {
+        self.lock().learn(values)
+    }
+
+    /// Adds a line of our own, below what the step wrote.
+    pub(crate) fn note(&mut self, text: &str) -> io::Result<()> {
+        self.lock().note(text)
+    }
+
+    /// Ends the stream; it is sealed in the background.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        self.lock().flush()
+    }
+
+    /// For who has something to say about the step while another writes it.
+    pub(crate) fn aside(&self) -> Aside {
+        Aside(Arc::downgrade(&self.0))
+    }
+}
+
+/// Adds lines to a stream that somebody else writes, as long as it is open.
+pub(crate) struct Aside(Weak<Mutex<Open>>);
+
+impl Aside {
+    pub(crate) fn note(&self, text: &str) {
+        let Some(open) = self.0.upgrade() else { return };
+        let noted = open.lock().unwrap_or_else(std::sync::PoisonError::into_inner).note(text);
+        if let Err(error) = noted {
+            // Who writes the stream finds that too.
+            tracing::debug!(%error, "a remark was not written");
+        }
+    }
+}
+
+/// What is behind a [`Stream`].
+struct Open {
     hidden: Arc<Hidden>,
     version: u64,
     /// What this stream alone hides.
@@ -261,9 +309,8 @@ pub(crate) struct Stream {
     last: u8,
 }
 
-impl Stream {
-    /// Takes output. The masker keeps what may be the beginning of a secret.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+impl Open {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.hidden.version.load(Ordering::Acquire) != self.version {
             self.learn(&[])?;
         }
@@ -275,8 +322,7 @@ impl Stream {
         kept
     }
 
-    /// Hides more values in this stream from here on, and what the task has learned since it was opened.
-    pub(crate) fn learn(&mut self, values: &[String]) -> io::Result<()> {
+    fn learn(&mut self, values: &[String]) -> io::Result<()> {
         let mut rest = Vec::new();
         self.masker.flush(&mut rest);
         self.own.extend_from_slice(values);
@@ -286,8 +332,7 @@ impl Stream {
         self.keep(&rest)
     }
 
-    /// Adds a line of our own, below what the step wrote.
-    pub(crate) fn note(&mut self, text: &str) -> io::Result<()> {
+    fn note(&mut self, text: &str) -> io::Result<()> {
         let lead = if self.last == b'\n' { "" } else { "\n" };
         self.write(format!("{lead}{text}\n").as_bytes())
     }
@@ -332,17 +377,14 @@ impl Stream {
         Ok(())
     }
 
-    /// Ends the stream; it is sealed in the background.
-    pub(crate) fn finish(mut self) -> io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         let mut rest = Vec::new();
         self.masker.flush(&mut rest);
-        let kept = self.keep(&rest);
-        drop(self);
-        kept
+        self.keep(&rest)
     }
 }
 
-impl Drop for Stream {
+impl Drop for Open {
     fn drop(&mut self) {
         // A spool that nobody may write to is whole: an agent that takes it over adds nothing.
         if let Err(error) = self.spool.set_permissions(Permissions::from_mode(WHOLE)) {

@@ -30,6 +30,7 @@ impl Runner {
         step: &Step,
         stream: &mut Stream,
     ) -> io::Result<Option<Done>> {
+        self.control.tell_waiting(Some(stream.aside()));
         // Whether a failure is the job's failure.
         let (done, counts, before) = match step {
             Step::SaveCache { key, paths, .. } => (self.save_cache(key, paths, stream).await, false, ""),
@@ -46,6 +47,7 @@ impl Runner {
             }
             _ => return Ok(None),
         };
+        self.control.tell_waiting(None);
         let Err(failed) = done else { return Ok(Some(Done::Success)) };
         if self.tell(&failed, before, stream)? {
             return Ok(Some(Done::Stopped));

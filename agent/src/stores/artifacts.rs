@@ -1,6 +1,6 @@
 //! `store_artifacts` and `store_test_results` (execution §17, §18).
 
-use super::transfer::{AT_A_TIME, SENT_FOR, call, patience, pauses, put};
+use super::transfer::{AT_A_TIME, SENT_FOR, Tries, call, patience, put};
 use crate::{
     client::{Body, Failure},
     files::{Artifact, Ask, Report},
@@ -112,7 +112,7 @@ impl Runner {
     /// Sends a file that is not held as a whole. What it is called in the end.
     async fn send_large(&self, artifact: &Artifact, stream: &mut Stream) -> Result<Uuid, Failed> {
         let ask = Ask::Send { files: vec![(artifact.source.clone(), artifact.size)] };
-        let mut pauses = pauses(&self.control, SENT_FOR);
+        let mut tries = Tries::new(&self.control, SENT_FOR);
         loop {
             let place = self.places_of(&[artifact]).await?.into_iter().next().ok_or_else(no_place)?;
             if place.in_parts {
@@ -130,14 +130,14 @@ impl Runner {
                 Ok(sent)
             });
             match sent.await? {
-                Ok(()) => return Ok(place.object),
-                Err(failure) => match pauses.next() {
-                    Some(pause) if failure.is_temporary() => {
-                        tracing::debug!(error = %failure, "an artifact is sent again");
-                        tokio::time::sleep(pause).await;
-                    }
-                    _ => return Err(Failed::Told(format!("{}: {failure}", artifact.source.display()))),
-                },
+                Ok(()) => {
+                    tries.succeeded();
+                    return Ok(place.object);
+                }
+                Err(failure) => {
+                    let told = |failure| Failed::Told(format!("{}: {failure}", artifact.source.display()));
+                    tries.again(failure).await.map_err(told)?;
+                }
             }
         }
     }

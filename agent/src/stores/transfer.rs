@@ -31,6 +31,8 @@ const TRIES: usize = 10;
 const FETCHED_FOR: Duration = Duration::from_secs(150);
 /// The same of what is to be stored: the work that made it is done (reliability F31).
 pub(super) const SENT_FOR: Duration = Duration::from_secs(30 * 60);
+/// A step waits for a store for so long before it says so.
+const SILENT_FOR: Duration = Duration::from_secs(5);
 /// A transfer takes this long at most, and so much longer for each MiB.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PER_MIB: Duration = Duration::from_secs(2);
@@ -49,7 +51,7 @@ pub(super) fn patience(size: u64) -> Duration {
 }
 
 /// Pauses between the tries of one transfer, which is tried for so long at least.
-pub(super) fn pauses(control: &Control, least: Duration) -> impl Iterator<Item = Duration> + use<> {
+fn pauses(control: &Control, least: Duration) -> impl Iterator<Item = Duration> + use<> {
     let end = Instant::now() + least;
     let going_on = move |(tried, _): &(usize, Duration)| *tried < TRIES || Instant::now() < end;
     backoff(&control.client).enumerate().take_while(going_on).map(|(_, pause)| pause)
@@ -60,17 +62,58 @@ async fn persist<T, F>(control: &Control, least: Duration, transfer: impl Fn() -
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let mut pauses = pauses(control, least);
+    let mut tries = Tries::new(control, least);
     loop {
         match transfer().await {
-            Ok(done) => return Ok(done),
-            Err(failure) => match pauses.next() {
-                Some(pause) if failure.is_temporary() => {
-                    tracing::debug!(error = %failure, "a transfer is tried again");
-                    tokio::time::sleep(pause).await;
+            Ok(done) => {
+                tries.succeeded();
+                return Ok(done);
+            }
+            Err(failure) => {
+                tries.again(failure).await.map_err(|failure| Failed::Told(failure.to_string()))?
+            }
+        }
+    }
+}
+
+/// The tries of one transfer. A step that waits for a store for long says so.
+pub(super) struct Tries<'a, P> {
+    control: &'a Control,
+    pauses: P,
+    since: Option<Instant>,
+}
+
+impl<'a> Tries<'a, ()> {
+    /// For so long at least.
+    pub(super) fn new(
+        control: &'a Control,
+        least: Duration,
+    ) -> Tries<'a, impl Iterator<Item = Duration> + use<>> {
+        Tries { control, pauses: pauses(control, least), since: None }
+    }
+}
+
+impl<P: Iterator<Item = Duration>> Tries<'_, P> {
+    /// Waits before the next try after a failure; the failure comes back if there is to be none.
+    pub(super) async fn again(&mut self, failure: Failure) -> Result<(), Failure> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        match self.pauses.next() {
+            Some(pause) if failure.is_temporary() => {
+                tracing::debug!(error = %failure, "a transfer is tried again");
+                if since.elapsed() >= SILENT_FOR {
+                    self.control.store_is_away(true);
                 }
-                _ => return Err(Failed::Told(failure.to_string())),
-            },
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+            _ => Err(failure),
+        }
+    }
+
+    /// It was done.
+    pub(super) fn succeeded(&self) {
+        if self.since.is_some() {
+            self.control.store_is_away(false);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A suite that answers as the agent API says, in this process, over a Unix socket.
 
+use agent_api::stores::{ArtifactUploads, Committed, Upload, Uploads};
 use agent_api::{
     CHUNK_CRC, ChunkAck, Claim, Commands, FinalReport, JobUser, LAUNCH_FILE, LaunchFile, Lease, Problem,
     Renewed, Seal, SealedSecrets, Secrets, Source, SshListen, SshSession, StepReport, TaskSpec, Timing,
@@ -54,6 +55,10 @@ pub struct Seen {
     pub stream_limit: Option<usize>,
     /// Who entered and left by SSH.
     pub sessions: Vec<SshSession>,
+    /// Whether the store refuses to work.
+    pub store_away: bool,
+    /// What the store took.
+    pub stored: Vec<Bytes>,
 }
 
 pub struct Suite {
@@ -102,6 +107,7 @@ pub fn lease(steps: Vec<Step>) -> Lease {
             job_id: JobId::new(),
             job_name: "build".into(),
             job_number: 7,
+            previous_number: Some(6),
             job_url: "http://localhost/jobs/7".into(),
             workflow_id: WorkflowId::new(),
             workspace_id: WorkflowId::new(),
@@ -183,6 +189,9 @@ impl Suite {
             .route("/v1/tasks/{task}/secrets", get(secrets))
             .route("/v1/tasks/{task}/steps", post(steps))
             .route("/v1/tasks/{task}/ssh", post(ssh))
+            .route("/v1/tasks/{task}/stores/artifacts/uploads", post(places))
+            .route("/v1/tasks/{task}/stores/artifacts/commit", post(stored))
+            .route("/store/{object}", put(store))
             .route("/v1/tasks/{task}/streams/{step}/chunks", put(chunk))
             .route("/v1/tasks/{task}/streams/{step}/seal", post(seal))
             .with_state(Arc::clone(self));
@@ -436,6 +445,28 @@ async fn ssh(
     suite.seen.lock().unwrap().sessions.push(session);
     suite.note();
     Json(serde_json::json!({})).into_response()
+}
+
+/// Places for artifacts, each at a store that is this suite itself.
+async fn places(Json(ask): Json<ArtifactUploads>) -> Response {
+    let place = |_| {
+        let object = TaskId::new().uuid();
+        Upload { object, url: format!("/store/{object}"), headers: Vec::new(), in_parts: false }
+    };
+    Json(Uploads { uploads: ask.files.iter().map(place).collect() }).into_response()
+}
+
+async fn store(State(suite): State<Arc<Suite>>, body: Bytes) -> Response {
+    let mut seen = suite.seen.lock().unwrap();
+    if seen.store_away {
+        return problem(503, "unavailable", None);
+    }
+    seen.stored.push(body);
+    StatusCode::OK.into_response()
+}
+
+async fn stored() -> Response {
+    Json(Committed::Stored).into_response()
 }
 
 #[derive(serde::Deserialize)]
