@@ -1,8 +1,9 @@
 //! Containers: the contract of environments, and what keeps them apart.
 
 use crate::suite::{Suite, lease, run, step};
+use cgroups::{Bounds, Limits, Unheld};
 use executors::{Environment, Io};
-use executors_docker::{Config, Docker, Engine, Log, Order, Pull, Resources, Service};
+use executors_docker::{Config, Docker, Engine, Log, Order, Pull, Service};
 use model::plan::{Container, Executor, RegistryAuth};
 use std::{
     path::PathBuf,
@@ -30,7 +31,7 @@ fn order(containers: Vec<Container>) -> Order {
         placement: format!("task-{}-{number}", std::process::id()),
         task: "a task".into(),
         containers,
-        resources: Resources { cpu_millis: Some(1000), memory_bytes: Some(64 << 20) },
+        limits: Limits { cpu_millis: Some(1000), memory_bytes: Some(64 << 20), processes: None },
         program: PathBuf::from(env!("CARGO_BIN_EXE_gantry-runner")),
     }
 }
@@ -202,6 +203,50 @@ async fn limits_hold() {
     docker.end().await;
 }
 
+/// Whether this machine holds limits of several containers together.
+fn holds_together() -> bool {
+    let all = Limits { cpu_millis: Some(1000), memory_bytes: Some(64 << 20), processes: Some(40) };
+    let (bounds, unheld) = Bounds::make(&format!("probe-{}", std::process::id()), &all);
+    bounds.remove();
+    Unheld::warning(&unheld).inspect(|warning| eprintln!("{warning}")).is_none()
+}
+
+/// Each is within its own limits (execution §22: the class is shared by all containers of the job).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_of_a_job_share_its_limits() {
+    let Some(engine) = testkit::docker::engine() else { return };
+    let fill =
+        "nc -l -p 7002 </dev/null >/dev/null; head -c 40m /dev/zero >/dev/shm/x; echo full; sleep 1000";
+    let service = Container {
+        command: Some(["/bin/sh", "-c", fill].map(str::to_owned).to_vec()),
+        ..container(testkit::docker::IMAGE)
+    };
+    let containers = vec![container(testkit::docker::IMAGE), service];
+    let mut started = start(engine, order(containers)).await.expect("containers");
+    let together = holds_together();
+    let said =
+        if together { "for all containers together" } else { "for each container and not for all together" };
+    assert!(started.log.contains(&format!("Limits: 1 vCPU, 64 MiB of memory, {said}\n")), "{}", started.log);
+    let groups = || {
+        let all = ["/sys/fs/cgroup", "/sys/fs/cgroup/memory"]
+            .map(|root| format!("{root}/gantry/{}.bounds", started.placement));
+        all.iter().filter(|group| std::path::Path::new(group).exists()).count()
+    };
+    assert_eq!(groups(), usize::from(together));
+    if together {
+        let use_35 = "head -c 100m /dev/zero | tail -c 35m | wc -c";
+        assert_eq!(sh(&started.docker, use_35).await.0.trim(), "36700160", "35 MiB fit into 64");
+        sh(&started.docker, "until echo | nc localhost 7002; do sleep 0.05; done").await;
+        let mut full = [0u8; 5];
+        started.services[0].output.read_exact(&mut full).await.expect("what it says");
+        let (text, _) = sh(&started.docker, use_35).await;
+        assert_ne!(text.trim(), "36700160", "35 MiB fit beside 40 into 64");
+        assert!(started.docker.explain(137).await.is_some_and(|why| why.starts_with("oom_killed")), "{text}");
+    }
+    started.docker.end().await;
+    assert_eq!((left(engine, &started.placement).as_str(), groups()), ("", 0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_share_the_network_and_show_what_they_say() {
     let Some(engine) = testkit::docker::engine() else { return };
@@ -223,7 +268,6 @@ async fn services_share_the_network_and_show_what_they_say() {
         ..container(testkit::docker::IMAGE)
     };
     let mut started = start(engine, order(vec![primary, service, command])).await.expect("containers");
-    assert!(started.log.contains("for each container and not for all together"), "{}", started.log);
     let (text, _) = sh(&started.docker, "until nc db 5432; do sleep 0.05; done; until nc localhost 5432; do sleep 0.05; done; echo $OF_PRIMARY$WHO").await;
     let pongs: Vec<&str> = text.lines().filter(|line| !line.starts_with("nc:")).collect();
     assert_eq!(pongs, ["pong", "pong", "1"], "{text}");

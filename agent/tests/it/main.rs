@@ -80,6 +80,55 @@ async fn a_failure_skips_what_waits_for_success() {
     assert_eq!(suite.log(102), "");
 }
 
+/// On the machine as in containers; where the machine does not hold them, the job runs and its spin-up says so.
+#[tokio::test]
+async fn the_resource_class_limits_what_all_steps_use() {
+    let mut lease = lease(vec![run("head -c 300m /dev/zero | tail -c 200m | wc -c")]);
+    lease.spec.resources =
+        agent_api::Resources { class: "tiny".into(), cpu_millis: Some(1500), memory_bytes: Some(64 << 20) };
+    let group = format!("gantry/task-{}-{}.bounds", lease.task_id, lease.epoch);
+    let suite = Suite::new(lease);
+    let mut agent = suite.agent("none", None, vec![]);
+    suite.until("the step begins", |seen| seen.steps.contains_key(&101)).await;
+    let spin_up = suite.log(0);
+    assert!(spin_up.contains("Resource class tiny\nLimits: 1.5 vCPU, 64 MiB of memory\n"), "{spin_up}");
+    if spin_up.contains("does not hold limits of memory") {
+        eprintln!("left out: {spin_up}");
+        agent.kill().await.unwrap();
+        return;
+    }
+    assert_eq!(suite.finished(agent).await, "failed");
+    assert_eq!(suite.summary()[2], (101, "failed".into(), Some(137)));
+    assert!(suite.log(101).contains("oom_killed: the job needed more than 64 MiB"), "{}", suite.log(101));
+    for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu"] {
+        assert!(!Path::new(root).join(&group).exists(), "{group} is left in {root}");
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_waits_for_a_store_says_so() {
+    let store = Step::StoreArtifacts {
+        path: "file".into(),
+        destination: None,
+        name: "Uploading artifacts".into(),
+        when: When::Always,
+    };
+    let suite = Suite::new(lease(vec![run("echo kept > file"), store]));
+    suite.seen.lock().unwrap().store_away = true;
+    let agent = suite.agent("none", None, vec![]);
+    let says = |seen: &suite::Seen| {
+        let log = seen.steps.get(&102).and_then(|step| seen.streams.get(&step.step_id));
+        log.is_some_and(|log| String::from_utf8_lossy(log).contains("The store does not answer."))
+    };
+    suite.until("the step says what it waits for", says).await;
+    suite.seen.lock().unwrap().store_away = false;
+    assert_eq!(suite.finished(agent).await, "success");
+    let log = suite.log(102);
+    assert_eq!(log.matches("The store does not answer.").count(), 1, "{log}");
+    assert_eq!(log.matches("The store answers again.").count(), 1, "{log}");
+    assert_eq!(suite.seen.lock().unwrap().stored, ["kept\n"]);
+}
+
 #[tokio::test]
 async fn halt_ends_the_job_with_success() {
     let suite = Suite::new(lease(vec![run("circleci-agent step halt; echo to the end"), run("echo no")]));

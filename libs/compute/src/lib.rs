@@ -10,7 +10,6 @@ use ids::{TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::{io, path::PathBuf, time::SystemTime};
 
-mod cgroup;
 pub mod contract;
 mod local;
 mod process;

@@ -1,7 +1,8 @@
 //! Agents as detached processes of this machine.
 
-use crate::{Compute, Error, Phase, Placement, Running, cgroup, check_name, process};
+use crate::{Compute, Error, Phase, Placement, Running, check_name, process};
 use agent_api::{CONTAINERS_FILE, Engine, JobUser, LAUNCH_FILE, LaunchFile, PID_FILE, SshListen};
+use cgroups::Bounds;
 use process::Identity;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use std::{
@@ -61,7 +62,7 @@ pub trait Containers: Send + Sync {
 pub struct Local {
     config: LocalConfig,
     containers: Option<(Engine, Arc<dyn Containers>)>,
-    cgroups: Option<cgroup::Root>,
+    cgroups: Option<cgroups::Root>,
     program: PathBuf,
     /// Looking whether an agent runs and starting it must be one act.
     starting: Mutex<()>,
@@ -80,7 +81,7 @@ impl Local {
             tracing::debug!(%error, "folders of tasks lie where the file system puts them");
         }
         let program = install(&config.agent, &config.data.join("bin"))?;
-        let cgroups = config.cgroups.then(cgroup::Root::find).flatten();
+        let cgroups = config.cgroups.then(cgroups::Root::find).flatten();
         if let Some(root) = &cgroups {
             root.sweep();
         }
@@ -128,7 +129,7 @@ impl Local {
         let output = private_options().append(true).open(&log).map_err(io_error("open", &log))?;
         let errors = output.try_clone().map_err(io_error("open", &log))?;
         if let Some(group) = group {
-            cgroup::create(group).map_err(io_error("make the cgroup", group))?;
+            cgroups::create(group).map_err(io_error("make the cgroup", group))?;
         }
         let mut command = Command::new(&self.program);
         command.arg("--task-dir").arg(folder).current_dir(folder).env_clear().env(process::MARK, name);
@@ -171,11 +172,11 @@ impl Local {
         if let Some(root) = &self.cgroups {
             let group = root.of(name);
             if group.exists() {
-                let empty = cgroup::kill(&group, KILL_LIMIT).await.map_err(io_error("empty", &group))?;
+                let empty = cgroups::kill(&group, KILL_LIMIT).await.map_err(io_error("empty", &group))?;
                 if !empty {
                     return Err(Error::Stuck(name.to_owned()));
                 }
-                cgroup::remove(&group);
+                cgroups::remove(&group);
                 contained = self.is_contained(name, &group) && !agent.is_some_and(Identity::alive);
             }
         }
@@ -184,7 +185,8 @@ impl Local {
         if !contained && !process::kill_all(agent, name, KILL_LIMIT).await {
             return Err(Error::Stuck(name.to_owned()));
         }
-        self.end_containers(name).await
+        self.end_containers(name).await?;
+        Bounds::end(name, KILL_LIMIT).await.map_err(|_| Error::Stuck(name.to_owned()))
     }
 
     /// Not before the agent has ended: it makes them.

@@ -24,13 +24,22 @@ const CAPABILITIES: [&str; 11] = [
     "SYS_CHROOT",
 ];
 
+/// What all containers of a task have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Frame<'a> {
+    pub(crate) order: &'a Order,
+    pub(crate) config: &'a Config,
+    /// The control group that bounds all of them together.
+    pub(crate) parent: Option<&'a str>,
+}
+
 /// The primary container, in a network and with the programs of a carrier: its first process is the agent's.
 pub(crate) fn primary(
-    order: &Order,
-    config: &Config,
+    frame: Frame<'_>,
     image: &Image,
     (network, carrier): (&str, &str),
 ) -> ContainerCreateBody {
+    let order = frame.order;
     let container = &order.containers[0];
     let names = order.containers.iter().filter_map(|container| container.name.as_ref());
     let host = HostConfig {
@@ -38,7 +47,7 @@ pub(crate) fn primary(
         // All share one network namespace, so that every name is this machine (execution §22).
         extra_hosts: Some(names.map(|name| format!("{name}:127.0.0.1")).collect()),
         volumes_from: Some(vec![format!("{carrier}:ro")]),
-        ..shared(order, config)
+        ..shared(frame)
     };
     ContainerCreateBody {
         entrypoint: Some(vec![format!("{PROGRAMS}/gantry-runner"), executors::GUEST_ARGUMENT.into()]),
@@ -53,18 +62,17 @@ pub(crate) fn primary(
 
 /// A service container.
 pub(crate) fn service(
-    order: &Order,
-    config: &Config,
+    frame: Frame<'_>,
     container: &Container,
     image: &Image,
     primary: &str,
 ) -> ContainerCreateBody {
-    let host = HostConfig { network_mode: Some(format!("container:{primary}")), ..shared(order, config) };
+    let host = HostConfig { network_mode: Some(format!("container:{primary}")), ..shared(frame) };
     ContainerCreateBody {
         entrypoint: container.entrypoint.clone(),
         cmd: container.command.clone(),
         host_config: Some(host),
-        ..body(order, container, image)
+        ..body(frame.order, container, image)
     }
 }
 
@@ -114,7 +122,8 @@ pub(crate) fn dedicated_engine(
     image: &Image,
     (network, alias, certificates): (&str, &str, &str),
 ) -> ContainerCreateBody {
-    let shared = shared(order, config);
+    // It stands for a machine beside the job's.
+    let shared = shared(Frame { order, config, parent: None });
     let host = HostConfig {
         network_mode: Some(network.to_owned()),
         privileged: Some(true),
@@ -138,8 +147,9 @@ pub(crate) fn dedicated_engine(
     }
 }
 
-fn shared(order: &Order, config: &Config) -> HostConfig {
-    let limits = &order.resources;
+fn shared(frame: Frame<'_>) -> HostConfig {
+    let (limits, config) = (&frame.order.limits, frame.config);
+    let memory = limits.memory_bytes.and_then(|bytes| i64::try_from(bytes).ok());
     let security = config.no_new_privileges.then(|| vec!["no-new-privileges:true".to_owned()]);
     HostConfig {
         auto_remove: Some(true),
@@ -148,9 +158,10 @@ fn shared(order: &Order, config: &Config) -> HostConfig {
         cap_add: Some(CAPABILITIES.iter().map(|name| (*name).to_owned()).collect()),
         security_opt: security,
         pids_limit: Some(config.pids),
-        memory: limits.memory_bytes,
+        cgroup_parent: frame.parent.map(str::to_owned),
+        memory,
         // The same: no swap beside it.
-        memory_swap: limits.memory_bytes,
+        memory_swap: memory,
         nano_cpus: limits.cpu_millis.map(|millis| i64::from(millis) * 1_000_000),
         ipc_mode: Some("private".into()),
         // What is said goes to the agent alone; nothing of it stays on the machine's disk.

@@ -6,7 +6,7 @@ use crate::{
     start::{Log, Order},
     sweep::sweep,
 };
-use executors::{Command, Environment, Error, Facts, Process, Remote, RemoteDocker, Signal};
+use executors::{Command, Environment, Error, Facts, Process, Remote, RemoteDocker, Signal, out_of_memory};
 use std::path::Path;
 use tokio::sync::{Mutex, mpsc::UnboundedSender, watch};
 
@@ -69,12 +69,7 @@ impl Environment for Docker {
         if exit_code != 137 || !self.remote.ran_out_of_memory().await {
             return None;
         }
-        let limit = self
-            .order
-            .resources
-            .memory_bytes
-            .map_or_else(|| "its memory".into(), |bytes| format!("{} MiB", bytes >> 20));
-        Some(format!("oom_killed: the job needed more than {limit}; give it a larger resource class"))
+        Some(out_of_memory(self.order.limits.memory_bytes))
     }
 
     async fn remote_docker(&self, log: UnboundedSender<String>) -> Result<RemoteDocker, Error> {

@@ -30,7 +30,7 @@ pub use auth::fill as fill_auth;
 pub use engine::{Config, Engine, Error, Pull};
 pub use environment::Docker;
 pub use service::Service;
-pub use start::{Log, Order, Resources, start};
+pub use start::{Log, Order, start};
 pub use sweep::sweep;
 
 /// Label with the name of the placement that a container belongs to.

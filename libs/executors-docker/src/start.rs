@@ -1,32 +1,25 @@
 //! Preparing the containers of a task (execution §22).
 
 use crate::{
-    Docker, Engine, Error, PROGRAMS, Service, carrier, create,
+    Config, Docker, Engine, Error, PROGRAMS, Service, carrier,
+    create::{self, Frame},
     engine::{describe, limits_that_do_not_hold},
     images::{self, Image},
     network, service,
 };
 use bollard::{
     container::LogOutput,
-    models::{ContainerCreateBody, SystemInfo},
+    models::{ContainerCreateBody, SystemInfo, SystemInfoCgroupDriverEnum},
     query_parameters::AttachContainerOptionsBuilder,
 };
 use bytes::Bytes;
+use cgroups::{Bounds, Limits, Unheld};
 use executors::{Command, Environment as _, Facts, Io, Remote};
 use futures::{StreamExt, future::try_join_all};
 use model::plan::Container;
 use std::{io, path::PathBuf, pin::Pin, time::Instant};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::io::StreamReader;
-
-/// What a task's containers may use, each of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Resources {
-    /// Thousandths of a processor.
-    pub cpu_millis: Option<u32>,
-    /// Bytes of memory.
-    pub memory_bytes: Option<i64>,
-}
 
 /// What is to be prepared.
 #[derive(Clone)]
@@ -37,8 +30,8 @@ pub struct Order {
     pub task: String,
     /// In file order; the first is the primary one. Credentials are filled in.
     pub containers: Vec<Container>,
-    /// Limits.
-    pub resources: Resources,
+    /// What each container may use, and where the machine holds it all of them together.
+    pub limits: Limits,
     /// The agent's program. Static: images have their own libraries or none.
     pub program: PathBuf,
 }
@@ -82,13 +75,16 @@ pub async fn start(engine: &Engine, order: &Order, log: &Log) -> Result<(Docker,
         log.say(format!("Warning: this engine does not hold limits of {limit}\n"));
     }
     let order = &fit(order, &info, log);
-    log.say(limits(&order.resources, order.containers.len()));
+    let bounds = together(order, &info, &engine.config, log);
+    log.say(describe_limits(order, bounds.is_some()));
+    let parent = bounds.as_ref().map(Bounds::as_parent);
+    let frame = Frame { order, config: &engine.config, parent: parent.as_deref() };
     let began = Instant::now();
-    let primary = create_primary(engine, order, &images[0], &network).await?;
+    let primary = create_primary(engine, frame, &images[0], &network).await?;
     let running = start_primary(engine, &primary);
     let others = order.containers.iter().zip(&images).skip(1);
     let services =
-        try_join_all(others.map(|(container, image)| prepare(engine, order, container, image, &primary)));
+        try_join_all(others.map(|(container, image)| prepare(engine, frame, container, image, &primary)));
     let ((remote, facts), services) = tokio::try_join!(running, services)?;
     // The namespace of the primary container exists only now.
     let mut services = try_join_all(services.into_iter().map(|(id, service)| async move {
@@ -96,6 +92,9 @@ pub async fn start(engine: &Engine, order: &Order, log: &Log) -> Result<(Docker,
         Ok::<_, Error>(service)
     }))
     .await?;
+    if bounds.is_some_and(|bounds| !bounds.holds(&primary)) {
+        log.say("Warning: the engine has other control groups than this machine: limits hold for each container\n");
+    }
     log.say(format!("Time to start containers: {} ms\n", began.elapsed().as_millis()));
     let (failing, failed) = watch::channel(None);
     let docker = Docker {
@@ -118,42 +117,63 @@ pub async fn start(engine: &Engine, order: &Order, log: &Log) -> Result<(Docker,
 fn fit(order: &Order, info: &SystemInfo, log: &Log) -> Order {
     let mut order = order.clone();
     let there = info.ncpu.and_then(|count| u32::try_from(count).ok()?.checked_mul(1000));
-    if let (Some(asked), Some(there)) = (order.resources.cpu_millis, there)
+    if let (Some(asked), Some(there)) = (order.limits.cpu_millis, there)
         && asked > there
     {
         let (asked, has) = (f64::from(asked) / 1000.0, there / 1000);
         log.say(format!("Warning: the resource class has {asked} vCPU and this machine only {has}\n"));
-        order.resources.cpu_millis = Some(there);
+        order.limits.cpu_millis = Some(there);
     }
     order
 }
 
-fn limits(resources: &Resources, containers: usize) -> String {
-    let cpu = resources.cpu_millis.map(|millis| format!("{} vCPU", f64::from(millis) / 1000.0));
-    let memory = resources.memory_bytes.map(|bytes| format!("{} MiB of memory", bytes >> 20));
-    let all: Vec<String> = cpu.into_iter().chain(memory).collect();
-    match (all.is_empty(), containers) {
-        (true, _) => "No limits of processors and memory are configured\n".into(),
-        (false, 1) => format!("Limits: {}\n", all.join(", ")),
-        (false, _) => format!("Limits: {}, for each container and not for all together\n", all.join(", ")),
+/// A group for all containers of a job that has several (execution §22): the limits of each are the engine's own to hold.
+fn together(order: &Order, info: &SystemInfo, config: &Config, log: &Log) -> Option<Bounds> {
+    if order.containers.len() < 2 || order.limits == Limits::default() {
+        return None;
+    }
+    // With systemd's driver groups are units, which are not to be made beside it.
+    if info.cgroup_driver != Some(SystemInfoCgroupDriverEnum::CGROUPFS) {
+        return None;
+    }
+    let limits = Limits { processes: u64::try_from(config.pids).ok(), ..order.limits };
+    let (bounds, unheld) = Bounds::make(&order.placement, &limits);
+    match Unheld::warning(&unheld) {
+        None => Some(bounds),
+        Some(warning) => {
+            bounds.remove();
+            log.say(format!("{warning}\n"));
+            None
+        }
+    }
+}
+
+fn describe_limits(order: &Order, together: bool) -> String {
+    let text = order.limits.to_string();
+    match (text.is_empty(), order.containers.len(), together) {
+        (true, ..) => "No limits of processors and memory are configured\n".into(),
+        (false, 1, _) => format!("Limits: {text}\n"),
+        (false, _, true) => format!("Limits: {text}, for all containers together\n"),
+        (false, _, false) => format!("Limits: {text}, for each container and not for all together\n"),
     }
 }
 
 async fn create_primary(
     engine: &Engine,
-    order: &Order,
+    frame: Frame<'_>,
     image: &Image,
     network: &str,
 ) -> Result<String, Error> {
-    let name = carrier::name(&order.program)?;
-    let body = create::primary(order, &engine.config, image, (network, &name));
+    let program = &frame.order.program;
+    let name = carrier::name(program)?;
+    let body = create::primary(frame, image, (network, &name));
     match create(engine, body.clone()).await {
         Ok(id) => return Ok(id),
         // The programs of this build are not there yet. Engines say so with different statuses.
         Err(error) if error.to_string().contains(&name) => {}
         Err(error) => return Err(error.into()),
     }
-    carrier::ensure(engine, &order.program).await?;
+    carrier::ensure(engine, program).await?;
     Ok(create(engine, body).await?)
 }
 
@@ -202,12 +222,12 @@ async fn start_primary(engine: &Engine, id: &str) -> Result<(Remote, Facts), Err
 
 async fn prepare(
     engine: &Engine,
-    order: &Order,
+    frame: Frame<'_>,
     container: &Container,
     image: &Image,
     primary: &str,
 ) -> Result<(String, Service), Error> {
-    let body = create::service(order, &engine.config, container, image, primary);
+    let body = create::service(frame, container, image, primary);
     let id = create(engine, body).await?;
     let name = container.name.clone().unwrap_or_else(|| container.image.clone());
     let service = service::listen(engine, &id, name).await?;

@@ -2,6 +2,7 @@
 
 use crate::{Engine, Error, PLACEMENT_LABEL, engine::status, network};
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
+use cgroups::Bounds;
 use futures::future::try_join_all;
 use std::{
     collections::HashMap,
@@ -11,7 +12,7 @@ use std::{
 /// How long the engine may take to remove a container that it is removing already.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Ends and removes every container of a placement, whatever state it is in, and its networks.
+/// Ends and removes every container of a placement, whatever state it is in, its networks and its control group.
 ///
 /// # Errors
 /// The engine refused, or does not get it done.
@@ -20,7 +21,8 @@ pub async fn sweep(engine: &Engine, placement: &str) -> Result<(), Error> {
     loop {
         let ids = list(engine, placement).await?;
         if ids.is_empty() && network::remove_all(engine, placement).await? {
-            return Ok(());
+            let stuck = |e| Error::Refused(format!("the control group of {placement} is not removed: {e}"));
+            return Bounds::end(placement, LIMIT).await.map_err(stuck);
         }
         if began.elapsed() > LIMIT {
             return Err(Error::Refused(format!(

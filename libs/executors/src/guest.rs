@@ -321,6 +321,8 @@ impl Carrier {
                 let before = std::mem::replace(&mut self.oom_kills, oom_kills());
                 Event::Done { id, found: self.oom_kills > before }
             }
+            // The engine has put the container where it belongs.
+            Ok(Request::Enter { id, .. }) => failed(id, io::Error::other("not in this environment")),
             Err(e) => Event::Unable { message: e.to_string() },
         };
         self.say(&event);

@@ -8,6 +8,7 @@ use crate::{
     terminal::{Terminal, Use},
     wire::{Bind, Ends, Event, Exec, Ids, Mode, Request, Setup, Spawn},
 };
+use cgroups::Bounds;
 use pipes::Pipes;
 use std::{
     collections::HashMap,
@@ -15,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -85,6 +86,8 @@ pub struct Sandbox {
     facts: Facts,
     outside: PathBuf,
     inside: PathBuf,
+    /// What all processes may use together, once it is known.
+    bounds: OnceLock<Bounds>,
 }
 
 impl Sandbox {
@@ -190,7 +193,21 @@ impl Sandbox {
             facts,
             outside,
             inside: place.clone(),
+            bounds: OnceLock::new(),
         })
+    }
+
+    /// Bounds what is started from now on. The environment is made before its task is known, and with it what that may use.
+    ///
+    /// # Errors
+    /// The group cannot be entered.
+    pub async fn bound(&self, bounds: Bounds) -> Result<(), Error> {
+        let bounds = self.bounds.get_or_init(|| bounds);
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (started, entered) = oneshot::channel();
+        self.lock().insert(id, Waiting { started: Some(started), exited: None });
+        self.request(&Request::Enter { id, groups: bounds.groups().to_vec() }).await?;
+        entered.await.map_err(|_| Error::Lost)?.map_err(Error::Start)
     }
 
     /// Where a path of the task's own folder is for this process.
@@ -290,6 +307,11 @@ impl Environment for Sandbox {
         Ok(Some(files::listen(&self.of_agent(path), self.owner)?))
     }
 
+    async fn explain(&self, exit_code: i32) -> Option<String> {
+        let bounds = self.bounds.get()?;
+        (exit_code == 137 && bounds.ran_out_of_memory()).then(|| out_of_memory(bounds.memory_bytes()))
+    }
+
     async fn end(&self) {
         *self.requests.lock().await = None;
         let _ = self.helper.lock().await.wait().await;
@@ -297,7 +319,16 @@ impl Environment for Sandbox {
 
     async fn remove(&self) {
         files::remove_all(&self.outside);
+        if let Some(bounds) = self.bounds.get() {
+            bounds.remove();
+        }
     }
+}
+
+/// What is said of a command that was ended for want of memory, of which there were so many bytes.
+pub fn out_of_memory(bytes: Option<u64>) -> String {
+    let limit = bytes.map_or_else(|| "its memory".into(), |bytes| format!("{} MiB", bytes >> 20));
+    format!("oom_killed: the job needed more than {limit}; give it a larger resource class")
 }
 
 async fn next_event(events: &mut Lines<BufReader<ChildStdout>>) -> Option<Event> {
@@ -319,6 +350,11 @@ async fn listen(mut events: Lines<BufReader<ChildStdout>>, waiting: Arc<Mutex<Ha
                     let _ = tx.send(Err(message));
                 }
             }
+            Event::Done { id, .. } => {
+                if let Some(done) = lock().remove(&id).and_then(|w| w.started) {
+                    let _ = done.send(Ok(()));
+                }
+            }
             Event::Exited { id, code } => {
                 if let Some((exited, written)) = lock().remove(&id).and_then(|w| w.exited) {
                     let _ = exited.send(code);
@@ -326,11 +362,7 @@ async fn listen(mut events: Lines<BufReader<ChildStdout>>, waiting: Arc<Mutex<Ha
                     let _ = written.send(());
                 }
             }
-            Event::Ready
-            | Event::Guest(_)
-            | Event::Written { .. }
-            | Event::Done { .. }
-            | Event::Unable { .. } => {}
+            Event::Ready | Event::Guest(_) | Event::Written { .. } | Event::Unable { .. } => {}
         }
     }
     // Whoever still waits learns that the helper is gone.

@@ -33,7 +33,7 @@ pub use environment::{
 };
 pub use guest::GUEST as GUEST_ARGUMENT;
 pub use helper::main as helper_main;
-pub use host::{Identity, Isolation, Options, Sandbox};
+pub use host::{Identity, Isolation, Options, Sandbox, out_of_memory};
 pub use nix::sys::signal::Signal;
 pub use remote::Remote;
 

@@ -63,6 +63,11 @@ pub(crate) enum Request {
     OutOfMemory {
         id: u64,
     },
+    /// Only on the machine: into these control groups, with all that is started from now on.
+    Enter {
+        id: u64,
+        groups: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -134,7 +139,7 @@ pub(crate) enum Event {
     Written {
         id: u64,
     },
-    /// A file was written, or looked for.
+    /// A file was written, or looked for; or the control groups are entered.
     Done {
         id: u64,
         found: bool,

@@ -1,6 +1,7 @@
 //! One cgroup (v2) per placement, where the machine lets us make one: `cgroup.kill` ends a whole tree without
 //! a race, whatever its processes did to their sessions and parents.
 
+use crate::FOLDER;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -12,16 +13,16 @@ const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// The folder below which placements get their cgroups.
 #[derive(Clone, Debug)]
-pub(crate) struct Root(PathBuf);
+pub struct Root(PathBuf);
 
 impl Root {
     /// Finds a v2 hierarchy that we may write, alone or beside v1.
-    pub(crate) fn find() -> Option<Self> {
+    pub fn find() -> Option<Self> {
         ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].iter().map(Path::new).find_map(|root| {
             if !root.join("cgroup.controllers").exists() {
                 return None;
             }
-            let ours = root.join("gantry");
+            let ours = root.join(FOLDER);
             match fs::create_dir(&ours) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
                 _ => {}
@@ -34,7 +35,7 @@ impl Root {
 
     /// Removes groups that servers which came to a sudden end, with their data folders, have left. A young one may be
     /// another server's, made and not filled yet; one with processes is somebody's.
-    pub(crate) fn sweep(&self) {
+    pub fn sweep(&self) {
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             let data = entry.metadata();
             let old = data.as_ref().is_ok_and(|data| {
@@ -47,7 +48,7 @@ impl Root {
     }
 
     /// The cgroup of a placement; it need not exist.
-    pub(crate) fn of(&self, name: &str) -> PathBuf {
+    pub fn of(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -57,7 +58,10 @@ fn writable(path: &Path) -> bool {
 }
 
 /// Makes the group. The agent will write itself to its list of processes, which must be possible.
-pub(crate) fn create(group: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// It cannot be made, or not be entered.
+pub fn create(group: &Path) -> io::Result<()> {
     match fs::create_dir(group) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -66,7 +70,10 @@ pub(crate) fn create(group: &Path) -> io::Result<()> {
 }
 
 /// Kills everything in the group and below; returns whether it is empty before the limit.
-pub(crate) async fn kill(group: &Path, limit: Duration) -> io::Result<bool> {
+///
+/// # Errors
+/// The kernel refused.
+pub async fn kill(group: &Path, limit: Duration) -> io::Result<bool> {
     let asked = Instant::now();
     loop {
         match fs::write(group.join("cgroup.kill"), "1") {
@@ -91,7 +98,7 @@ fn empty(group: &Path) -> io::Result<bool> {
 }
 
 /// Removes the empty group with what an agent made below it.
-pub(crate) fn remove(group: &Path) {
+pub fn remove(group: &Path) {
     if let Ok(entries) = fs::read_dir(group) {
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
