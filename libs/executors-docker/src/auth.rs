@@ -72,8 +72,7 @@ pub(crate) fn credentials(container: &Container) -> Result<Option<DockerCredenti
             ..DockerCredentials::default()
         })),
         Some(RegistryAuth::Aws { .. } | RegistryAuth::Gcp { .. }) => Err(Error::Job(format!(
-            "the image {} is to be pulled with aws_auth or gcp_auth, which this server does not offer: make a token in an \
-             earlier job or outside and give it with `auth`",
+            "the image {} is to be pulled with gcp_auth, which is not offered: make a token outside and give it with `auth`",
             container.image
         ))),
     }
