@@ -1,11 +1,13 @@
 //! Preparing the containers of a task, and following what they say (execution §22).
 
-use crate::{control::Control, output::Output, own_step::OwnStep, steps::Reports};
+use crate::{bounds, control::Control, output::Output, own_step::OwnStep, registries, steps::Reports};
 use agent_api::{CONTAINERS_FILE, Engine as Launched, Lease, Secrets};
-use executors_docker::{Config, Docker, Engine, Log, Order, Pull, Resources, Service};
+use executors_docker::{Docker, Engine, Error, Log, Order, Service};
 use model::plan::{Container, Executor};
 use std::{path::Path, sync::Arc};
 use tokio::{io::AsyncReadExt, task::JoinSet};
+
+const NO_ENGINE: &str = "this machine has no container engine for jobs: the configuration of a runner names one with `runner.engine`";
 
 /// The containers that a task asks for.
 pub(crate) fn asked(lease: &Lease) -> &[Container] {
@@ -15,20 +17,19 @@ pub(crate) fn asked(lease: &Lease) -> &[Container] {
     }
 }
 
-fn config(engine: &Launched) -> Result<Config, String> {
-    Ok(Config {
-        socket: engine.socket.clone(),
-        pull: match engine.pull.as_str() {
-            "always" => Pull::Always,
-            "missing" => Pull::Missing,
-            "never" => Pull::Never,
-            other => return Err(format!("when images are pulled is set to {other:?}, which is unknown")),
-        },
-        pids: engine.pids,
-        no_new_privileges: engine.no_new_privileges,
-        network: engine.network.clone(),
-        remote_docker_image: engine.remote_docker_image.clone(),
-    })
+async fn connect(engine: &Launched) -> Result<Engine, Error> {
+    Engine::connect(engine.clone().try_into()?).await
+}
+
+/// Removes what an agent that came to a sudden end has left of a placement, if it had made containers.
+///
+/// # Errors
+/// The engine refused, or does not answer.
+pub(crate) async fn sweep(dir: &Path, engine: &Launched, placement: &str) -> Result<(), Error> {
+    if !dir.join(CONTAINERS_FILE).exists() {
+        return Ok(());
+    }
+    executors_docker::sweep(&connect(engine).await?, placement).await
 }
 
 /// Starts the containers; the spin-up step says what happens. The error is a reason for the job's end, already said
@@ -41,29 +42,21 @@ pub(crate) async fn prepare(
     secrets: Option<&Secrets>,
     spin_up: &mut OwnStep,
 ) -> Result<(Docker, Vec<Service>), String> {
-    let engine = engine.ok_or("this agent has no container engine")?;
+    let engine = engine.ok_or(NO_ENGINE)?;
     let mut containers = asked(lease).to_vec();
     let variables = secrets.map(|secrets| secrets.variables.as_slice()).unwrap_or_default();
-    for container in &mut containers {
-        executors_docker::fill_auth(container, variables).map_err(|error| error.to_string())?;
-    }
-    let class = &lease.spec.resources;
-    let placement = std::env::var("GANTRY_PLACEMENT")
-        .unwrap_or_else(|_| format!("task-{}-{}", lease.task_id, lease.epoch));
+    registries::log_in(&mut containers, variables, spin_up).await?;
     let order = Order {
-        placement,
+        placement: bounds::placement(lease),
         task: lease.task_id.to_string(),
         containers,
-        resources: Resources {
-            cpu_millis: class.cpu_millis,
-            memory_bytes: class.memory_bytes.and_then(|bytes| i64::try_from(bytes).ok()),
-        },
+        limits: bounds::limits(lease),
         program: std::env::current_exe().map_err(|error| error.to_string())?,
     };
-    let engine = Engine::connect(config(engine)?).await.map_err(|error| error.to_string())?;
+    let engine = connect(engine).await.map_err(|error| error.to_string())?;
     // Before anything is made: whoever finds the folder of a dead agent asks the engine too.
     std::fs::write(dir.join(CONTAINERS_FILE), "").map_err(|error| error.to_string())?;
-    let _ = spin_up.write(format!("Resource class {}\n", class.class).as_bytes());
+    let _ = spin_up.write(format!("Resource class {}\n", lease.spec.resources.class).as_bytes());
     let (log, mut texts) = Log::new();
     let started = {
         let mut starting = std::pin::pin!(executors_docker::start(&engine, &order, &log));

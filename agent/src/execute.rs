@@ -1,12 +1,14 @@
 //! The task itself: its environment, the permit, the secrets, the steps.
 
 use crate::{
+    bounds,
     client::Failure,
     containers,
     control::{Control, Gone, Stop},
     environment::{self, Environment, Places},
     output::Output,
     own_step::OwnStep,
+    registries,
     sealed::TaskKey,
     ssh::Ssh,
     ssh_keys, state,
@@ -125,7 +127,8 @@ async fn stand(
         };
         let (sandbox, ready) = tokio::join!(preparing.ready(), ready);
         let environment = sandbox.map_err(|e| e.to_string())?;
-        return match ready {
+        let bound = bounds::hold(&environment, lease, spin_up).await.map_err(Halt::Failed);
+        return match bound.and(ready) {
             Ok(secrets) => Ok(Stood { environment: Arc::new(environment), services: Vec::new(), secrets }),
             Err(reason) => {
                 environment.end().await;
@@ -136,7 +139,7 @@ async fn stand(
     }
     // Made while the suite was asked what is to be run; not needed after all.
     preparing.discard().await;
-    let early = containers::asked(lease).iter().any(|container| container.auth.is_some());
+    let early = registries::want_secrets(containers::asked(lease));
     let mut secrets = None;
     if early {
         permit(lease, control).await?;

@@ -4,6 +4,7 @@
 //! nor an absent suite costs a byte; it ends every process of the task when it is told to, when the lease is
 //! lost, and when it dies itself. See reliability and execution §10 to §14.
 
+mod bounds;
 mod checkout;
 mod client;
 mod clock;
@@ -19,6 +20,7 @@ mod output;
 mod own_step;
 pub mod placed;
 pub mod reach;
+mod registries;
 mod sealed;
 pub mod socket;
 pub mod ssh;

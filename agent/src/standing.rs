@@ -1,30 +1,28 @@
 //! `gantry-runner --config FILE`: a standing runner on a machine of its owner's (execution §25). It asks for tasks of its
-//! class and starts an agent for each; on SIGTERM it takes no further task, and ends when those that run have.
+//! class and has an agent run each; on SIGTERM it takes no further task, and ends when those that run have.
+
+mod agents;
 
 use crate::{
     client::{Call, Client, Failure},
     control::{backoff, decode, encode},
-    state,
 };
-use agent_api::{LAUNCH_FILE, LaunchFile, RunnerClaim, RunnerTask, RunnerUnclaim, SshListen};
+use agent_api::{RunnerClaim, RunnerTask, RunnerUnclaim, SshListen};
+use agents::Place;
 use anyhow::Context;
 use hyper::Method;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
-    ffi::OsString,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::{
-    process::Command,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::Instant,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 /// How long the suite may wait for a task before it answers.
 const WAIT: Duration = Duration::from_secs(20);
@@ -63,6 +61,8 @@ struct Runner {
     isolation: String,
     mode: Mode,
     ssh: Ssh,
+    /// The container engine for jobs with `docker:`, with the keys of a server's `[executors.engine]`; `None`: there is none.
+    engine: Option<executors_docker::Config>,
     /// After so long without a task the runner ends.
     #[serde(deserialize_with = "duration")]
     idle_timeout: Option<Duration>,
@@ -79,6 +79,7 @@ impl Default for Runner {
             isolation: "namespace".into(),
             mode: Mode::Continuous,
             ssh: Ssh::default(),
+            engine: None,
             idle_timeout: None,
         }
     }
@@ -169,152 +170,22 @@ fn hostname() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Where the folders of tasks are, and how they are called.
-#[derive(Debug, PartialEq, Eq)]
-struct Folders {
-    within: PathBuf,
-    /// Before and after a task's own name.
-    around: (String, String),
-}
-
-impl Folders {
-    /// As configured: a folder for all of them, or with `%s` in its last part the name of each (execution §25).
-    fn new(configured: &Path) -> anyhow::Result<Self> {
-        let Some((before, after)) = configured.to_str().and_then(|text| text.split_once("%s")) else {
-            return Ok(Self { within: configured.to_owned(), around: ("task-".to_owned(), String::new()) });
-        };
-        let wrong = || {
-            format!("runner.working_directory has `%s` once, in its last part, not {}", configured.display())
-        };
-        let (within, before) = before.rsplit_once('/').with_context(wrong)?;
-        let after = after.strip_suffix('/').unwrap_or(after);
-        anyhow::ensure!(!after.contains('/') && !after.contains("%s"), wrong());
-        let within = if within.is_empty() { "/" } else { within };
-        Ok(Self { within: within.into(), around: (before.to_owned(), after.to_owned()) })
-    }
-
-    fn of(&self, task: &RunnerTask) -> PathBuf {
-        let (before, after) = &self.around;
-        self.within.join(format!("{before}{}-{}{after}", task.task_id, task.epoch))
-    }
-
-    /// Folders of tasks that a runner before this one had when it died.
-    fn left(&self) -> Vec<PathBuf> {
-        let ours = |path: &PathBuf| {
-            let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-            name.starts_with(&self.around.0)
-                && name.ends_with(&self.around.1)
-                && path.join(LAUNCH_FILE).exists()
-        };
-        let entries = std::fs::read_dir(&self.within).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).filter(ours).collect()
-    }
-}
-
-/// What all tasks of the runner have in common.
-struct Place {
-    /// The agent's program, with what starts it before it.
-    command: Vec<OsString>,
-    launch: LaunchFile,
-    folders: Folders,
-    /// Whether a task had to be given back: then the next one is not asked for at once.
-    troubled: AtomicBool,
-}
-
-impl Place {
-    fn new(file: &Path, config: &Config) -> anyhow::Result<Self> {
-        let mut folders = Folders::new(&config.runner.working_directory)?;
-        let folder = &folders.within;
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("runner.working_directory {} cannot be made", folder.display()))?;
-        folders.within = std::fs::canonicalize(folder)?;
-        // The token of the class is not for steps.
-        let file = std::fs::canonicalize(file)?;
-        let hide: Vec<String> =
-            file.parent().map(|parent| parent.display().to_string()).into_iter().collect();
-        let launch = LaunchFile {
-            endpoint: config.api.url.trim_end_matches('/').to_owned(),
-            token: String::new(),
-            isolation: config.runner.isolation.clone(),
-            job_user: None,
-            hide: if config.runner.isolation == "none" { Vec::new() } else { hide },
-            engine: None,
-            cgroup: None,
-            ssh: config.runner.ssh.listen(config.runner.concurrency)?,
-            max_run_ms: config
-                .runner
-                .max_run_time
-                .map(|most| u64::try_from(most.as_millis()).unwrap_or(u64::MAX)),
-        };
-        let prefix = config.runner.command_prefix.iter().map(OsString::from);
-        Ok(Self {
-            command: prefix.chain([std::env::current_exe()?.into_os_string()]).collect(),
-            launch,
-            folders,
-            troubled: AtomicBool::new(false),
-        })
-    }
-
-    /// Leaves what an agent claims with.
-    fn prepare(&self, task: &RunnerTask) -> std::io::Result<PathBuf> {
-        let folder = self.folders.of(task);
-        std::fs::create_dir_all(&folder)?;
-        let launch = LaunchFile { token: task.token.clone(), ..self.launch.clone() };
-        state::keep(&folder, LAUNCH_FILE, &launch, false)?;
-        Ok(folder)
-    }
-
-    /// Runs a task to its end, or gives it back when no agent can be started for it.
-    async fn task(self: Arc<Self>, client: Arc<Client>, task: RunnerTask) {
-        let started = match self.prepare(&task) {
-            Ok(folder) => Arc::clone(&self).agent(folder).await,
-            Err(e) => {
-                tracing::error!(task = %task.task_id, error = %e, "the folder of the task cannot be made");
-                false
-            }
-        };
-        if !started {
-            self.troubled.store(true, Ordering::Relaxed);
-            unclaim(&client, &task).await;
-        }
-    }
-
-    /// Runs the agent of a folder to its end, and removes the folder. Whether there was one.
-    async fn agent(self: Arc<Self>, folder: PathBuf) -> bool {
-        // A group of its own: what a terminal tells the runner is not for the task.
-        let mut command = Command::new(&self.command[0]);
-        command.args(&self.command[1..]).arg("--task-dir").arg(&folder).process_group(0);
-        let ran = command.status().await;
-        let started = ran.is_ok();
-        match ran {
-            Ok(status) if status.success() => tracing::info!(folder = %folder.display(), "the task is over"),
-            Ok(status) => tracing::warn!(folder = %folder.display(), %status, "the task's agent failed"),
-            Err(e) => tracing::error!(folder = %folder.display(), error = %e, "the agent cannot be started"),
-        }
-        if let Err(e) = tokio::fs::remove_dir_all(&folder).await {
-            tracing::warn!(folder = %folder.display(), error = %e, "the task's folder is left");
-        }
-        started
-    }
-}
-
 async fn serve(file: &Path, config: Config) -> anyhow::Result<()> {
     let place = Arc::new(Place::new(file, &config)?);
     let client = Arc::new(Client::new(&config.api.url)?);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let engine = AbortOnDropHandle::new(tokio::spawn(Place::prepare_engine(config.runner.engine.clone())));
+    let ready = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&place).keep_ready()));
     let mut tasks = JoinSet::new();
-    // An agent that finds its lease runs nothing: it reports that the one before it died.
-    for folder in place.folders.left() {
-        let place = Arc::clone(&place);
-        tasks.spawn(async move {
-            place.agent(folder).await;
-        });
+    for folder in place.left() {
+        tasks.spawn(Arc::clone(&place).take_over(folder));
     }
     let runner = &config.runner;
     tracing::info!(name = runner.name, url = config.api.url, "the runner asks for tasks");
     let mut pauses = backoff(&client);
     let mut idle_since = Instant::now();
+    let mut refused = None;
     loop {
         while tasks.try_join_next().is_some() {
             idle_since = Instant::now();
@@ -324,7 +195,7 @@ async fn serve(file: &Path, config: Config) -> anyhow::Result<()> {
         let idle = tasks.is_empty() && runner.idle_timeout.is_some_and(|limit| idle_since.elapsed() >= limit);
         if idle {
             tracing::info!("there was no task for long: the runner ends");
-            return Ok(());
+            break;
         }
         // A machine on which nothing starts must not take one task after another to lose it.
         if place.troubled.swap(false, Ordering::Relaxed) {
@@ -344,19 +215,22 @@ async fn serve(file: &Path, config: Config) -> anyhow::Result<()> {
         match asked {
             Ok(Some(task)) => {
                 tracing::info!(task = %task.task_id, "a task was taken");
-                tasks.spawn(Arc::clone(&place).task(Arc::clone(&client), task));
+                tasks.spawn(run_one(Arc::clone(&place), Arc::clone(&client), task));
                 if runner.mode == Mode::SingleTask {
                     break;
                 }
             }
             Ok(None) => pauses = backoff(&client),
             Err(failure) if failure.code() == "version_skew" => {
-                tracing::error!(error = %failure, running = tasks.len(), "no further task is taken");
-                while tasks.join_next().await.is_some() {}
-                anyhow::bail!("{failure}");
+                tracing::error!(error = %failure, "no further task is taken");
+                refused = Some(anyhow::anyhow!("{failure}"));
+                break;
             }
             Err(failure) if matches!(failure.status(), Some(401 | 403)) => {
-                anyhow::bail!("{} does not know the token in api.auth_token ({failure})", config.api.url);
+                let url = &config.api.url;
+                refused =
+                    Some(anyhow::anyhow!("{url} does not know the token in api.auth_token ({failure})"));
+                break;
             }
             Err(failure) => {
                 tracing::warn!(error = %failure, "no task can be asked for; tried again");
@@ -370,8 +244,22 @@ async fn serve(file: &Path, config: Config) -> anyhow::Result<()> {
         }
     }
     tracing::info!(running = tasks.len(), "no further task is taken");
+    drop((engine, ready));
+    place.close().await;
     while tasks.join_next().await.is_some() {}
-    Ok(())
+    refused.map_or(Ok(()), Err)
+}
+
+/// Runs a task to its end, or gives it back when no agent can be had for it.
+async fn run_one(place: Arc<Place>, client: Arc<Client>, task: RunnerTask) {
+    match place.agent(&task).await {
+        Ok(agent) => place.see_off(agent).await,
+        Err(e) => {
+            tracing::error!(task = %task.task_id, error = %e, "no agent can be started");
+            place.troubled.store(true, Ordering::Relaxed);
+            unclaim(&client, &task).await;
+        }
+    }
 }
 
 async fn claim(client: &Client, config: &Config, free: u32) -> Result<Option<RunnerTask>, Failure> {
@@ -413,39 +301,5 @@ async fn unclaim(client: &Client, task: &RunnerTask) {
     match client.call(call).await {
         Ok(_) => tracing::info!(task = %task.task_id, "the task was given back"),
         Err(failure) => tracing::warn!(task = %task.task_id, error = %failure, "the task was not given back"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn folders_of_tasks_are_named_as_configured() {
-        let task = RunnerTask { task_id: ids::TaskId::new(), epoch: 3, token: String::new() };
-        let named = |configured: &str| {
-            let folder = Folders::new(Path::new(configured)).map(|folders| folders.of(&task));
-            folder.map(|path| path.display().to_string().replace(&task.task_id.to_string(), "ID"))
-        };
-        assert_eq!(named("/var/lib/runner").unwrap(), "/var/lib/runner/task-ID-3");
-        assert_eq!(named("/var/lib/runner/%s").unwrap(), "/var/lib/runner/ID-3");
-        assert_eq!(named("/tmp/a-%s-b/").unwrap(), "/tmp/a-ID-3-b");
-        assert_eq!(named("/%s").unwrap(), "/ID-3");
-        for wrong in ["/tmp/%s/work", "/tmp/%s-%s", "%s"] {
-            assert!(named(wrong).unwrap_err().to_string().contains("in its last part"), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn what_a_dead_runner_left_is_found_by_its_name() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["job-1-x", "job-2-x", "other"] {
-            std::fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        for name in ["job-1-x", "other"] {
-            std::fs::write(folder.path().join(name).join(LAUNCH_FILE), "{}").unwrap();
-        }
-        let folders = Folders::new(&folder.path().join("job-%s-x")).unwrap();
-        assert_eq!(folders.left(), [folder.path().join("job-1-x")]);
     }
 }

@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    io::{AsyncBufReadExt, BufReader},
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
 };
@@ -27,7 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
     let dir = &std::fs::canonicalize(dir).with_context(|| dir.display().to_string())?;
-    let launch: LaunchFile = state::kept(dir, LAUNCH_FILE)
+    let mut launch: LaunchFile = state::kept(dir, LAUNCH_FILE)
         .with_context(|| format!("{} cannot be read", dir.join(LAUNCH_FILE).display()))?;
     let client = Client::new(&launch.endpoint)?;
     if let Some(held) = state::kept::<Held>(dir, state::LEASE) {
@@ -37,6 +38,15 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
     let key = TaskKey::generate()?;
     // The environment is made while the suite is asked for the task, and then for its secrets.
     let preparing = Preparing::start(dir, &launch);
+    if launch.token.is_empty() {
+        let Some(token) = awaited().await? else {
+            tracing::debug!("there is no task for this agent");
+            preparing.discard().await;
+            state::clear(dir);
+            return Ok(());
+        };
+        launch.token = token;
+    }
     let (mut lease, claimed_at) = match claim(&client, &launch, &key).await {
         Ok(claimed) => claimed,
         Err(e) => {
@@ -64,6 +74,15 @@ pub(crate) async fn run(dir: &Path) -> anyhow::Result<()> {
     };
     drop(listening);
     deliver(dir, &control, report).await
+}
+
+/// The token of the task that an agent stands ready for, from whoever started it (execution §25); none comes when that one is gone.
+async fn awaited() -> anyhow::Result<Option<String>> {
+    let mut token = String::new();
+    let mut input = BufReader::new(tokio::io::stdin());
+    input.read_line(&mut token).await.context("the token of the task cannot be read")?;
+    // Half of one: who wrote it died meanwhile.
+    Ok(token.strip_suffix('\n').map(str::to_owned))
 }
 
 /// How a task ended that did not come to the end of its steps.

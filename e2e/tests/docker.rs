@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 use gantry_e2e::{Suite, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{fs, path::Path, time::Duration};
 use testkit::docker::{DOCKER_IMAGE, Engine, IMAGE};
 use tokio::sync::Mutex;
@@ -156,6 +156,123 @@ workflows: {{ main: {{ jobs: [victim] }} }}
         .await?;
     let config = config.replace("sleep 1000\"", "true\"").replace("sleep, \"1000\"", "sleep, \"1\"");
     push(&suite, work.path(), "next", &config).await?;
+    let jobs = ended(&suite, "next").await?;
+    ensure!(jobs[0]["status"] == "success", "the next job is {}", jobs[0]["status"]);
+    suite.down().await
+}
+
+/// R-21 for the engine: it is killed at moments that a seed chooses, while containers are made, run or are removed. Each job ends,
+/// nothing of it is left, and the next one is not affected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_engine_leaves_nothing_of_a_job() -> anyhow::Result<()> {
+    let Some(engine) = testkit::docker::engine() else { return Ok(()) };
+    let _alone = ALONE.lock().await;
+    let work = tempfile::tempdir()?;
+    let before = groups();
+    let suite = up(engine, &work.path().join("data")).await?;
+    let config = format!(
+        r#"version: 2.1
+jobs:
+  victim:
+    docker: [{{ image: {IMAGE} }}, {{ image: {IMAGE}, command: [sleep, "1000"] }}]
+    shell: /bin/sh
+    steps: [{{ run: "echo alive; sleep 1" }}]
+workflows: {{ main: {{ jobs: [victim] }} }}
+"#
+    );
+    let seed = std::env::var("GANTRY_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let mut random = fastrand::Rng::with_seed(seed);
+    let moments = if std::env::var_os("GANTRY_FULL").is_some() { 20 } else { 3 };
+    for moment in 0..moments {
+        let name = format!("victim-{moment}");
+        push(&suite, work.path(), &name, &config).await?;
+        let after = Duration::from_millis(random.u64(..2_500));
+        eprintln!("GANTRY_SEED={seed}: the engine is killed {after:?} after push {moment}");
+        tokio::time::sleep(after).await;
+        tokio::task::block_in_place(|| engine.crash())?;
+        let jobs = ended(&suite, &name).await?;
+        let status = jobs[0]["status"].as_str().unwrap_or_default().to_owned();
+        ensure!(["success", "infrastructure_fail"].contains(&status.as_str()), "seed {seed}: {status}");
+        until("nothing is left", Duration::from_secs(60), || async {
+            Ok((left(engine).is_empty() && groups() <= before).then_some(()))
+        })
+        .await?;
+    }
+    push(&suite, work.path(), "next", &config).await?;
+    let jobs = ended(&suite, "next").await?;
+    ensure!(jobs[0]["status"] == "success", "seed {seed}: the next job is {}", jobs[0]["status"]);
+    suite.down().await
+}
+
+/// Control groups of jobs, of all hierarchies.
+fn groups() -> usize {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let ours = hierarchies.flat_map(|entry| fs::read_dir(entry.path().join("gantry"))).flatten().flatten();
+    ours.filter(|group| group.file_name().to_string_lossy().ends_with(".bounds")).count()
+}
+
+/// A machine of its owner's with an engine runs jobs in containers (execution §25), and so does nobody else here: a dead agent's
+/// are ended by its runner.
+// Rules: runner.containers
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runner_with_an_engine_runs_jobs_in_containers() -> anyhow::Result<()> {
+    const CLASS: &str = "local/boxes";
+    let Some(engine) = testkit::docker::engine() else { return Ok(()) };
+    let _alone = ALONE.lock().await;
+    let work = tempfile::tempdir()?;
+    let suite =
+        Suite::up_with(&work.path().join("data"), &[], &[("GANTRY_EXECUTORS_DOCKER", "refuse")]).await?;
+    let token = suite.runner_token(CLASS).await?;
+    // Steps do not see the folder of the file.
+    let (file, tasks) = (work.path().join("etc/runner.yml"), work.path().join("tasks"));
+    fs::create_dir_all(work.path().join("etc"))?;
+    let runner = json!({
+        "name": "boxes-1", "working_directory": tasks,
+        "engine": { "socket": engine.socket, "pull": "never" },
+    });
+    let text = json!({ "api": { "auth_token": token["token"], "url": suite.url }, "runner": runner });
+    fs::write(&file, text.to_string())?;
+    let program = gantry_e2e::binary().with_file_name("gantry-runner");
+    let _runner =
+        tokio::process::Command::new(program).arg("--config").arg(&file).kill_on_drop(true).spawn()?;
+
+    let config = |command: &str| {
+        format!(
+            "version: 2.1
+jobs:
+  boxed:
+    docker: [{{ image: {IMAGE}, user: circleci }}, {{ image: {IMAGE}, command: [sleep, \"1000\"] }}]
+    resource_class: {CLASS}
+    shell: /bin/sh -eo pipefail
+    steps: [{{ run: {command} }}]
+workflows: {{ main: {{ jobs: [boxed] }} }}
+"
+        )
+    };
+    push(&suite, work.path(), "boxed", &config("id -un; echo alive; sleep 1000")).await?;
+    let alive = || async {
+        let jobs = jobs(&suite, "boxed").await?.unwrap_or_default();
+        let Some(job) = jobs.first().filter(|job| !job["job_number"].is_null()) else { return Ok(None) };
+        Ok(output(&suite, "boxed", job).await.ok().filter(|said| said.contains("alive\n")))
+    };
+    let said = until("the step's first lines", LIMIT, alive).await?;
+    ensure!(said.contains("circleci\nalive\n") && said.contains("Starting container"), "{said}");
+    ensure!(left(engine).lines().count() == 2, "not two containers: {}", left(engine));
+
+    let at_work = fs::read_dir(&tasks)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|task| task.join("lease.json").exists());
+    let task = at_work.context("no task at work")?;
+    let pid: i32 = fs::read_to_string(task.join("pid"))?.split(' ').next().context("no pid")?.parse()?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    until("nothing is left", Duration::from_secs(60), || async { Ok(left(engine).is_empty().then_some(())) })
+        .await?;
+    // Long before its lease would have run out.
+    let of_dead = ended(&suite, "boxed").await?;
+    ensure!(of_dead[0]["status"] == "infrastructure_fail", "the job is {}", of_dead[0]["status"]);
+    push(&suite, work.path(), "next", &config("echo done")).await?;
     let jobs = ended(&suite, "next").await?;
     ensure!(jobs[0]["status"] == "success", "the next job is {}", jobs[0]["status"]);
     suite.down().await

@@ -3,7 +3,7 @@
 use crate::config::{ComputeKind, Config, DockerPolicy, Executors, ResourceClass};
 use compute::{Containers, Local};
 use dispatcher::classes::{Class, Classes, For};
-use executors_docker::{Engine, Pull};
+use executors_docker::Engine;
 use std::sync::Arc;
 
 fn of(executors: &Executors) -> executors_docker::Config {
@@ -61,20 +61,7 @@ pub fn equip(local: Local, config: &Config, docker: dispatcher::Docker) -> Local
 
 /// What agents are told of the engine of their machine.
 pub fn launched(config: &Config) -> agent_api::Engine {
-    let engine = of(&config.executors);
-    agent_api::Engine {
-        socket: engine.socket,
-        pull: match engine.pull {
-            Pull::Always => "always",
-            Pull::Missing => "missing",
-            Pull::Never => "never",
-        }
-        .into(),
-        pids: engine.pids,
-        no_new_privileges: engine.no_new_privileges,
-        network: engine.network,
-        remote_docker_image: engine.remote_docker_image,
-    }
+    of(&config.executors).into()
 }
 
 /// Asks the engine anew each time: it may have been restarted.

@@ -2,7 +2,7 @@
 
 use crate::support::{LIMIT, World};
 use anyhow::Context;
-use gantry_e2e::{Suite, binary, stack, until};
+use gantry_e2e::{Suite, binary, ledger::processes, stack, until};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -154,6 +154,42 @@ async fn the_owner_of_a_machine_says_how_long_and_by_what_tasks_run_there() -> a
         Ok((fs::read_dir(&work)?.count() == 0).then_some(()))
     })
     .await?;
+    world.suite.down().await
+}
+
+// Rules: runner.ready-agent
+#[tokio::test]
+async fn an_agent_stands_ready_for_the_next_task_and_does_not_outlive_its_runner() -> anyhow::Result<()> {
+    let world = World::up(&[]).await?;
+    let token = world.suite.runner_token(CLASS).await?;
+    let (work, seen) = (world.work.path().join("runner"), world.work.path().join("seen"));
+    let more = format!("  working_directory: {}/of-%s\n  isolation: none\n", work.display());
+    let mut runner = start_with(&world, token["token"].as_str().context("no token")?, &more)?;
+    let agents =
+        || processes(|line| line.contains("--task-dir") && line.contains(&work.display().to_string()));
+    let ready = || async {
+        let agents = agents();
+        let folders: Vec<_> = fs::read_dir(&work)?.flatten().map(|entry| entry.file_name()).collect();
+        anyhow::Ok((agents.len() == 1 && folders.len() == 1).then(|| (agents[0], folders)))
+    };
+    let pass = config(&format!("ls {} > {}", work.display(), seen.display()));
+
+    // The task is run where an agent stood before there was a task, and another one stands there afterwards.
+    let (_, before) = until("an agent without a task", LIMIT, ready).await?;
+    ended(&world, &world.push("ready", &pass).await?).await?;
+    let at_work = fs::read_to_string(&seen)?;
+    assert!(before[0].to_str().is_some_and(|name| at_work.contains(name)), "{before:?} is not in {at_work}");
+    let (agent, after) = until("the next agent without a task", LIMIT, ready).await?;
+    assert_ne!(before, after, "every task has a folder of its own");
+
+    // Without the one that stood there, the task is run all the same.
+    kill(agent, Signal::SIGKILL)?;
+    ended(&world, &world.push("without", &pass).await?).await?;
+
+    until("an agent without a task again", LIMIT, ready).await?;
+    runner.kill().await?;
+    until("the end of the agent without a runner", LIMIT, || async { Ok(agents().is_empty().then_some(())) })
+        .await?;
     world.suite.down().await
 }
 

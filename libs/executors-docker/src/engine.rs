@@ -8,6 +8,7 @@ const TIMEOUT: u64 = 120;
 
 /// Which engine, and what containers of tasks get from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Path of the engine's Unix socket.
     pub socket: String,
@@ -21,7 +22,6 @@ pub struct Config {
     pub network: String,
     /// Image of the engine that a job with `setup_remote_docker` gets for itself, in a *privileged* container;
     /// `None`: jobs get none.
-    #[serde(default)]
     pub remote_docker_image: Option<String>,
 }
 
@@ -35,6 +35,50 @@ impl Default for Config {
             network: "gantry".into(),
             remote_docker_image: None,
         }
+    }
+}
+
+/// What agents are told of the engine of their machine.
+impl From<Config> for agent_api::Engine {
+    fn from(config: Config) -> Self {
+        Self {
+            socket: config.socket,
+            pull: match config.pull {
+                Pull::Always => "always",
+                Pull::Missing => "missing",
+                Pull::Never => "never",
+            }
+            .into(),
+            pids: config.pids,
+            no_new_privileges: config.no_new_privileges,
+            network: config.network,
+            remote_docker_image: config.remote_docker_image,
+        }
+    }
+}
+
+impl TryFrom<agent_api::Engine> for Config {
+    type Error = Error;
+
+    fn try_from(told: agent_api::Engine) -> Result<Self, Error> {
+        let pull = match told.pull.as_str() {
+            "always" => Pull::Always,
+            "missing" => Pull::Missing,
+            "never" => Pull::Never,
+            other => {
+                return Err(Error::Job(format!(
+                    "when images are pulled is set to {other:?}, which is unknown"
+                )));
+            }
+        };
+        Ok(Self {
+            socket: told.socket,
+            pull,
+            pids: told.pids,
+            no_new_privileges: told.no_new_privileges,
+            network: told.network,
+            remote_docker_image: told.remote_docker_image,
+        })
     }
 }
 

@@ -4,7 +4,11 @@
 mod registry;
 
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, fs::symlink, process::CommandExt},
@@ -86,6 +90,17 @@ impl Engine {
         Ok(())
     }
 
+    /// Kills it (`kill -9`), and returns when it is there again, started anew.
+    ///
+    /// # Errors
+    /// It was not there, or is not again.
+    pub fn crash(&self) -> Result<()> {
+        let folder = self.socket.parent().context("a socket without a folder")?;
+        let pid = fs::read_to_string(folder.join("pid"))?.trim().parse()?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+        wait_for(&self.socket, folder)
+    }
+
     /// Makes another image of the same files, with instructions such as `ENTRYPOINT ["/bin/x"]`.
     ///
     /// # Panics
@@ -158,13 +173,20 @@ fn start(enter: &str) -> Result<Engine> {
     // Never in the network namespace of the machine: an engine that starts makes the machine's packet filter and default bridge
     // its own, and another one's with it.
     let script = "trap '' INT TERM HUP; \
-        $ENTER dockerd --data-root \"$DIR/data\" --exec-root \"$DIR/exec\" --pidfile \"$DIR/pid\" -H \"unix://$DIR/docker.sock\" \
-            --bridge=none $RUNTIME >\"$DIR/log\" 2>&1 </dev/null & engine=$!; \
+        serve() { \
+            while [ ! -e \"$DIR/ending\" ]; do \
+                rm -f \"$DIR/pid\"; \
+                $ENTER dockerd --data-root \"$DIR/data\" --exec-root \"$DIR/exec\" --pidfile \"$DIR/pid\" \
+                    -H \"unix://$DIR/docker.sock\" --bridge=none $RUNTIME; \
+                sleep 0.2; \
+            done; \
+        }; \
+        serve >\"$DIR/log\" 2>&1 </dev/null & engine=$!; \
         cat >/dev/null; \
         ids=$(docker -H \"unix://$DIR/docker.sock\" ps -aq 2>/dev/null); \
         [ -z \"$ids\" ] || docker -H \"unix://$DIR/docker.sock\" rm -fv $ids >/dev/null 2>&1; \
         docker -H \"unix://$DIR/docker.sock\" network prune -f >/dev/null 2>&1; \
-        kill -TERM $engine 2>/dev/null; wait $engine; rm -rf \"$DIR\"";
+        touch \"$DIR/ending\"; kill -TERM \"$(cat \"$DIR/pid\")\" 2>/dev/null; wait $engine; rm -rf \"$DIR\"";
     let watcher = Command::new("sh")
         .args(["-c", script])
         .env("DIR", &dir)
