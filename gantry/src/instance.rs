@@ -94,6 +94,24 @@ pub async fn hold(data: &Path) -> anyhow::Result<Hold> {
     }
 }
 
+/// Makes a private file, whole or not at all, unless there is one: of several processes that start together one is first, and what
+/// it wrote counts. Answers what lies there.
+///
+/// # Errors
+/// The folder cannot be written, or the file not be read.
+pub fn create(path: &Path, content: &str) -> anyhow::Result<String> {
+    let draft = path.with_extension(format!("{}.new", ids::InstanceId::new()));
+    let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft)?;
+    let written = file.write_all(content.as_bytes()).and_then(|()| file.sync_all());
+    let linked = written.and_then(|()| match fs::hard_link(&draft, path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    });
+    fs::remove_file(&draft)?;
+    linked.with_context(|| format!("{} cannot be made", path.display()))?;
+    fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+}
+
 /// Replaces a private file in one move: a reader sees the old or the new one, never a part.
 ///
 /// # Errors
@@ -107,4 +125,22 @@ pub fn replace(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     fs::rename(&draft, path).with_context(|| format!("{} cannot be replaced", path.display()))?;
     failpoints::failpoint_blocking("instance.rename.after")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_first_counts_for_all_that_start_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let make = |n: u32| create(&path, &n.to_string()).unwrap();
+        let made: Vec<String> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..16).map(|n| scope.spawn(move || make(n))).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(made.iter().all(|one| *one == made[0]), "{made:?}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
+    }
 }

@@ -339,17 +339,20 @@ async fn listener(wanted: SocketAddr, last: Option<&str>) -> anyhow::Result<TcpL
     }
 }
 
-/// The administrator's token: kept in a file of mode 0600, made at the first start.
+/// The administrator's token: kept in a file of mode 0600, made at the first start by whichever process of the folder is first.
 pub fn admin_token(path: &Path) -> anyhow::Result<String> {
     match fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
+        Ok(_) => {
+            let token = new_admin_token()?;
+            instance::replace(path, token.as_bytes())?;
+            Ok(token)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(instance::create(path, &new_admin_token()?)?.trim().to_owned())
+        }
+        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
     }
-    let token = new_admin_token()?;
-    instance::replace(path, token.as_bytes())?;
-    Ok(token)
 }
 
 /// A fresh token for the administrator.
