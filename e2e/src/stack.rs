@@ -12,6 +12,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 use tokio::process::Command;
@@ -22,8 +23,26 @@ pub struct Stack {
     pub folder: PathBuf,
     /// Environment of `scripts/stack`.
     environment: Vec<(&'static str, OsString)>,
+    /// Whether it was ended.
+    ended: AtomicBool,
     /// Where nobody named a folder.
-    _temporary: Option<tempfile::TempDir>,
+    temporary: Option<tempfile::TempDir>,
+}
+
+/// What is given up half-way does not leave its processes to a folder that is gone.
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if self.temporary.is_some() && !self.ended.load(Ordering::Relaxed) && self.folder.join("run").exists()
+        {
+            let down = std::process::Command::new(stack_script())
+                .arg("down")
+                .env("GANTRY_STACK", &self.folder)
+                .status();
+            if !down.is_ok_and(|status| status.success()) {
+                eprintln!("processes of {} may be left", self.folder.display());
+            }
+        }
+    }
 }
 
 impl Stack {
@@ -43,7 +62,7 @@ impl Stack {
         };
         fs::create_dir_all(&folder)?;
         let environment = environment.iter().map(|(name, value)| (*name, value.into())).collect();
-        Ok(Self { folder, environment, _temporary: temporary })
+        Ok(Self { folder, environment, ended: AtomicBool::new(false), temporary })
     }
 
     /// Starts what does not run.
@@ -92,6 +111,7 @@ impl Stack {
 
     /// Ends everything.
     pub async fn down(&self) -> anyhow::Result<()> {
+        self.ended.store(true, Ordering::Relaxed);
         self.script(&["down"]).await
     }
 
