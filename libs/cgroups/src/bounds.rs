@@ -82,16 +82,16 @@ struct Hierarchy {
 
 /// Where controllers are to be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hierarchies(Vec<Hierarchy>);
+struct Hierarchies(Vec<Hierarchy>);
 
 impl Hierarchies {
     /// Those that are mounted here.
-    pub fn of_this_machine() -> Self {
+    fn of_this_machine() -> Self {
         Self::mounted(&fs::read_to_string("/proc/self/mounts").unwrap_or_default())
     }
 
     /// Those of a text like `/proc/self/mounts`.
-    pub fn mounted(mounts: &str) -> Self {
+    fn mounted(mounts: &str) -> Self {
         let found = mounts.lines().filter_map(|line| {
             let [_, root, kind, options] = line.split(' ').take(4).collect::<Vec<_>>()[..] else {
                 return None;
@@ -186,7 +186,7 @@ impl Bounds {
     }
 
     /// The same in hierarchies elsewhere.
-    pub fn make_in(hierarchies: &Hierarchies, placement: &str, limits: &Limits) -> (Self, Vec<Unheld>) {
+    fn make_in(hierarchies: &Hierarchies, placement: &str, limits: &Limits) -> (Self, Vec<Unheld>) {
         let name = format!("{placement}{SUFFIX}");
         let (mut groups, mut unheld) = (BTreeSet::new(), Vec::new());
         for (controller, what) in CONTROLLERS {
@@ -229,15 +229,7 @@ impl Bounds {
 
     /// Whether the kernel has ended a process for want of memory since this was asked before.
     pub fn ran_out_of_memory(&self) -> bool {
-        let files = self.groups.iter().flat_map(|group| {
-            ["memory.events", "memory.oom_control"].map(|file| fs::read_to_string(group.join(file)))
-        });
-        let counted: u64 = files
-            .flatten()
-            .filter_map(|text| {
-                text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok())
-            })
-            .sum();
+        let counted = self.groups.iter().map(|group| oom_kills(group)).sum();
         self.seen.swap(counted, Ordering::Relaxed) < counted
     }
 
@@ -270,6 +262,15 @@ impl Bounds {
         }
         Ok(())
     }
+}
+
+/// How many processes of a group the kernel has ended for want of memory, by what the group's folder says in either version.
+pub fn oom_kills(group: &Path) -> u64 {
+    let texts = ["memory.events", "memory.oom_control"].map(|file| fs::read_to_string(group.join(file)));
+    let count = |text: String| {
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok())
+    };
+    texts.into_iter().flatten().filter_map(count).sum()
 }
 
 /// The processes of a group and of those below it.

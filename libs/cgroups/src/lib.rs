@@ -7,7 +7,7 @@
 mod bounds;
 mod placement;
 
-pub use bounds::{Bounds, Hierarchies, Limits, Unheld};
+pub use bounds::{Bounds, Limits, Unheld, oom_kills};
 pub use placement::{Root, create, kill, remove};
 
 /// The folder below a hierarchy's root in which all our groups are.

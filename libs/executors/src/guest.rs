@@ -387,15 +387,7 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 
 /// What the container's own control group counts, of either version.
 fn oom_kills() -> u64 {
-    ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]
-        .iter()
-        .filter_map(|file| fs::read_to_string(file).ok())
-        .flat_map(|text| {
-            text.lines()
-                .filter_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok())
-                .collect::<Vec<_>>()
-        })
-        .sum()
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/memory"].iter().map(|group| cgroups::oom_kills(Path::new(group))).sum()
 }
 
 /// User, home folder and variables of the container; `HOME` is corrected where it is `/` (execution §11.3).
