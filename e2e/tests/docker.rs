@@ -63,6 +63,24 @@ async fn output(suite: &Suite, name: &str, job: &Value) -> anyhow::Result<String
     Ok(all)
 }
 
+/// What the first job's steps wrote, once they wrote this.
+async fn says(suite: &Suite, name: &str, text: &str) -> anyhow::Result<String> {
+    until(&format!("{text:?} from the job"), LIMIT, || async {
+        let jobs = jobs(suite, name).await?.unwrap_or_default();
+        let Some(job) = jobs.first().filter(|job| !job["job_number"].is_null()) else { return Ok(None) };
+        Ok(output(suite, name, job).await.ok().filter(|said| said.contains(text)))
+    })
+    .await
+}
+
+/// Kills the agent that has a task, by the folders of tasks.
+fn kill_agent(tasks: &Path) -> anyhow::Result<()> {
+    let mut folders = fs::read_dir(tasks)?.flatten().map(|entry| entry.path());
+    let at_work = folders.find(|task| task.join("lease.json").exists()).context("no task at work")?;
+    let pid: i32 = fs::read_to_string(at_work.join("pid"))?.split(' ').next().context("no pid")?.parse()?;
+    Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_run_in_containers() -> anyhow::Result<()> {
     let Some(engine) = testkit::docker::engine() else { return Ok(()) };
@@ -140,16 +158,9 @@ workflows: {{ main: {{ jobs: [victim] }} }}
 "#
     );
     push(&suite, work.path(), "victim", &config).await?;
-    until("the step's first line", LIMIT, || async {
-        let jobs = jobs(&suite, "victim").await?.unwrap_or_default();
-        let Some(job) = jobs.first().filter(|job| !job["job_number"].is_null()) else { return Ok(None) };
-        Ok(output(&suite, "victim", job).await.is_ok_and(|said| said.contains("alive")).then_some(()))
-    })
-    .await?;
+    says(&suite, "victim", "alive").await?;
     ensure!(left(engine).lines().count() == 4, "not three containers and a network: {}", left(engine));
-    let task = fs::read_dir(data.join("tasks"))?.flatten().next().context("no task folder")?.path();
-    let pid: i32 = fs::read_to_string(task.join("pid"))?.split(' ').next().context("no pid")?.parse()?;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    kill_agent(&data.join("tasks"))?;
     let jobs = ended(&suite, "victim").await?;
     ensure!(jobs[0]["status"] == "infrastructure_fail", "the job is {}", jobs[0]["status"]);
     until("nothing is left", Duration::from_secs(60), || async { Ok(left(engine).is_empty().then_some(())) })
@@ -251,22 +262,11 @@ workflows: {{ main: {{ jobs: [boxed] }} }}
         )
     };
     push(&suite, work.path(), "boxed", &config("id -un; echo alive; sleep 1000")).await?;
-    let alive = || async {
-        let jobs = jobs(&suite, "boxed").await?.unwrap_or_default();
-        let Some(job) = jobs.first().filter(|job| !job["job_number"].is_null()) else { return Ok(None) };
-        Ok(output(&suite, "boxed", job).await.ok().filter(|said| said.contains("alive\n")))
-    };
-    let said = until("the step's first lines", LIMIT, alive).await?;
+    let said = says(&suite, "boxed", "alive\n").await?;
     ensure!(said.contains("circleci\nalive\n") && said.contains("Starting container"), "{said}");
     ensure!(left(engine).lines().count() == 2, "not two containers: {}", left(engine));
 
-    let at_work = fs::read_dir(&tasks)?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|task| task.join("lease.json").exists());
-    let task = at_work.context("no task at work")?;
-    let pid: i32 = fs::read_to_string(task.join("pid"))?.split(' ').next().context("no pid")?.parse()?;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    kill_agent(&tasks)?;
     until("nothing is left", Duration::from_secs(60), || async { Ok(left(engine).is_empty().then_some(())) })
         .await?;
     // Long before its lease would have run out.
