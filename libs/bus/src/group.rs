@@ -86,9 +86,9 @@ pub trait Group: Send + Sync {
         1
     }
 
-    /// Least time from the begin of one batch of a source to that of the next: what comes meanwhile is handled
-    /// together. The first after a quiet time does not wait.
-    fn pause(&self, _source: &str) -> Duration {
+    /// How long a message of this source and type waits for others, to be handled together with them: for what nobody
+    /// waits for. A job is told of to several groups at once, and on a busy machine those that it waits for come first.
+    fn gather(&self, _source: &str, _kind: &str) -> Duration {
         Duration::ZERO
     }
 

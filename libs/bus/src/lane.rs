@@ -17,7 +17,7 @@ use std::{
 };
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -159,8 +159,8 @@ impl Lane {
         mut queue: mpsc::Receiver<Item>,
         stop: CancellationToken,
     ) -> Result<(), LaneError> {
-        let (batch, pause) = (self.group.batch().max(1), self.group.pause(self.source));
-        let (mut items, mut next) = (Vec::new(), Instant::now());
+        let batch = self.group.batch().max(1);
+        let mut items = Vec::new();
         loop {
             if stop.is_cancelled() {
                 return Ok(());
@@ -173,18 +173,32 @@ impl Lane {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 () = async { match due { Some(due) => sleep_until(due).await, None => std::future::pending().await } } => continue,
-                received = async {
-                    if next > Instant::now() {
-                        sleep_until(next).await;
-                    }
-                    queue.recv_many(&mut items, batch).await
-                } => received,
+                received = queue.recv_many(&mut items, batch) => received,
             };
             if received == 0 {
                 return Ok(());
             }
-            next = Instant::now() + pause;
+            self.gather(&mut items, batch, &mut queue).await;
             self.take(&mut items).await?;
+        }
+    }
+
+    /// Waits for others as long as each of the messages may wait.
+    async fn gather(&self, items: &mut Vec<Item>, batch: usize, queue: &mut mpsc::Receiver<Item>) {
+        let patience = |item: &Item| match item {
+            Item::Message(_, message) => Some(self.group.gather(self.source, &message.kind)),
+            Item::Mark(_) => None,
+        };
+        let shortest = items.iter().filter_map(patience).min().unwrap_or_default();
+        let mut end = Instant::now() + shortest;
+        while items.len() < batch
+            && end > Instant::now()
+            && let Ok(Some(item)) = timeout_at(end, queue.recv()).await
+        {
+            if let Some(patience) = patience(&item) {
+                end = end.min(Instant::now() + patience);
+            }
+            items.push(item);
         }
     }
 

@@ -273,7 +273,7 @@ async fn commits_wake_readers_in_other_processes() {
 #[derive(Default)]
 struct Gatherer(Mutex<Vec<usize>>);
 
-const PAUSE: Duration = Duration::from_millis(300);
+const GATHER: Duration = Duration::from_millis(300);
 
 #[async_trait]
 impl Group for Gatherer {
@@ -286,8 +286,8 @@ impl Group for Gatherer {
     fn batch(&self) -> usize {
         256
     }
-    fn pause(&self, _: &str) -> Duration {
-        PAUSE
+    fn gather(&self, _: &str, _: &str) -> Duration {
+        GATHER
     }
     fn locks(&self, _: &Envelope) -> Vec<Key> {
         Vec::new()
@@ -300,9 +300,9 @@ impl Group for Gatherer {
     }
 }
 
-/// A group that pauses gets what comes meanwhile together: never two batches within one pause.
+/// A group that gathers gets what comes meanwhile together: never two batches within that time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_comes_during_a_pause_is_handled_together() {
+async fn what_comes_while_a_group_gathers_is_handled_together() {
     let pool = testkit::postgres().await.pool;
     let bus = Bus::local(pool.clone());
     let west = Store::open(pool.clone(), "west", &NO_MIGRATIONS).await.unwrap();
@@ -320,9 +320,9 @@ async fn what_comes_during_a_pause_is_handled_together() {
     }
     let sum = || group.0.lock().unwrap().iter().sum::<usize>();
     until("all were handled", Duration::from_secs(60), async || sum() >= 100).await;
-    let most = 1 + usize::try_from(begun.elapsed().as_millis() / PAUSE.as_millis()).unwrap();
+    let most = 1 + usize::try_from(begun.elapsed().as_millis() / GATHER.as_millis()).unwrap();
     let batches = group.0.lock().unwrap().clone();
-    assert!(batches.len() <= most, "{} batches in {most} pauses: {batches:?}", batches.len());
+    assert!(batches.len() <= most, "{} batches in {most} times of gathering: {batches:?}", batches.len());
     assert_eq!(batches.iter().sum::<usize>(), 100);
     stop.cancel();
     run.await.unwrap();

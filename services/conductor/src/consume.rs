@@ -123,6 +123,11 @@ impl Group for Jobs {
         32
     }
 
+    /// That a job has started changes nothing for others, and its agent is busy just then. Its end is not to wait.
+    fn gather(&self, _: &str, kind: &str) -> Duration {
+        if kind == JobStarted::TYPE { Duration::from_millis(20) } else { Duration::ZERO }
+    }
+
     fn locks(&self, message: &Envelope) -> Vec<Key> {
         // One that cannot be read fails in `handle`, where a failure can be told.
         news(message).map(|(workflow, ..)| key(workflow)).into_iter().collect()

@@ -120,8 +120,8 @@ impl Group for Views {
 
     /// Of what happens many times per job: far below what people see, and under load a fraction of the transactions.
     /// A pipeline that somebody just started is there at once.
-    fn pause(&self, source: &str) -> Duration {
-        if PER_JOB.contains(&source) { Duration::from_millis(40) } else { Duration::ZERO }
+    fn gather(&self, source: &str, _: &str) -> Duration {
+        if PER_JOB.contains(&source) { Duration::from_millis(30) } else { Duration::ZERO }
     }
 
     fn relaxed(&self) -> bool {

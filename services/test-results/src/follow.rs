@@ -6,7 +6,7 @@ use bus::{Fault, Group};
 use contracts::{Envelope, Event, conductor::JobReady, stores::ReportsStored};
 use eventstore::{Key, Tx};
 use retention::ExpiredJobs;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Remembers ready jobs of several tasks, and those that run failed tests again.
 pub(crate) struct Jobs;
@@ -23,6 +23,11 @@ impl Group for Jobs {
 
     fn batch(&self) -> usize {
         64
+    }
+
+    /// Asked for when a step splits its tests, or by people.
+    fn gather(&self, _: &str, _: &str) -> Duration {
+        Duration::from_millis(20)
     }
 
     fn relaxed(&self) -> bool {
