@@ -137,6 +137,8 @@ pub fn lease(steps: Vec<Step>) -> Lease {
                 parallelism: 1,
                 steps,
                 continues: false,
+                auto_rerun_on_infra_fail: 0,
+                cache_days: None,
             },
             containers: false,
             resources: agent_api::Resources::default(),

@@ -56,6 +56,8 @@ impl Ctx<'_> {
             parallelism,
             steps,
             continues: self.setup,
+            auto_rerun_on_infra_fail: self.reruns_when_lost(body),
+            cache_days: self.cache_days(body),
         };
         Some(JobKind::Build { definition: Box::new(definition) })
     }
@@ -105,28 +107,39 @@ impl Ctx<'_> {
         {
             self.sink.warning(code::IGNORED, entry.key, "`circleci_ip_ranges` has no effect");
         }
-        if let Some(entry) = body.get("retention").filter(|e| !e.value.is_null()) {
-            self.retention(&entry.value);
-        }
     }
 
-    fn retention(&mut self, node: &Node) {
+    /// `retention.caches`: whole days.
+    fn cache_days(&mut self, body: &Map) -> Option<u32> {
+        let node = &body.get("retention").filter(|e| !e.value.is_null())?.value;
         let Some(map) = node.as_map() else {
-            return self.wrong_type(node, "`retention`", "a map with `caches`");
+            self.wrong_type(node, "`retention`", "a map with `caches`");
+            return None;
         };
         self.only_keys(map, &["caches"], "`retention`");
-        let Some(entry) = map.get("caches") else { return };
+        let entry = map.get("caches")?;
         let days =
             entry.value.as_str().and_then(|text| text.strip_suffix('d')).filter(|d| !d.starts_with('0'));
-        if days.and_then(|days| days.parse::<u8>().ok()).is_none_or(|days| days > 30) {
+        let days = days.and_then(|days| days.parse().ok()).filter(|days| *days <= 30);
+        if days.is_none() {
             let message = format!(
                 "{} does not match pattern ^([1-9]|[12][0-9]|30)d$: caches are kept from 1 to 30 days",
                 entry.value.shown()
             );
             self.sink.error_hint(code::INVALID_VALUE, entry.value.span, message, "write for example `7d`");
-        } else {
-            self.sink.warning(code::IGNORED, entry.key, "caches are kept as long as the server says");
         }
+        days
+    }
+
+    fn reruns_when_lost(&mut self, body: &Map) -> u32 {
+        let Some(entry) = body.get("auto_rerun_on_infra_fail").filter(|e| !e.value.is_null()) else {
+            return 0;
+        };
+        let good = number(&entry.value).filter(|count| (0..=5).contains(count));
+        good.and_then(|count| u32::try_from(count).ok()).unwrap_or_else(|| {
+            self.wrong_type(&entry.value, "`auto_rerun_on_infra_fail`", "an integer from 0 to 5");
+            0
+        })
     }
 
     fn job_steps(&mut self, name: &str, at: Span, body: &Map) -> Vec<model::plan::Step> {

@@ -69,6 +69,7 @@ pub(crate) const JOB_KEYS: &[&str] = &[
     "type",
     "description",
     "parallelism",
+    "auto_rerun_on_infra_fail",
     "macos",
     "resource_class",
     "docker",

@@ -110,6 +110,18 @@ pub struct JobDefinition {
     /// (config-language §19).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub continues: bool,
+    /// How often its workflow is run again from its failed jobs because this one was lost with its machine
+    /// (reliability R-16); 0: never.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub auto_rerun_on_infra_fail: u32,
+    /// Days that what it saves in caches is kept, if the server does not keep it shorter (config-language §10.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_days: Option<u32>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Where a job runs.

@@ -157,7 +157,7 @@ pub(crate) async fn go_on(
     let changes = step::decide(tx, &workflow, job, command, now).await?;
     let ended = !workflow.root.status.is_terminal() && changes.root.status.is_terminal();
     step::commit(tx, &mut workflow, Vec::new(), &changes, &cause, now).await?;
-    if ended && create::reruns_itself(&workflow) {
+    if ended && create::reruns_itself(tx.conn(), &workflow).await? {
         match create::rerun(tx, &workflow, Why::Automatic, &cause, now).await {
             // The limit of reruns is no failure of the step that met it.
             Ok(_) | Err(Error::Refused(_)) => {}

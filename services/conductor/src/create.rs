@@ -20,6 +20,7 @@ use model::{
     status::{JobStatus, WorkflowStatus},
     workflow::{Graph, Root},
 };
+use sqlx::PgConnection;
 use std::collections::{HashMap, HashSet};
 
 /// Reruns per workflow of a pipeline, reruns of reruns included (execution §9).
@@ -157,6 +158,11 @@ pub(crate) async fn rerun(
             Why::Asked { .. } => 0,
             Why::Automatic => old.auto_rerun + 1,
         },
+        // A rerun that somebody asked for is not repeated for every failure, and neither is what follows it.
+        max_auto_reruns: match why {
+            Why::Automatic if old.was_asked_for() => 0,
+            _ => old.max_auto_reruns,
+        },
         created_at: now,
         ..old.clone()
     };
@@ -247,12 +253,23 @@ fn select(former: &[Former], ids: &[JobId], downstream: bool) -> Result<HashSet<
     Ok(names)
 }
 
-/// Whether a workflow that just failed is run again by itself.
-pub(crate) fn reruns_itself(workflow: &Workflow) -> bool {
-    let asked_for = workflow.rerun_of.is_some() && workflow.auto_rerun == 0;
-    workflow.root.status == WorkflowStatus::Failed
-        && !asked_for
-        && workflow.auto_rerun < workflow.max_auto_reruns
+/// Whether a workflow that just ended is run again by itself: because it may after every failure and was not asked for as
+/// a rerun (execution §9), or because all that spoilt it are jobs that were lost with their machines and said that they
+/// may then run again (reliability R-16).
+pub(crate) async fn reruns_itself(conn: &mut PgConnection, workflow: &Workflow) -> Result<bool> {
+    let failed = workflow.root.status == WorkflowStatus::Failed;
+    if failed && !workflow.was_asked_for() && workflow.auto_rerun < workflow.max_auto_reruns {
+        return Ok(true);
+    }
+    // Nobody who had a shell on one machine waits at another.
+    if !(failed || workflow.root.status == WorkflowStatus::Error) || workflow.ssh.is_some() {
+        return Ok(false);
+    }
+    let spoilers = store::spoilers(conn, workflow.id).await?;
+    let may = |spoiler: &store::Spoiler| {
+        spoiler.status == JobStatus::InfrastructureFail && workflow.auto_rerun < spoiler.reruns
+    };
+    Ok(!spoilers.is_empty() && spoilers.iter().all(may))
 }
 
 async fn make(

@@ -54,6 +54,11 @@ impl Workflow {
         Some(self.trace?.of(self.id.uuid()))
     }
 
+    /// Whether it is a rerun that was asked for, and not one that came by itself.
+    pub fn was_asked_for(&self) -> bool {
+        self.rerun_of.is_some() && self.auto_rerun == 0
+    }
+
     /// As mutations return it.
     pub fn state(&self) -> WorkflowState {
         WorkflowState { id: self.id, version: self.version, status: self.root.status }
@@ -554,6 +559,32 @@ pub(crate) async fn former_jobs(conn: &mut PgConnection, workflow: WorkflowId) -
                 number: row.try_get("number")?,
                 plan,
             })
+        })
+        .collect()
+}
+
+/// A job because of which a workflow did not succeed.
+pub(crate) struct Spoiler {
+    /// How it ended.
+    pub status: JobStatus,
+    /// How often it may be run again if it was lost with its machine.
+    pub reruns: i32,
+}
+
+/// What kept a workflow from success, jobs aside that only could not run any more.
+pub(crate) async fn spoilers(conn: &mut PgConnection, workflow: WorkflowId) -> Result<Vec<Spoiler>> {
+    let rows = sqlx::query(
+        "SELECT id, status, coalesce((plan #>> '{kind,definition,auto_rerun_on_infra_fail}')::int, 0) AS reruns \
+         FROM conductor.jobs WHERE workflow_id = $1 AND status NOT IN ('success', 'not_run')",
+    )
+    .bind(workflow.uuid())
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let (id, status): (Uuid, String) = (row.try_get("id")?, row.try_get("status")?);
+            let status = JobStatus::parse(&status).ok_or_else(|| bad("jobs", "status", id, status))?;
+            Ok(Spoiler { status, reruns: row.try_get("reruns")? })
         })
         .collect()
 }

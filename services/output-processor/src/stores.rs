@@ -74,6 +74,7 @@ pub(crate) struct Job {
     pub(crate) number: i64,
     pub(crate) branch: Option<String>,
     pub(crate) revision: String,
+    pub(crate) cache_days: Option<i32>,
 }
 
 impl Caller {
@@ -117,7 +118,7 @@ where
     on_task(&hub, task_id, |task| task.check(&lease)).await?;
     let task = hub.task(task_id).await?;
     let job: Option<Job> = sqlx::query_as(
-        "SELECT org_id, project_id, workspace_id, name, number, branch, revision \
+        "SELECT org_id, project_id, workspace_id, name, number, branch, revision, cache_days \
          FROM output_processor.jobs WHERE job_id = $1",
     )
     .bind(lease.job_id.uuid())

@@ -48,6 +48,9 @@ fn job(key: &str) -> Option<&'static str> {
             "`build` runs steps; `approval` waits for a person; `no-op` does nothing; `lock` and `unlock` hold a serial group."
         }
         "parallelism" => "How many copies of the job run at once; each splits off its part of the tests.",
+        "auto_rerun_on_infra_fail" => {
+            "How often the workflow is run again from its failed jobs when this one was lost with its machine, up to 5."
+        }
         "steps" => "What the job does, in order.",
         "executor" => "Name of the executor on which it runs, or a map with its `name` and arguments.",
         "retention" => "How long what the job stores is kept: `caches: 5d`.",

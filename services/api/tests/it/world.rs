@@ -444,6 +444,8 @@ pub async fn history(world: &World) -> Run {
             parallelism: 1,
             steps: vec![],
             continues: false,
+            auto_rerun_on_infra_fail: 0,
+            cache_days: None,
         },
     };
     let ended =

@@ -7,6 +7,7 @@ use contracts::{
 };
 use ids::{JobId, MessageId, UserId, WorkflowId};
 use model::{
+    plan::JobKind,
     ssh::Access,
     status::{JobStatus, WorkflowStatus},
 };
@@ -81,6 +82,58 @@ async fn a_failed_workflow_reruns_itself_as_often_as_it_may() {
         assert_eq!(world.run_to_end(next, &[("b", JobStatus::Failed)]).await, WorkflowStatus::Failed);
     }
     assert_eq!(world.events::<WorkflowCreated>().await.len(), 3, "no more than two");
+    world.check_rows().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn r16_a_job_that_was_lost_runs_again_if_it_may() {
+    let mut world = World::new().await;
+    let may = |name: &str, requires: &[&str], reruns: u32| {
+        let mut job = build(name, requires);
+        if let JobKind::Build { definition } = &mut job.kind {
+            definition.auto_rerun_on_infra_fail = reruns;
+        }
+        job
+    };
+    let plan = |name: &str| workflow(name, vec![may("a", &[], 2), build("b", &["a"]), build("c", &[])]);
+    let instances = async |world: &World, name: &str| {
+        let all = world.events::<WorkflowCreated>().await;
+        all.into_iter().filter(|w| w.name == name).map(|w| w.workflow_id).collect::<Vec<_>>()
+    };
+    world.push(vec![plan("lost"), plan("other"), plan("failed"), plan("asked")]).await;
+
+    // As often as it says, and no more; what succeeded is kept.
+    for turn in 0..3 {
+        let ids = instances(&world, "lost").await;
+        assert_eq!(ids.len(), turn + 1);
+        let ends = [("a", JobStatus::InfrastructureFail)];
+        assert_eq!(world.run_to_end(ids[turn], &ends).await, WorkflowStatus::Failed);
+        let jobs = world.jobs(ids[turn]).await;
+        assert_eq!((jobs["b"].as_str(), jobs["c"].as_str()), ("not_run", "success"));
+    }
+    assert_eq!(instances(&world, "lost").await.len(), 3);
+    let ready: Vec<JobReady> = world.events::<JobReady>().await;
+    let ran = |name| ready.iter().filter(|r| r.workflow_name == "lost" && r.name == name).count();
+    assert_eq!((ran("a"), ran("b"), ran("c")), (3, 0, 1));
+
+    // Beside a job that did not say so, or one that failed by itself, nothing runs twice.
+    for (name, ends) in [
+        ("other", [("a", JobStatus::InfrastructureFail), ("c", JobStatus::InfrastructureFail)]),
+        ("failed", [("a", JobStatus::Failed), ("c", JobStatus::Success)]),
+    ] {
+        let ids = instances(&world, name).await;
+        assert_eq!(world.run_to_end(ids[0], &ends).await, WorkflowStatus::Failed);
+        assert_eq!(instances(&world, name).await.len(), 1, "{name}");
+    }
+
+    // A rerun that somebody asked for may be lost too.
+    let first = instances(&world, "asked").await[0];
+    world.run_to_end(first, &[]).await;
+    let asked = world.ask(&rerun(first, false)).await.unwrap().id;
+    world.run_to_end(asked, &[("a", JobStatus::InfrastructureFail)]).await;
+    let again = instances(&world, "asked").await[2];
+    assert_eq!(world.run_to_end(again, &[]).await, WorkflowStatus::Success);
     world.check_rows().await;
     world.stop().await;
 }

@@ -415,6 +415,8 @@ pub fn definition() -> JobDefinition {
             ..RunStep::default()
         })],
         continues: false,
+        auto_rerun_on_infra_fail: 0,
+        cache_days: None,
     }
 }
 

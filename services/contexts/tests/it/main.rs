@@ -183,6 +183,8 @@ impl Suite {
                 parallelism: 1,
                 steps,
                 continues: false,
+                auto_rerun_on_infra_fail: 0,
+                cache_days: None,
             },
         };
         let mut tx = self.conductor.begin(&[]).await.unwrap();

@@ -107,6 +107,8 @@ fn classes_mean_what_the_configuration_says() {
         parallelism: 1,
         steps: Vec::new(),
         continues: false,
+        auto_rerun_on_infra_fail: 0,
+        cache_days: None,
     };
     let mut classes = Classes::default();
     let cpu = |classes: &Classes, executor, class| classes.resolve(&of(executor, class)).unwrap().cpu_millis;

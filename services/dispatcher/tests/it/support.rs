@@ -253,6 +253,8 @@ impl World {
                 parallelism,
                 steps: Vec::new(),
                 continues: false,
+                auto_rerun_on_infra_fail: 0,
+                cache_days: None,
             },
         };
         let mut tx = self.conductor.begin(&[]).await.unwrap();

@@ -97,8 +97,10 @@ pub(super) async fn commit(caller: Caller, ask: CacheCommit) -> Result<Committed
         Err(chunks) => return Ok(Committed::Missing { chunks }),
     };
     let _open = caller.in_time().await?;
-    let (archive, due) =
-        (ids::ArchiveId::new().uuid(), objects::end_of(objects::config(&caller.hub).cache_days));
+    // The server's own days are the most that there are (config-language §10.1).
+    let server = objects::end_of(objects::config(&caller.hub).cache_days);
+    let wanted = caller.job.cache_days.map(|days| objects::end_of(days.cast_unsigned()));
+    let (archive, due) = (ids::ArchiveId::new().uuid(), wanted.map_or(server, |wanted| wanted.min(server)));
     let mut tx = caller.hub.store.begin(&[]).await.map_err(objects::unavailable)?;
     let first = sqlx::query(
         "INSERT INTO output_processor.caches AS c (scope, key, archive_id, job_id, job_number, paths, due) \

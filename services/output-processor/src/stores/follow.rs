@@ -61,8 +61,8 @@ impl Group for Jobs {
             }
             sqlx::query(
                 "INSERT INTO output_processor.jobs \
-                     (job_id, org_id, project_id, workspace_id, name, number, branch, revision) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+                     (job_id, org_id, project_id, workspace_id, name, number, branch, revision, cache_days) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
             )
             .bind(job.job_id.uuid())
             .bind(job.project.org_id.uuid())
@@ -72,6 +72,7 @@ impl Group for Jobs {
             .bind(job.number)
             .bind(&job.vcs.branch)
             .bind(&job.vcs.revision)
+            .bind(job.definition.cache_days.map(u32::cast_signed))
             .execute(tx.conn())
             .await?;
         }

@@ -275,6 +275,32 @@ async fn what_is_past_its_retention_is_invisible_at_once_and_gone_a_day_later() 
     assert!(store.head(&key).await.unwrap().is_none());
 }
 
+#[tokio::test]
+async fn a_job_may_have_its_caches_kept_for_less_time_than_the_server_keeps_them() {
+    let world = World::new(Config::default()).await;
+    let store = store(&world).await;
+    let project = fresh();
+    for (name, days, kept) in [("short", Some(2), 2), ("long", Some(30), 15), ("usual", None, 15)] {
+        let agent = task(&world, project, fresh(), name, 0).await;
+        sqlx::query("UPDATE output_processor.jobs SET cache_days = $1 WHERE job_id = $2")
+            .bind(days)
+            .bind(agent.job.uuid())
+            .execute(&world.database.pool)
+            .await
+            .unwrap();
+        upload_chunk(&world, &store, &agent, name).await;
+        ok(&world, &agent, "cache/commit", cache(name, &[name])).await;
+        let found: i32 = sqlx::query_scalar(
+            "SELECT round(extract(epoch FROM due - created_at) / 86400)::int FROM output_processor.caches WHERE key = $1",
+        )
+        .bind(name)
+        .fetch_one(&world.database.pool)
+        .await
+        .unwrap();
+        assert_eq!(found, kept, "{name}");
+    }
+}
+
 /// Says which runs of a diamond's jobs count, by name; of the others it does not.
 struct Conductor(Arc<Mutex<BTreeMap<&'static str, Value>>>);
 
