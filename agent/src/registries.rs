@@ -2,16 +2,23 @@
 
 use crate::{environment::TOKENS, own_step::OwnStep};
 use model::plan::{Container, RegistryAuth};
-use registry_auth::{Endpoints, Identity, Login, Registry};
+use registry_auth::{Endpoints, Error, Login, ecr, google};
 
 /// What stands for `aws_auth` where a job has none.
 const AWS_KEY: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+/// Keys of `gcp_auth`, and what stands for each where a job does not give it.
+const GCP: [(&str, &str); 3] = [
+    ("oidc_service_account", "GCP_OIDC_SERVICE_ACCOUNT"),
+    ("workload_identity_pool", "GCP_WORKLOAD_IDENTITY_POOL"),
+    ("workload_identity_provider", "GCP_WORKLOAD_IDENTITY_PROVIDER"),
+];
 
 /// Whether an image is pulled with what is secret: then secrets come before the containers.
 pub(crate) fn want_secrets(containers: &[Container]) -> bool {
-    containers
-        .iter()
-        .any(|container| container.auth.is_some() || Registry::of_image(&container.image).is_some())
+    containers.iter().any(|container| {
+        let image = &container.image;
+        container.auth.is_some() || ecr::Registry::of_image(image).is_some() || google::holds(image)
+    })
 }
 
 /// Fills in what the credentials of the containers name, and has the registries of clouds give passwords for them.
@@ -24,23 +31,20 @@ pub(crate) async fn log_in(
     spin_up: &mut OwnStep,
 ) -> Result<(), String> {
     let endpoints = Endpoints::from_environment();
-    let mut known: Vec<(Registry, Identity, Login)> = Vec::new();
+    let mut known: Vec<(Cloud, Login)> = Vec::new();
     for container in containers {
         executors_docker::fill_auth(container, variables).map_err(|error| error.to_string())?;
         let image = &container.image;
-        let Some((registry, identity)) =
-            asked(container, variables).map_err(|e| format!("the image {image}: {e}"))?
-        else {
+        let Some(cloud) = asked(container, variables).map_err(|e| format!("the image {image}: {e}"))? else {
             continue;
         };
-        let found = known.iter().find(|(other, as_whom, _)| (other, as_whom) == (&registry, &identity));
-        let login = match found {
-            Some((.., login)) => login.clone(),
+        let login = match known.iter().find(|(other, _)| *other == cloud) {
+            Some((_, login)) => login.clone(),
             None => {
-                let login = registry.login(&identity, &endpoints).await;
+                let login = cloud.login(&endpoints).await;
                 let login = login.map_err(|e| format!("the image {image} cannot be pulled: {e}"))?;
-                let _ = spin_up.write(format!("ECR gave a password for {image}\n").as_bytes());
-                known.push((registry, identity, login.clone()));
+                let _ = spin_up.write(format!("{} gave a password for {image}\n", cloud.name()).as_bytes());
+                known.push((cloud, login.clone()));
                 login
             }
         };
@@ -50,41 +54,89 @@ pub(crate) async fn log_in(
     Ok(())
 }
 
-/// The cloud's registry of a container's image, and as whom it is asked; `None`: there is none, or nobody to ask as.
-fn asked(
-    container: &Container,
-    variables: &[(String, String)],
-) -> Result<Option<(Registry, Identity)>, String> {
+/// A cloud that gives a password, and as whom it is asked.
+#[derive(PartialEq)]
+enum Cloud {
+    Amazon(ecr::Registry, ecr::Identity),
+    Google(google::Identity),
+}
+
+impl Cloud {
+    async fn login(&self, endpoints: &Endpoints) -> Result<Login, Error> {
+        match self {
+            Self::Amazon(registry, identity) => registry.login(identity, endpoints).await,
+            Self::Google(identity) => google::login(identity, endpoints).await,
+        }
+    }
+
+    /// As the spin-up step calls it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Amazon(..) => "ECR",
+            Self::Google(_) => "Google",
+        }
+    }
+}
+
+/// Which cloud is asked for a container's image; `None`: none, or there is nobody to ask as.
+fn asked(container: &Container, variables: &[(String, String)]) -> Result<Option<Cloud>, String> {
     // A later one overrides an earlier one.
     let variable =
         |name: &str| variables.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-    let registry = Registry::of_image(&container.image);
-    let values = match (&container.auth, &registry) {
-        (None, Some(_)) => {
-            let [Some(id), Some(secret)] = AWS_KEY.map(variable) else { return Ok(None) };
-            return Ok(registry.map(|registry| (registry, Identity::Key { id, secret: secret.into() })));
-        }
-        (Some(RegistryAuth::Aws { values }), _) => values,
-        _ => return Ok(None),
+    let token = |key: &str| {
+        let token = variable(TOKENS[1]);
+        token.ok_or_else(|| format!("`{key}` needs the job's OIDC token, and it has none"))
     };
-    let registry =
-        registry.ok_or("`aws_auth` is for ACCOUNT.dkr.ecr.REGION.amazonaws.com; others take `auth`")?;
-    let value = |name: &str| values.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-    let identity = match (value("oidc_role_arn"), value("aws_access_key_id"), value("aws_secret_access_key"))
-    {
-        (Some(arn), ..) => {
-            let token =
-                variable(TOKENS[1]).ok_or("`oidc_role_arn` needs the job's OIDC token, and it has none")?;
-            Identity::Role { arn, token: token.into() }
+    let image = &container.image;
+    match &container.auth {
+        Some(RegistryAuth::Basic { .. }) => Ok(None),
+        Some(RegistryAuth::Aws { values }) => {
+            let registry = ecr::Registry::of_image(image)
+                .ok_or("`aws_auth` is for ACCOUNT.dkr.ecr.REGION.amazonaws.com; others take `auth`")?;
+            let [role, id, secret] = ["oidc_role_arn", "aws_access_key_id", "aws_secret_access_key"]
+                .map(|name| value(values, name));
+            let identity = match (role, id, secret) {
+                (Some(arn), ..) => ecr::Identity::Role { arn, token: token("oidc_role_arn")?.into() },
+                (None, Some(id), Some(secret)) => ecr::Identity::Key { id, secret: secret.into() },
+                _ => {
+                    let message =
+                        "`aws_auth` has `aws_access_key_id` and `aws_secret_access_key`, or `oidc_role_arn`";
+                    return Err(message.into());
+                }
+            };
+            Ok(Some(Cloud::Amazon(registry, identity)))
         }
-        (None, Some(id), Some(secret)) => Identity::Key { id, secret: secret.into() },
-        _ => {
-            return Err(
-                "`aws_auth` has `aws_access_key_id` and `aws_secret_access_key`, or `oidc_role_arn`".into()
-            );
+        Some(RegistryAuth::Gcp { values }) => {
+            if !google::holds(image) {
+                return Err("`gcp_auth` is for LOCATION-docker.pkg.dev and gcr.io; others take `auth`".into());
+            }
+            let [account, pool, provider] = GCP.map(|(key, name)| {
+                let found = value(values, key).or_else(|| variable(name));
+                found.ok_or_else(|| format!("`gcp_auth` has no `{key}`, and there is no variable {name}"))
+            });
+            let token = token("gcp_auth")?.into();
+            Ok(Some(Cloud::Google(google::Identity::new(&account?, &pool?, &provider?, token)?)))
         }
-    };
-    Ok(Some((registry, identity)))
+        None => {
+            if let Some(registry) = ecr::Registry::of_image(image)
+                && let [Some(id), Some(secret)] = AWS_KEY.map(variable)
+            {
+                let secret = secret.into();
+                return Ok(Some(Cloud::Amazon(registry, ecr::Identity::Key { id, secret })));
+            }
+            if google::holds(image)
+                && let [Some(account), Some(pool), Some(provider)] = GCP.map(|(_, name)| variable(name))
+            {
+                let token = token("GCP_OIDC_SERVICE_ACCOUNT")?.into();
+                return Ok(Some(Cloud::Google(google::Identity::new(&account, &pool, &provider, token)?)));
+            }
+            Ok(None)
+        }
+    }
+}
+
+fn value(values: &[(String, String)], name: &str) -> Option<String> {
+    values.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
 }
 
 #[cfg(test)]
@@ -104,8 +156,13 @@ mod tests {
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         match asked(container, &variables) {
             Ok(None) => "nobody".to_owned(),
-            Ok(Some((_, Identity::Key { id, secret }))) => format!("{id} {}", secret.as_str()),
-            Ok(Some((_, Identity::Role { arn, token }))) => format!("{arn} {}", token.as_str()),
+            Ok(Some(Cloud::Amazon(_, ecr::Identity::Key { id, secret }))) => {
+                format!("{id} {}", secret.as_str())
+            }
+            Ok(Some(Cloud::Amazon(_, ecr::Identity::Role { arn, token }))) => {
+                format!("{arn} {}", token.as_str())
+            }
+            Ok(Some(Cloud::Google(_))) => "google".to_owned(),
             Err(e) => e,
         }
     }
@@ -125,5 +182,39 @@ mod tests {
         assert!(whom(&container("cimg/base:1", &key), &[]).contains("`aws_auth` is for"));
         assert!(whom(&container(IMAGE, &key[..1]), &[]).contains("`aws_secret_access_key`, or"));
         assert!(want_secrets(&[container(IMAGE, &[])]) && !want_secrets(&[container("cimg/base:1", &[])]));
+    }
+
+    #[test]
+    fn google_is_asked_with_what_the_job_or_its_variables_say() {
+        const IMAGE: &str = "europe-west1-docker.pkg.dev/team/tools/tool:1";
+        const POOL: &str = "projects/12/locations/global/workloadIdentityPools/ci";
+        let gcp = |image: &str, values: &[(&str, &str)]| {
+            let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            Container { auth: Some(RegistryAuth::Gcp { values }), ..container(image, &[]) }
+        };
+        let said = [
+            ("oidc_service_account", "ci@team.iam.gserviceaccount.com"),
+            ("workload_identity_pool", POOL),
+            ("workload_identity_provider", "gantry"),
+        ];
+        let token = ("CIRCLE_OIDC_TOKEN_V2", "t");
+        assert_eq!(whom(&gcp(IMAGE, &said), &[token]), "google");
+        assert!(whom(&gcp(IMAGE, &said), &[]).contains("it has none"));
+        assert!(whom(&gcp("cimg/base:1", &said), &[token]).contains("`gcp_auth` is for"));
+        assert!(
+            whom(&gcp(IMAGE, &said[..2]), &[token]).contains("no variable GCP_WORKLOAD_IDENTITY_PROVIDER")
+        );
+        let short = [said[0], ("workload_identity_pool", "ci"), said[2]];
+        assert!(whom(&gcp(IMAGE, &short), &[token]).contains("number of its project"));
+        let variables = [
+            token,
+            ("GCP_OIDC_SERVICE_ACCOUNT", said[0].1),
+            ("GCP_WORKLOAD_IDENTITY_POOL", POOL),
+            ("GCP_WORKLOAD_IDENTITY_PROVIDER", "gantry"),
+        ];
+        assert_eq!(whom(&container(IMAGE, &[]), &variables), "google");
+        assert_eq!(whom(&gcp(IMAGE, &said[2..]), &variables), "google");
+        assert_eq!(whom(&container(IMAGE, &[]), &variables[..3]), "nobody");
+        assert!(want_secrets(&[container("eu.gcr.io/team/tool", &[])]));
     }
 }

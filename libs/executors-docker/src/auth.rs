@@ -71,10 +71,9 @@ pub(crate) fn credentials(container: &Container) -> Result<Option<DockerCredenti
             serveraddress: Some(registry(&container.image)),
             ..DockerCredentials::default()
         })),
-        Some(RegistryAuth::Aws { .. } | RegistryAuth::Gcp { .. }) => Err(Error::Job(format!(
-            "the image {} is to be pulled with gcp_auth, which is not offered: make a token outside and give it with `auth`",
-            container.image
-        ))),
+        Some(RegistryAuth::Aws { .. } | RegistryAuth::Gcp { .. }) => {
+            Err(Error::Job(format!("no cloud was asked for a password for the image {}", container.image)))
+        }
     }
 }
 

@@ -1,25 +1,45 @@
 //! Amazon's Elastic Container Registry.
 
-use crate::{Endpoints, Error, Identity, Login};
+use crate::{
+    Endpoints, Error, Login,
+    http::{answer, away, client, is_temporary, tries},
+};
 use aws_credential_types::Credentials;
 use aws_sigv4::{
     http_request::{SignableBody, SignableRequest, SigningSettings, sign},
     sign::v4,
 };
-use backon::{ExponentialBuilder, Retryable};
+use backon::Retryable;
 use base64::{Engine, engine::general_purpose::STANDARD as B64};
-use reqwest::{Client, RequestBuilder, StatusCode};
+use reqwest::{Client, RequestBuilder};
 use serde::Deserialize;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use zeroize::Zeroizing;
 
-/// One try of a call.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// What the role is asked for in seconds: the least that there is.
 const SESSION: &str = "900";
 /// Of its partitions. Others are not Amazon's: nobody's token goes there.
 const DOMAINS: [&str; 3] = ["amazonaws.com", "amazonaws.com.cn", "amazonaws.eu"];
 const TARGET: &str = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken";
+
+/// Whom the registry is asked as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// A key of the cloud's.
+    Key {
+        /// `aws_access_key_id`.
+        id: String,
+        /// `aws_secret_access_key`.
+        secret: Zeroizing<String>,
+    },
+    /// A role that trusts the job's OIDC token.
+    Role {
+        /// `oidc_role_arn`.
+        arn: String,
+        /// The token (execution §21).
+        token: Zeroizing<String>,
+    },
+}
 
 /// A private registry, by the host of its images.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +69,7 @@ impl Registry {
     /// # Errors
     /// The cloud refused, or does not answer.
     pub async fn login(&self, identity: &Identity, endpoints: &Endpoints) -> Result<Login, Error> {
-        let client = Client::builder().timeout(PATIENCE).build().map_err(away("ECR"))?;
+        let client = client("ECR")?;
         let credentials = match identity {
             Identity::Key { id, secret } => Credentials::from_keys(id, secret.as_str(), None),
             Identity::Role { arn, token } => self.assume(&client, arn, token, endpoints).await?,
@@ -84,7 +104,7 @@ impl Registry {
         token: &str,
         endpoints: &Endpoints,
     ) -> Result<Credentials, Error> {
-        let url = self.url(endpoints.sts.as_deref(), "sts");
+        let url = self.url(endpoints.aws_sts.as_deref(), "sts");
         let form = [
             ("Action", "AssumeRoleWithWebIdentity"),
             ("Version", "2011-06-15"),
@@ -132,51 +152,6 @@ impl Registry {
         let (parts, body) = request.into_parts();
         Ok(client.post(url).headers(parts.headers).body(body))
     }
-}
-
-fn tries() -> ExponentialBuilder {
-    ExponentialBuilder::default().with_min_delay(Duration::from_millis(500)).with_jitter().with_max_times(3)
-}
-
-fn is_temporary(error: &Error) -> bool {
-    match error {
-        Error::Away { .. } => true,
-        Error::Refused { status, .. } => *status >= 500 || *status == StatusCode::TOO_MANY_REQUESTS,
-    }
-}
-
-fn away<E: std::error::Error>(service: &'static str) -> impl FnOnce(E) -> Error {
-    move |error| Error::Away { service, message: error.to_string() }
-}
-
-/// The text of an answer that is one.
-async fn answer(service: &'static str, request: RequestBuilder) -> Result<String, Error> {
-    // Addresses of requests may hold what they ask for.
-    let plain = |error: reqwest::Error| away(service)(error.without_url());
-    let answer = request.send().await.map_err(plain)?;
-    let status = answer.status();
-    let text = answer.text().await.map_err(plain)?;
-    if status.is_success() {
-        return Ok(text);
-    }
-    Err(Error::Refused { service, status: status.as_u16(), message: message(&text) })
-}
-
-/// What an error says: JSON of ECR, XML of STS, or anything.
-fn message(text: &str) -> String {
-    #[derive(Deserialize)]
-    struct Json {
-        #[serde(alias = "Message")]
-        message: String,
-    }
-    #[derive(Deserialize)]
-    struct Xml {
-        #[serde(rename = "Error")]
-        error: Json,
-    }
-    let json = serde_json::from_str::<Json>(text).ok();
-    let said = json.or_else(|| Some(quick_xml::de::from_str::<Xml>(text).ok()?.error));
-    said.map_or_else(|| text.chars().take(200).collect(), |said| said.message)
 }
 
 #[derive(Deserialize)]

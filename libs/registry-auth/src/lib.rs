@@ -1,54 +1,46 @@
 //! Credentials for the image registries of clouds (config-language §11.2): what a job may say of itself to get a short-lived
-//! password. Amazon's ECR takes a key of its owner's, or the job's own OIDC token for a role.
+//! password. Amazon's ECR takes a key of its owner's, or the job's own OIDC token for a role; Google's registries take the
+//! token for a service account.
 
-mod ecr;
+pub mod ecr;
+pub mod google;
+mod http;
 
 use zeroize::Zeroizing;
-
-pub use ecr::Registry;
-
-/// Whom an image is asked for as.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// A key of the cloud's.
-    Key {
-        /// `aws_access_key_id`.
-        id: String,
-        /// `aws_secret_access_key`.
-        secret: Zeroizing<String>,
-    },
-    /// A role that trusts the job's OIDC token.
-    Role {
-        /// `oidc_role_arn`.
-        arn: String,
-        /// The token (execution §21).
-        token: Zeroizing<String>,
-    },
-}
 
 /// What a registry is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// User name.
     pub username: String,
-    /// Password, for some hours.
+    /// Password, for some hours at most.
     pub password: Zeroizing<String>,
 }
 
-/// Where the cloud answers; `None`: at its own addresses.
+/// Where the clouds answer; `None`: at their own addresses.
 #[derive(Clone, Debug, Default)]
 pub struct Endpoints {
     /// Of ECR.
     pub ecr: Option<String>,
-    /// Of STS.
-    pub sts: Option<String>,
+    /// Of Amazon's STS.
+    pub aws_sts: Option<String>,
+    /// Of Google's STS.
+    pub google_sts: Option<String>,
+    /// Of Google's service account credentials.
+    pub google_iam: Option<String>,
 }
 
 impl Endpoints {
-    /// As the cloud's own programs find them: `AWS_ENDPOINT_URL_ECR`, `AWS_ENDPOINT_URL_STS`.
+    /// As the clouds' own programs find them: `AWS_ENDPOINT_URL_ECR`, `AWS_ENDPOINT_URL_STS`,
+    /// `CLOUDSDK_API_ENDPOINT_OVERRIDES_STS`, `CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS`.
     pub fn from_environment() -> Self {
         let of = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
-        Self { ecr: of("AWS_ENDPOINT_URL_ECR"), sts: of("AWS_ENDPOINT_URL_STS") }
+        Self {
+            ecr: of("AWS_ENDPOINT_URL_ECR"),
+            aws_sts: of("AWS_ENDPOINT_URL_STS"),
+            google_sts: of("CLOUDSDK_API_ENDPOINT_OVERRIDES_STS"),
+            google_iam: of("CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS"),
+        }
     }
 }
 
@@ -58,7 +50,7 @@ pub enum Error {
     /// The cloud refused.
     #[error("{service} refused ({status}): {message}")]
     Refused {
-        /// `ECR` or `STS`.
+        /// `ECR`, `STS`, `Google STS` or `Google IAM`.
         service: &'static str,
         /// Status of the answer.
         status: u16,
@@ -68,7 +60,7 @@ pub enum Error {
     /// It could not be asked, or not be understood.
     #[error("{service} does not answer: {message}")]
     Away {
-        /// `ECR` or `STS`.
+        /// As above.
         service: &'static str,
         /// Why.
         message: String,
