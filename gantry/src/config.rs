@@ -16,7 +16,7 @@ pub use dispatcher::Dispatcher;
 pub use executors::{ContainerEngine, DockerPolicy, Executors, HostIsolation, ResourceClass, Ssh};
 pub use kept::{Disk, Logs, Retention, Stores};
 pub use load::{Invalid, Loaded};
-pub use server::{Agents, Api, Keys, LogLines, MetricsFor, Server, Telemetry, Tls};
+pub use server::{Agents, Api, Contexts, Keys, LogLines, MetricsFor, Server, Telemetry, Tls};
 pub use span::Span;
 
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,8 @@ pub struct Config {
     pub server: Server,
     /// `[api]`
     pub api: Api,
+    /// `[contexts]`
+    pub contexts: Contexts,
     /// `[keys]`
     pub keys: Keys,
     /// `[tls]`

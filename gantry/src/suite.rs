@@ -140,6 +140,11 @@ impl Suite {
                     secrets: Arc::clone(&secrets),
                     keys: keys.clone(),
                     public_url: place.url.clone(),
+                    live: Arc::clone(&live),
+                    deliveries: live::Quota::of(
+                        config.contexts.deliveries_per_second,
+                        config.contexts.deliveries_burst,
+                    ),
                 },
                 stop.clone(),
             )

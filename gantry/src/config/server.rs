@@ -72,6 +72,23 @@ impl Default for Api {
     }
 }
 
+/// `[contexts]`: how fast secrets are given out. A job that comes too early waits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Contexts {
+    /// Deliveries to jobs of one organisation per second; 0: no limit. The counter `gantry.contexts.deliveries` says how
+    /// many were held up, which is worth an alarm: nobody gets all secrets quickly.
+    pub deliveries_per_second: u32,
+    /// Of those, at once.
+    pub deliveries_burst: u32,
+}
+
+impl Default for Contexts {
+    fn default() -> Self {
+        Self { deliveries_per_second: 50, deliveries_burst: 200 }
+    }
+}
+
 /// `[keys]`: what the installation signs with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

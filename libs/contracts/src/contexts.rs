@@ -1,7 +1,7 @@
 //! Contexts and project variables; owner: `contexts`. Values never ride in events.
 
 use crate::{ask, event};
-use ids::{ContextId, OrgId, ProjectId, RestrictionId, Timestamp};
+use ids::{ContextId, OrgId, ProjectId, RestrictionId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
 /// A context came into being.
@@ -65,6 +65,15 @@ pub struct VariableInfo {
     pub created_at: Timestamp,
     /// When it was last set.
     pub updated_at: Timestamp,
+    /// How often it was set since it exists.
+    #[serde(default)]
+    pub version: i64,
+    /// Who set it last, if a person did and it is known.
+    #[serde(default)]
+    pub updated_by: Option<UserId>,
+    /// When a job last had it, to the hour.
+    #[serde(default)]
+    pub last_used_at: Option<Timestamp>,
 }
 
 /// Whose variables.

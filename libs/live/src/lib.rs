@@ -9,8 +9,10 @@ use std::{fmt, time::Duration};
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+mod limiter;
 mod local;
 
+pub use limiter::Limiter;
 pub use local::LocalLive;
 
 /// Why live state is not available. Callers go on without it.
@@ -43,6 +45,11 @@ pub struct Quota {
 }
 
 impl Quota {
+    /// So many per second, and so many at once; a rate of 0 is no limit.
+    pub fn of(per_second: u32, burst: u32) -> Option<Self> {
+        (per_second > 0).then(|| Self { burst: burst.max(1), per_second: f64::from(per_second) })
+    }
+
     /// How long a bucket with `left` tokens takes to have `wanted`; at most a day.
     pub fn until(self, left: f64, wanted: f64) -> Duration {
         let seconds = (wanted - left).max(0.0) / self.per_second.max(0.0);

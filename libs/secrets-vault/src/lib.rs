@@ -26,6 +26,9 @@ pub const DELIVER_POLICY: &str = include_str!("../policies/deliver.hcl");
 /// What whoever rotates and retires keys needs besides.
 pub const ROTATE_POLICY: &str = include_str!("../policies/rotate.hcl");
 
+/// Values that are opened by one request: of the largest that there may be, some megabytes.
+const BATCH: usize = 100;
+
 /// Where Vault is, and as whom it is entered.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -120,6 +123,29 @@ impl Secrets for VaultSecrets {
             Some(plain) => Ok(plain),
             None => Err(self.refused(login, version).await),
         }
+    }
+
+    /// One request for as many as a job has.
+    async fn decrypt_all(&self, sealed: &[(&str, &[u8])]) -> Result<Vec<Zeroizing<Vec<u8>>>> {
+        let mut all = Vec::with_capacity(sealed.len());
+        let login = self.deliver()?;
+        self.checked(login).await?;
+        for batch in sealed.chunks(BATCH) {
+            let packed: Vec<(&str, String)> = batch
+                .iter()
+                .map(|(label, sealed)| Ok((*label, envelope::unpack(sealed)?)))
+                .collect::<Result<_>>()?;
+            match self.transit.decrypt_all(login, &packed).await.map_err(Error::Store)? {
+                Some(values) => all.extend(values),
+                // One by one it is known which, and why.
+                None => {
+                    for (label, sealed) in batch {
+                        all.push(self.decrypt(label, sealed).await?);
+                    }
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// Vault does it: nobody here sees the value, and no login that opens is needed.

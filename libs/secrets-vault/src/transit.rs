@@ -80,11 +80,31 @@ impl Transit {
         sealed: &str,
     ) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
         let body = json!({ "ciphertext": sealed, "context": B64.encode(label) });
-        let Some(answer) = opened(self.write(login, &self.path("decrypt"), &body).await)? else {
+        let Some(mut answer) = opened(self.write(login, &self.path("decrypt"), &body).await)? else {
             return Ok(None);
         };
-        let plain = Zeroizing::new(text(answer, "plaintext")?);
-        B64.decode(plain.as_bytes()).map(|plain| Some(Zeroizing::new(plain))).map_err(io::Error::other)
+        plain(&mut answer["data"]).map(Some)
+    }
+
+    /// The same for several, in one request. `None`: Vault does not open one of them, and does not say which.
+    pub(crate) async fn decrypt_all(
+        &self,
+        login: &Login,
+        sealed: &[(&str, String)],
+    ) -> io::Result<Option<Vec<Zeroizing<Vec<u8>>>>> {
+        let one =
+            |(label, sealed): &(&str, String)| json!({ "ciphertext": sealed, "context": B64.encode(label) });
+        let body = json!({ "batch_input": sealed.iter().map(one).collect::<Vec<_>>() });
+        let Some(mut answer) = opened(self.write(login, &self.path("decrypt"), &body).await)? else {
+            return Ok(None);
+        };
+        let Value::Array(results) = answer["data"]["batch_results"].take() else {
+            return Err(io::Error::other("Vault's answer has no batch_results"));
+        };
+        if results.len() != sealed.len() {
+            return Err(io::Error::other("Vault's answer has another number of values"));
+        }
+        results.into_iter().map(|mut one| plain(&mut one)).collect::<io::Result<_>>().map(Some)
     }
 
     /// `None`: Vault does not open it.
@@ -127,8 +147,18 @@ fn opened(answer: Result<Value, Failure>) -> io::Result<Option<Value>> {
 }
 
 fn text(mut answer: Value, name: &str) -> io::Result<String> {
-    match answer["data"][name].take() {
+    field(&mut answer["data"], name)
+}
+
+fn field(data: &mut Value, name: &str) -> io::Result<String> {
+    match data[name].take() {
         Value::String(text) => Ok(text),
         _ => Err(io::Error::other(format!("Vault's answer has no {name}"))),
     }
+}
+
+/// The value that an answer holds.
+fn plain(data: &mut Value) -> io::Result<Zeroizing<Vec<u8>>> {
+    let plain = Zeroizing::new(field(data, "plaintext")?);
+    B64.decode(plain.as_bytes()).map(Zeroizing::new).map_err(io::Error::other)
 }

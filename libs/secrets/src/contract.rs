@@ -8,6 +8,7 @@ pub async fn all(secrets: &dyn Secrets) {
     round_trip(secrets).await;
     moved_is_refused(secrets).await;
     altered_is_refused(secrets).await;
+    together(secrets).await;
     rotation(secrets).await;
 }
 
@@ -42,6 +43,27 @@ pub async fn altered_is_refused(secrets: &dyn Secrets) {
         assert!(secrets.decrypt("altered", &altered).await.is_err(), "byte {at} is not guarded");
         assert!(secrets.decrypt("altered", &sealed[..at]).await.is_err(), "a cut at {at} goes unnoticed");
     }
+}
+
+/// Several open in their order, and none without all.
+pub async fn together(secrets: &dyn Secrets) {
+    assert!(secrets.decrypt_all(&[]).await.expect("nothing is to be opened").is_empty());
+    let labels: Vec<String> = (0..300).map(|n| format!("together|{n}")).collect();
+    let mut sealed = Vec::new();
+    for label in &labels {
+        sealed.push(secrets.encrypt(label, format!("value of {label}").as_bytes()).await.expect("encrypts"));
+    }
+    let mut all: Vec<(&str, &[u8])> =
+        labels.iter().zip(&sealed).map(|(label, sealed)| (label.as_str(), sealed.as_slice())).collect();
+    let opened = secrets.decrypt_all(&all).await.expect("opens");
+    assert_eq!(opened.len(), all.len());
+    for (label, value) in labels.iter().zip(&opened) {
+        assert_eq!(&***value, format!("value of {label}").as_bytes());
+    }
+    // One of another place, in the middle.
+    all.swap(100, 200);
+    all[100].0 = &labels[100];
+    assert!(matches!(secrets.decrypt_all(&all).await, Err(Error::Refused)), "a moved one opens among others");
 }
 
 /// Old ciphertexts open after a rotation, new ones use the new key, rewrapped ones survive the retiring.

@@ -40,6 +40,15 @@ pub trait Secrets: Send + Sync + 'static {
     /// Opens what [`Secrets::encrypt`] made under the same label. The value is wiped when dropped.
     async fn decrypt(&self, label: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>>;
 
+    /// Opens several, each given with its label; the values come in that order. One that does not open fails them all.
+    async fn decrypt_all(&self, sealed: &[(&str, &[u8])]) -> Result<Vec<Zeroizing<Vec<u8>>>> {
+        let mut values = Vec::with_capacity(sealed.len());
+        for (label, sealed) in sealed {
+            values.push(self.decrypt(label, sealed).await?);
+        }
+        Ok(values)
+    }
+
     /// Seals the same value anew under the newest key.
     async fn rewrap(&self, label: &str, sealed: &[u8]) -> Result<Vec<u8>> {
         let plain = self.decrypt(label, sealed).await?;

@@ -1,25 +1,15 @@
 //! How often one person may ask and change (security §5.2): token buckets that all processes of the edge share.
-//! While live state is away each process counts for itself (reliability F26).
 
 use crate::{error::Fail, state::Config};
 use axum::{extract::Request, http::HeaderValue, middleware::Next, response::Response};
 use contracts::Refusal;
 use ids::UserId;
-use live::{Live, LocalLive, Quota, Taken};
-use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::{Duration, Instant},
-};
-
-/// After live state did not answer, it is not asked for so long: a request is not to wait for it.
-const LEFT_ALONE: Duration = Duration::from_secs(2);
+use live::{Limiter, Live, Quota, Taken};
+use std::sync::{Arc, OnceLock};
 
 /// The buckets of everybody.
 pub struct Rates {
-    live: Arc<dyn Live>,
-    /// Of this process alone.
-    own: LocalLive,
-    away_until: Mutex<Option<Instant>>,
+    limiter: Limiter,
     requests: Option<Quota>,
     changes: Option<Quota>,
 }
@@ -27,11 +17,9 @@ pub struct Rates {
 impl Rates {
     /// As configured; a rate of 0 is no limit.
     pub fn new(live: Arc<dyn Live>, config: &Config) -> Self {
-        let quota = |(per_second, burst): (u32, u32)| {
-            (per_second > 0).then(|| Quota { burst: burst.max(1), per_second: f64::from(per_second) })
-        };
+        let quota = |(per_second, burst)| Quota::of(per_second, burst);
         let (requests, changes) = (quota(config.requests), quota(config.changes));
-        Self { live, own: LocalLive::new(), away_until: Mutex::default(), requests, changes }
+        Self { limiter: Limiter::new(live), requests, changes }
     }
 
     /// Counts a request of a person, and notes for the answer how many are left.
@@ -62,23 +50,7 @@ impl Rates {
     }
 
     async fn take(&self, what: &str, user: UserId, quota: Quota) -> Taken {
-        let bucket = format!("api:{what}:{user}");
-        let away = || self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = away().is_none_or(|until| until <= Instant::now());
-        if asked {
-            match self.live.take(&bucket, quota).await {
-                Ok(taken) => return taken,
-                Err(error) => {
-                    tracing::debug!(
-                        error = &error as &dyn std::error::Error,
-                        "each process counts for itself"
-                    );
-                    *away() = Some(Instant::now() + LEFT_ALONE);
-                }
-            }
-        }
-        // The process's own never fails.
-        self.own.take(&bucket, quota).await.unwrap_or(Taken { allowed: true, left: 0.0 })
+        self.limiter.take(&format!("api:{what}:{user}"), quota).await
     }
 }
 

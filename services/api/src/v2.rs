@@ -462,7 +462,18 @@ async fn job_details(app: &App, project: &Project, row: &JobRow) -> Answer {
 
 fn variable_json(variable: &VariableInfo) -> Value {
     let created = time(variable.created_at);
-    json!({ "name": variable.name, "value": variable.masked, "created_at": created, "created-at": created })
+    let mut answer = json!({ "name": variable.name, "value": variable.masked, "created_at": created, "created-at": created });
+    add_use(&mut answer, variable);
+    answer
+}
+
+/// Beside what api-v2 shows of a variable: how often and by whom it was set, and when a job last had it
+/// (security §4.1).
+fn add_use(answer: &mut Value, variable: &VariableInfo) {
+    answer["updated_at"] = json!(time(variable.updated_at));
+    answer["version"] = json!(variable.version);
+    answer["updated_by"] = json!(variable.updated_by);
+    answer["last_used_at"] = json!(variable.last_used_at.map(time));
 }
 
 fn valid_name(name: &str) -> Result<(), Fail> {
@@ -640,11 +651,12 @@ async fn delete_context(State(app): State<App>, caller: Caller, Path(context): P
 }
 
 fn context_variable_json(context: ContextId, variable: &VariableInfo) -> Value {
-    json!({
+    let mut answer = json!({
         "variable": variable.name, "context_id": context, "created_at": time(variable.created_at),
-        "updated_at": time(variable.updated_at),
         "truncated_value": variable.masked.strip_prefix("xxxx").unwrap_or(&variable.masked),
-    })
+    });
+    add_use(&mut answer, variable);
+    answer
 }
 
 async fn context_variables(State(app): State<App>, caller: Caller, Path(context): Path<String>) -> Answer {

@@ -10,6 +10,7 @@ use crate::{
     variables::{self, Place},
 };
 use agent_api::{MintToken, MintedToken, Problem, SealedSecrets, Secrets};
+use anyhow::Context;
 use axum::{
     Json, Router,
     extract::{Path, State as Extract},
@@ -17,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use backon::{ExponentialBuilder, Retryable};
 use contracts::{Actor, contexts::Scope, pipelines::ContinuationClaims};
 use eventstore::{Act, Key};
 use ids::{ContextId, OrgId, PipelineId, ProjectId, TaskId, UserId};
@@ -31,10 +33,6 @@ use uuid::Uuid;
 
 /// What a job of a setup configuration finds its pipeline's key in (config-language §19).
 const CONTINUATION_KEY: &str = "CIRCLE_CONTINUATION_KEY";
-/// How long a request waits for news of its job: this service follows the conductor by some milliseconds.
-const NEWS: Duration = Duration::from_secs(5);
-/// Between two looks for it.
-const LOOK: Duration = Duration::from_millis(50);
 /// How long a repeat, whose first answer may have been lost, still gets an answer.
 const REPEAT: Duration = Duration::from_secs(60);
 /// Whom one token is for, at most.
@@ -100,6 +98,7 @@ async fn sealed(state: &State, claims: &FenceClaims) -> Result<Json<SealedSecret
         ));
     };
     let job = job(state, claims).await?;
+    counted(state, &job).await?;
     oidc::ready(state).await?;
     match answer(state, claims, public_key, &job).await {
         Err(denied) if denied.0 == StatusCode::FORBIDDEN => {
@@ -152,18 +151,36 @@ async fn mint(
         return Err(Denied::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_audience", message));
     }
     let job = job(&state, &claims).await?;
+    counted(&state, &job).await?;
     oidc::ready(&state).await?;
     let mut tx = state.store.begin(&[]).await?;
     let contexts = contexts_of(tx.conn(), &job).await?;
     let subject = Subject { job_id: claims.job_id, job: &job, contexts: &contexts };
     let now = state.store.now();
     let content = oidc::claims(&state.base, &subject, Form::V2, &ask.audience, ask.root_issuer, now);
-    let mut signed = oidc::sign(&state, tx.conn(), &[content]).await?;
+    let signer = oidc::signer(tx.conn()).await?;
+    let pem = state.secrets.decrypt(&signer.label, &signer.sealed).await?;
+    let mut signed = signer.sign(&pem, &[content])?;
     let detail = json!({"task_id": claims.task_id, "epoch": claims.epoch, "audience": ask.audience});
     tx.act(of(Act::new("oidc.token_minted", Actor::service(NAME), detail), &claims, &job)).await?;
     tx.commit().await?;
     let token = signed.pop().ok_or_else(|| anyhow::anyhow!("no token was signed"))?;
     Ok(Json(MintedToken { token }))
+}
+
+/// Counts one opening of secrets: whoever can have them opened at all shall not get all of them quickly (security §4.1).
+/// An agent that is refused asks again.
+async fn counted(state: &State, job: &Job) -> Result<(), Denied> {
+    let Some(quota) = state.deliveries else { return Ok(()) };
+    let taken = state.limiter.take(&format!("contexts:deliveries:{}", job.org), quota).await;
+    let outcome = if taken.allowed { "allowed" } else { "limited" };
+    metrics::counter!("gantry.contexts.deliveries", "outcome" => outcome).increment(1);
+    if taken.allowed {
+        return Ok(());
+    }
+    tracing::warn!(org = %job.org, "secrets are asked for faster than [contexts] deliveries_per_second allows");
+    let message = "secrets of this organisation are asked for too fast; try again";
+    Err(Denied::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message))
 }
 
 /// The contexts of a job, as far as they exist.
@@ -210,8 +227,7 @@ struct Row {
 }
 
 async fn job(state: &State, claims: &FenceClaims) -> Result<Job, Denied> {
-    let until = tokio::time::Instant::now() + NEWS;
-    loop {
+    let look = || async {
         let row: Option<Row> = sqlx::query_as(
             "SELECT org_id, project_id, contexts, acting_user, continues, facts, ssh_keys, checkout_key, claims
              FROM contexts.jobs WHERE job_id = $1",
@@ -219,25 +235,32 @@ async fn job(state: &State, claims: &FenceClaims) -> Result<Job, Denied> {
         .bind(claims.job_id.uuid())
         .fetch_optional(state.store.pool())
         .await?;
-        if let Some(row) = row {
-            return Ok(Job {
-                org: OrgId(row.org_id),
-                project: ProjectId(row.project_id),
-                contexts: row.contexts,
-                acting_user: row.acting_user.map(UserId),
-                ssh_keys: row.ssh_keys,
-                checkout_key: row.checkout_key,
-                claims: row.claims.0,
-                continues: row.continues.map(PipelineId),
-                facts: row.facts,
-            });
-        }
-        if tokio::time::Instant::now() >= until {
+        row.ok_or_else(|| {
             let message = "nothing is known of the job yet; try again";
-            return Err(Denied::new(StatusCode::SERVICE_UNAVAILABLE, "job_unknown", message));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+            Denied::new(StatusCode::SERVICE_UNAVAILABLE, "job_unknown", message)
+        })
+    };
+    let row = look.retry(news()).when(|denied| denied.1 == "job_unknown").await?;
+    Ok(Job {
+        org: OrgId(row.org_id),
+        project: ProjectId(row.project_id),
+        contexts: row.contexts,
+        acting_user: row.acting_user.map(UserId),
+        ssh_keys: row.ssh_keys,
+        checkout_key: row.checkout_key,
+        claims: row.claims.0,
+        continues: row.continues.map(PipelineId),
+        facts: row.facts,
+    })
+}
+
+/// Looks for news of a job: this service follows the conductor by some milliseconds, and for some seconds at most.
+fn news() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(2))
+        .with_max_delay(Duration::from_millis(100))
+        .with_total_delay(Some(Duration::from_secs(5)))
+        .without_max_times()
 }
 
 async fn answer(
@@ -272,14 +295,15 @@ async fn answer(
             member: !roles.is_empty(),
             admin: allow_any(roles.iter().copied(), Permission::Admin),
         };
+        let known: Vec<(String, Uuid)> =
+            sqlx::query_as("SELECT name, id FROM contexts.contexts WHERE org_id = $1 AND name = ANY($2)")
+                .bind(job.org.uuid())
+                .bind(&job.contexts)
+                .fetch_all(tx.conn())
+                .await?;
         for name in &job.contexts {
-            let id: Option<Uuid> =
-                sqlx::query_scalar("SELECT id FROM contexts.contexts WHERE org_id = $1 AND name = $2")
-                    .bind(job.org.uuid())
-                    .bind(name)
-                    .fetch_optional(tx.conn())
-                    .await?;
-            let id = ContextId(id.ok_or_else(|| {
+            let found = known.iter().find(|(known, _)| known == name);
+            let id = ContextId(found.map(|(_, id)| *id).ok_or_else(|| {
                 Denied::new(StatusCode::FORBIDDEN, "context_not_found", format!("Context {name} not found"))
             })?);
             if let Some(kind) = restrictions::unmet(tx.conn(), id, &wants).await? {
@@ -294,10 +318,30 @@ async fn answer(
             places.push(Place::of(&Scope::Context(id)));
         }
     }
-    let mut variables: Vec<(String, Zeroizing<Vec<u8>>)> = Vec::new();
-    for place in &places {
-        variables.extend(variables::open(state, tx.conn(), place).await?);
+    let sealed = variables::sealed(tx.conn(), &places).await?;
+    let signer = oidc::signer(tx.conn()).await?;
+    let mut keys = match &job.ssh_keys {
+        Some(wanted) => ssh_keys::additional(tx.conn(), job.project, wanted).await?,
+        None => Vec::new(),
+    };
+    let additional = keys.len();
+    if job.checkout_key {
+        keys.extend(ssh_keys::checkout(tx.conn(), job.project).await?);
     }
+    let unnoted = sealed.iter().any(|variable| variable.unnoted);
+    // All of it is opened by one request to whoever keeps the keys; no row is held meanwhile.
+    let labels: Vec<String> = keys.iter().map(ssh_keys::Sealed::label).collect();
+    let mut all: Vec<(&str, &[u8])> = vec![(&signer.label, &signer.sealed)];
+    all.extend(sealed.iter().map(|variable| (variable.label.as_str(), variable.value.as_slice())));
+    all.extend(labels.iter().zip(&keys).map(|(label, key)| (label.as_str(), key.sealed.as_slice())));
+    let mut opened = state.secrets.decrypt_all(&all).await?.into_iter();
+    let pem = opened.next().context("the key of the tokens was not opened")?;
+    let mut variables: Vec<(String, Zeroizing<Vec<u8>>)> =
+        sealed.into_iter().map(|variable| variable.name).zip(opened.by_ref()).collect();
+    let ssh_keys = keys.into_iter().zip(opened).map(|(key, private)| key.opened(&private));
+    let mut ssh_keys = ssh_keys.collect::<anyhow::Result<Vec<_>>>()?;
+    let checkout_key = ssh_keys.drain(additional..).next();
+
     if let Some(pipeline_id) = job.continues {
         let key = state.keys.seal_claims(ContinuationClaims::PURPOSE, &ContinuationClaims { pipeline_id });
         variables.push((CONTINUATION_KEY.to_owned(), Zeroizing::new(key.into_bytes())));
@@ -305,18 +349,10 @@ async fn answer(
     let subject = Subject { job_id: claims.job_id, job, contexts: &used };
     let now = state.store.now();
     let forms = [Form::V1, Form::V2].map(|form| oidc::claims(&state.base, &subject, form, &[], false, now));
-    let tokens = oidc::sign(state, tx.conn(), &forms).await?;
+    let tokens = signer.sign(&pem, &forms)?;
     for (name, token) in ["CIRCLE_OIDC_TOKEN", "CIRCLE_OIDC_TOKEN_V2"].into_iter().zip(tokens) {
         variables.push((name.to_owned(), Zeroizing::new(token.into_bytes())));
     }
-    let ssh_keys = match &job.ssh_keys {
-        Some(wanted) => ssh_keys::open_additional(state, tx.conn(), job.project, wanted).await?,
-        None => Vec::new(),
-    };
-    let checkout_key = match job.checkout_key {
-        true => ssh_keys::open_checkout(state, tx.conn(), job.project).await?,
-        false => None,
-    };
     let key_names: Vec<&str> = ssh_keys.iter().chain(&checkout_key).map(|key| key.sha256.as_str()).collect();
     let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
     let detail = json!({
@@ -343,6 +379,9 @@ async fn answer(
         })?
     };
 
+    if unnoted {
+        variables::note_use(tx.conn(), &places).await?;
+    }
     sqlx::query(
         "INSERT INTO contexts.deliveries (task_id, epoch, job_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
     )

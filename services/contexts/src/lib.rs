@@ -21,6 +21,7 @@ use bus::{Bus, Responder};
 use contracts::{Request, RequestError, contexts as ask};
 use eventstore::Store;
 use kit::keys::Keys;
+use live::{Limiter, Live, Quota};
 use secrets::Secrets;
 use sqlx::PgPool;
 use std::sync::Arc;
@@ -50,6 +51,10 @@ pub struct Deps {
     pub keys: Keys,
     /// Where the installation is reached: issuer of OIDC tokens.
     pub public_url: String,
+    /// Where deliveries are counted.
+    pub live: Arc<dyn Live>,
+    /// How often secrets of one organisation are opened; `None`: as often as jobs ask.
+    pub deliveries: Option<Quota>,
 }
 
 /// The running service.
@@ -63,11 +68,13 @@ pub struct Service {
 /// # Errors
 /// The schema cannot be migrated.
 pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Service> {
-    let Deps { pool, bus, secrets, keys, public_url } = deps;
+    let Deps { pool, bus, secrets, keys, public_url, live, deliveries } = deps;
     let store = Store::open(pool, NAME, &MIGRATOR).await?;
     let (signing, signs) = watch::channel(false);
     let base: Arc<str> = Arc::from(public_url.trim_end_matches('/'));
-    let state = State { store: store.clone(), secrets, keys, base: Arc::clone(&base), signs };
+    let limiter = Arc::new(Limiter::new(live));
+    let state =
+        State { store: store.clone(), secrets, keys, base: Arc::clone(&base), signs, limiter, deliveries };
     bus.register_source(&store);
     bus.respond(NAME, Arc::new(state.clone()));
     let host = base.split_once("://").map_or(&*base, |(_, host)| host).to_owned();
@@ -115,6 +122,8 @@ pub(crate) struct State {
     pub(crate) base: Arc<str>,
     /// Whether a key signs OIDC tokens.
     pub(crate) signs: watch::Receiver<bool>,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) deliveries: Option<Quota>,
 }
 
 #[async_trait]

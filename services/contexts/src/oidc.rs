@@ -99,23 +99,33 @@ fn issuer(base: &str, org: &str) -> String {
     format!("{base}/org/{org}")
 }
 
-/// Signs claims with the key whose time it is.
-pub(crate) async fn sign(
-    state: &State,
-    conn: &mut PgConnection,
-    claims: &[Value],
-) -> anyhow::Result<Vec<String>> {
+/// The key whose time it is, as it lies.
+pub(crate) struct Signer {
+    id: Uuid,
+    /// What it is bound to.
+    pub(crate) label: String,
+    pub(crate) sealed: Vec<u8>,
+}
+
+/// The key that signs now.
+pub(crate) async fn signer(conn: &mut PgConnection) -> anyhow::Result<Signer> {
     let row: Option<(Uuid, Vec<u8>)> = sqlx::query_as(
         "SELECT id, sealed FROM contexts.oidc_keys WHERE signs_from <= now() ORDER BY signs_from DESC LIMIT 1",
     )
     .fetch_optional(conn)
     .await?;
     let (id, sealed) = row.context("no key signs OIDC tokens")?;
-    let pem = state.secrets.decrypt(&label(id), &sealed).await?;
-    let key = EncodingKey::from_rsa_pem(&pem)?;
-    let mut header = Header::new(Algorithm::RS256);
-    header.kid = Some(id.to_string());
-    claims.iter().map(|claims| Ok(jsonwebtoken::encode(&header, claims, &key)?)).collect()
+    Ok(Signer { id, label: label(id), sealed })
+}
+
+impl Signer {
+    /// Signs claims; `pem` is what the sealed key says.
+    pub(crate) fn sign(&self, pem: &[u8], claims: &[Value]) -> anyhow::Result<Vec<String>> {
+        let key = EncodingKey::from_rsa_pem(pem)?;
+        let mut header = Header::new(Algorithm::RS256);
+        header.kid = Some(self.id.to_string());
+        claims.iter().map(|claims| Ok(jsonwebtoken::encode(&header, claims, &key)?)).collect()
+    }
 }
 
 pub(crate) async fn jwks(state: &State, _: &Request, _: GetJwks) -> Result<Value, Failure> {

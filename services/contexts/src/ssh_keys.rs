@@ -213,14 +213,43 @@ pub(crate) async fn remove(state: &State, request: &Request, ask: RemoveSshKey) 
     once.commit(()).await
 }
 
+/// A key as it lies.
+#[derive(sqlx::FromRow)]
+pub(crate) struct Sealed {
+    id: Uuid,
+    hostname: String,
+    public_key: String,
+    md5: String,
+    pub(crate) sha256: String,
+    /// The private half.
+    pub(crate) sealed: Vec<u8>,
+}
+
+impl Sealed {
+    /// What its private half is bound to.
+    pub(crate) fn label(&self) -> String {
+        label(self.id)
+    }
+
+    /// As an agent gets it.
+    pub(crate) fn opened(self, private: &[u8]) -> anyhow::Result<agent_api::SshKey> {
+        Ok(agent_api::SshKey {
+            hostname: (!self.hostname.is_empty()).then_some(self.hostname),
+            md5: self.md5,
+            sha256: self.sha256,
+            public_key: self.public_key,
+            private_key: std::str::from_utf8(private)?.to_owned(),
+        })
+    }
+}
+
 /// The keys of a project that a job may have: additional ones among `wanted`, or all if it is empty.
-pub(crate) async fn open_additional(
-    state: &State,
+pub(crate) async fn additional(
     conn: &mut PgConnection,
     project: ProjectId,
     wanted: &[String],
-) -> anyhow::Result<Vec<agent_api::SshKey>> {
-    let rows: Vec<SealedRow> = sqlx::query_as(
+) -> sqlx::Result<Vec<Sealed>> {
+    sqlx::query_as(
         "SELECT id, hostname, public_key, md5, sha256, sealed FROM contexts.ssh_keys
          WHERE project_id = $1 AND purpose = 'additional'
              AND (cardinality($2::text[]) = 0 OR md5 = ANY($2) OR sha256 = ANY($2)) ORDER BY id",
@@ -228,45 +257,18 @@ pub(crate) async fn open_additional(
     .bind(project.uuid())
     .bind(wanted)
     .fetch_all(conn)
-    .await?;
-    let mut keys = Vec::with_capacity(rows.len());
-    for row in rows {
-        keys.push(open(state, row).await?);
-    }
-    Ok(keys)
+    .await
 }
 
 /// The newest of the keys that fetch the repository.
-pub(crate) async fn open_checkout(
-    state: &State,
-    conn: &mut PgConnection,
-    project: ProjectId,
-) -> anyhow::Result<Option<agent_api::SshKey>> {
-    let row: Option<SealedRow> = sqlx::query_as(
+pub(crate) async fn checkout(conn: &mut PgConnection, project: ProjectId) -> sqlx::Result<Option<Sealed>> {
+    sqlx::query_as(
         "SELECT id, hostname, public_key, md5, sha256, sealed FROM contexts.ssh_keys
          WHERE project_id = $1 AND purpose = 'checkout' ORDER BY id DESC LIMIT 1",
     )
     .bind(project.uuid())
     .fetch_optional(conn)
-    .await?;
-    match row {
-        Some(row) => open(state, row).await.map(Some),
-        None => Ok(None),
-    }
-}
-
-type SealedRow = (Uuid, String, String, String, String, Vec<u8>);
-
-async fn open(state: &State, row: SealedRow) -> anyhow::Result<agent_api::SshKey> {
-    let (id, hostname, public_key, md5, sha256, sealed) = row;
-    let private = state.secrets.decrypt(&label(id), &sealed).await?;
-    Ok(agent_api::SshKey {
-        hostname: (!hostname.is_empty()).then_some(hostname),
-        md5,
-        sha256,
-        public_key,
-        private_key: std::str::from_utf8(&private)?.to_owned(),
-    })
+    .await
 }
 
 /// What a private half is bound to.

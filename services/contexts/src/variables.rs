@@ -1,6 +1,7 @@
 //! Variables of contexts and projects: written, listed by name, never read back.
 
 use crate::{REQUEST_LABEL, State, rewrap};
+use anyhow::Context;
 use base64::{Engine, engine::general_purpose::STANDARD as B64};
 use bus::once::{Begun, Failure, Once};
 use contracts::{
@@ -10,7 +11,7 @@ use contracts::{
     },
 };
 use eventstore::{Key, Tx};
-use ids::{OrgId, Timestamp};
+use ids::{OrgId, Timestamp, UserId};
 use secrets::Zeroizing;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -56,12 +57,13 @@ pub(crate) async fn set(state: &State, request: &Request, ask: SetVariable) -> R
     let sealed = state.secrets.encrypt(&place.label(&ask.name, version), &value).await.map_err(key_store)?;
     let key_version = state.secrets.version_of(&sealed).map_err(key_store)?;
     let fingerprint = fingerprint(state, &place, &value);
-    let (created_at, updated_at): (Timestamp, Timestamp) = sqlx::query_as(
-        "INSERT INTO contexts.variables (scope, scope_id, name, version, sealed, key_version, fingerprint)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
+    let row: Row = sqlx::query_as(
+        "INSERT INTO contexts.variables (scope, scope_id, name, version, sealed, key_version, fingerprint, updated_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
          ON CONFLICT (scope, scope_id, name) DO UPDATE SET version = excluded.version, sealed = excluded.sealed,
-             key_version = excluded.key_version, fingerprint = excluded.fingerprint, updated_at = now()
-         RETURNING created_at, updated_at",
+             key_version = excluded.key_version, fingerprint = excluded.fingerprint, updated_at = now(),
+             updated_by = excluded.updated_by
+         RETURNING name, fingerprint, version, created_at, updated_at, updated_by, last_used_at",
     )
     .bind(place.scope)
     .bind(place.id)
@@ -70,13 +72,14 @@ pub(crate) async fn set(state: &State, request: &Request, ask: SetVariable) -> R
     .bind(&sealed)
     .bind(i64::from(key_version))
     .bind(&fingerprint)
+    .bind(request.actor.user().map(|user| user.uuid()))
     .fetch_one(once.tx.conn())
     .await?;
-    let body = VariableSet { name: ask.name.clone() };
+    let body = VariableSet { name: ask.name };
     let mut event = NewEvent::new(place.aggregate, place.id, request.actor.clone(), &body);
     event.org_id = org;
     once.tx.append(&[event]).await?;
-    once.commit(VariableInfo { name: ask.name, masked: masked(&fingerprint), created_at, updated_at }).await
+    once.commit(row.into()).await
 }
 
 pub(crate) async fn remove(state: &State, request: &Request, ask: RemoveVariable) -> Result<(), Failure> {
@@ -108,9 +111,9 @@ pub(crate) async fn list(
     ask: ListVariables,
 ) -> Result<Vec<VariableInfo>, Failure> {
     let place = Place::of(&ask.scope);
-    let rows: Vec<(String, String, Timestamp, Timestamp)> = sqlx::query_as(
-        "SELECT name, fingerprint, created_at, updated_at FROM contexts.variables
-         WHERE scope = $1 AND scope_id = $2 ORDER BY name",
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT name, fingerprint, version, created_at, updated_at, updated_by, last_used_at
+         FROM contexts.variables WHERE scope = $1 AND scope_id = $2 ORDER BY name",
     )
     .bind(place.scope)
     .bind(place.id)
@@ -124,36 +127,85 @@ pub(crate) async fn list(
             .await?;
         known.ok_or_else(|| Refusal::not_found("Context"))?;
     }
-    Ok(rows
-        .into_iter()
-        .map(|(name, fingerprint, created_at, updated_at)| VariableInfo {
-            name,
-            masked: masked(&fingerprint),
-            created_at,
-            updated_at,
-        })
-        .collect())
+    Ok(rows.into_iter().map(VariableInfo::from).collect())
 }
 
-/// Names and values of one place, by name.
-pub(crate) async fn open(
-    state: &State,
-    conn: &mut PgConnection,
-    place: &Place,
-) -> anyhow::Result<Vec<(String, Zeroizing<Vec<u8>>)>> {
-    let rows: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
-        "SELECT name, version, sealed FROM contexts.variables WHERE scope = $1 AND scope_id = $2 ORDER BY name",
+#[derive(sqlx::FromRow)]
+struct Row {
+    name: String,
+    fingerprint: String,
+    version: i64,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    updated_by: Option<Uuid>,
+    last_used_at: Option<Timestamp>,
+}
+
+impl From<Row> for VariableInfo {
+    fn from(row: Row) -> Self {
+        Self {
+            name: row.name,
+            masked: format!("xxxx{}", row.fingerprint),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            version: row.version,
+            updated_by: row.updated_by.map(UserId),
+            last_used_at: row.last_used_at,
+        }
+    }
+}
+
+/// A variable as it lies.
+pub(crate) struct Sealed {
+    pub(crate) name: String,
+    /// What its ciphertext is bound to.
+    pub(crate) label: String,
+    pub(crate) value: Vec<u8>,
+    /// Nothing of the last hour is noted of its use.
+    pub(crate) unnoted: bool,
+}
+
+/// The variables of these places, in their order and by name.
+pub(crate) async fn sealed(conn: &mut PgConnection, places: &[Place]) -> anyhow::Result<Vec<Sealed>> {
+    let (scopes, ids) = columns(places);
+    let rows: Vec<(i64, String, i64, Vec<u8>, bool)> = sqlx::query_as(
+        "SELECT p.place, v.name, v.version, v.sealed,
+             coalesce(v.last_used_at < now() - interval '1 hour', true)
+         FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS p(scope, id, place)
+         JOIN contexts.variables v ON v.scope = p.scope AND v.scope_id = p.id ORDER BY p.place, v.name",
     )
-    .bind(place.scope)
-    .bind(place.id)
+    .bind(scopes)
+    .bind(ids)
     .fetch_all(conn)
     .await?;
-    let mut values = Vec::with_capacity(rows.len());
-    for (name, version, sealed) in rows {
-        let value = state.secrets.decrypt(&place.label(&name, version), &sealed).await?;
-        values.push((name, value));
-    }
-    Ok(values)
+    rows.into_iter()
+        .map(|(place, name, version, value, unnoted)| {
+            let place = usize::try_from(place - 1).ok().and_then(|at| places.get(at));
+            let label = place.context("a variable of no place that was asked for")?.label(&name, version);
+            Ok(Sealed { name, label, value, unnoted })
+        })
+        .collect()
+}
+
+/// Notes that the variables of these places were used, to the hour: what is read thousands of times a day is not
+/// written as often. Whoever holds a row just now notes it too, or sets it anew.
+pub(crate) async fn note_use(conn: &mut PgConnection, places: &[Place]) -> sqlx::Result<()> {
+    let (scopes, ids) = columns(places);
+    sqlx::query(
+        "UPDATE contexts.variables SET last_used_at = now() WHERE (scope, scope_id, name) IN (
+             SELECT v.scope, v.scope_id, v.name FROM unnest($1::text[], $2::uuid[]) AS p(scope, id)
+             JOIN contexts.variables v ON v.scope = p.scope AND v.scope_id = p.id
+             WHERE coalesce(v.last_used_at < now() - interval '1 hour', true) FOR UPDATE OF v SKIP LOCKED)",
+    )
+    .bind(scopes)
+    .bind(ids)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+fn columns(places: &[Place]) -> (Vec<&'static str>, Vec<Uuid>) {
+    places.iter().map(|place| (place.scope, place.id)).unzip()
 }
 
 /// Seals everything under the newest key, a batch per transaction.
@@ -267,10 +319,6 @@ pub(crate) fn key_store(error: secrets::Error) -> Failure {
 fn fingerprint(state: &State, place: &Place, value: &[u8]) -> String {
     let purpose = format!("variable fingerprint {}", place.id);
     state.keys.sign(&purpose, value).iter().take(2).map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn masked(fingerprint: &str) -> String {
-    format!("xxxx{fingerprint}")
 }
 
 /// Names that change how the platform itself works are not for values from outside the configuration.

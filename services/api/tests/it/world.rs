@@ -116,6 +116,9 @@ impl Responder for As {
                         masked: "xxxx12ab".into(),
                         created_at: at,
                         updated_at: at,
+                        version: 1,
+                        updated_by: None,
+                        last_used_at: None,
                     })
                 })
                 .await
@@ -124,7 +127,15 @@ impl Responder for As {
                 route::<ListVariables, _, _>(&req, |_, _| async move {
                     let at = chrono::Utc::now();
                     let masked = "xxxx12ab".to_owned();
-                    Ok(vec![VariableInfo { name: "TOKEN".into(), masked, created_at: at, updated_at: at }])
+                    Ok(vec![VariableInfo {
+                        name: "TOKEN".into(),
+                        masked,
+                        created_at: at,
+                        updated_at: at,
+                        version: 3,
+                        updated_by: None,
+                        last_used_at: Some(at),
+                    }])
                 })
                 .await
             }

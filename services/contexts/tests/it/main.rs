@@ -22,6 +22,7 @@ use gantry_contexts as contexts;
 use http_body_util::BodyExt;
 use ids::*;
 use kit::keys::{FenceClaims, Keys};
+use live::{LocalLive, Quota};
 use model::{
     plan::{Executor, JobDefinition, Step},
     status::JobStatus,
@@ -57,6 +58,8 @@ async fn after_a_rotation_values_are_sealed_anew_by_themselves() {
         secrets: suite.ring.clone(),
         keys: suite.keys.clone(),
         public_url: "https://ci.example/".into(),
+        live: Arc::new(LocalLive::new()),
+        deliveries: None,
     };
     let stop = CancellationToken::new();
     let _end = stop.clone().drop_guard();
@@ -92,6 +95,8 @@ async fn suite() -> Suite {
         secrets: ring.clone(),
         keys: keys.clone(),
         public_url: "https://ci.example/".into(),
+        live: Arc::new(LocalLive::new()),
+        deliveries: None,
     };
     let service = contexts::start(deps, stop.clone()).await.unwrap();
     let user = Actor::User { id: UserId::new() };
@@ -291,6 +296,8 @@ async fn contexts_and_variables_come_and_go() {
     assert_eq!(first.created_at, second.created_at);
     assert!(first.updated_at < second.updated_at);
     assert_ne!(first.masked, second.masked, "a change shows");
+    assert_eq!((first.version, second.version), (1, 2));
+    assert_eq!((second.updated_by, second.last_used_at), (suite.user.user(), None));
     assert!(first.masked.starts_with("xxxx") && first.masked.len() == 8, "{}", first.masked);
     assert_eq!(suite.bus.ask(&suite.user, &ListVariables { scope: scope.clone() }).await.unwrap(), [second]);
 
@@ -358,8 +365,20 @@ async fn a_lease_holder_gets_its_variables_in_order_of_precedence() {
     let expected = [("P", "project"), ("X", "project"), ("X", "b"), ("X", "a")];
     assert_eq!(task.open(&body), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
 
+    // When they were used last is noted to the hour, and not written again before.
+    let used = async |scope: Scope| {
+        let all = suite.bus.ask(&suite.user, &ListVariables { scope }).await.unwrap();
+        all.into_iter().map(|variable| variable.last_used_at.unwrap()).max().unwrap()
+    };
+    let first = used(Scope::Context(a.id)).await;
+
     let (status, body) = suite.get(task.id, &task.fence(&suite)).await;
     assert_eq!((status.as_u16(), task.open(&body).len()), (200, 4), "a repeat soon after is answered");
+    assert_eq!(used(Scope::Context(a.id)).await, first);
+    sqlx::query("UPDATE contexts.variables SET last_used_at = last_used_at - interval '61 min'")
+        .execute(&suite.db.pool)
+        .await
+        .unwrap();
     sqlx::query("UPDATE contexts.deliveries SET first_at = now() - interval '61 s'")
         .execute(&suite.db.pool)
         .await
@@ -377,6 +396,7 @@ async fn a_lease_holder_gets_its_variables_in_order_of_precedence() {
     let task = Task::of(suite.ready(&project, &["a"], Some(user)).await);
     let (_, body) = suite.get(task.id, &task.fence(&suite)).await;
     assert_eq!(task.open(&body).last().unwrap().1, "a");
+    assert!(used(Scope::Project(project.id)).await >= first);
 
     let acts: Vec<String> =
         sqlx::query_scalar("SELECT detail::text FROM contexts.acts WHERE kind = 'context.secrets.accessed'")
@@ -413,6 +433,37 @@ async fn a_lease_holder_gets_its_variables_in_order_of_precedence() {
     tokio::time::timeout(std::time::Duration::from_secs(20), forgotten)
         .await
         .expect("an ended job is forgotten");
+}
+
+#[tokio::test]
+async fn secrets_of_an_organisation_are_opened_only_so_fast() {
+    let mut suite = suite().await;
+    let (one, other) = (project(), project());
+    for project in [&one, &other] {
+        suite.set(Scope::Project(project.id), "A", "value").await.unwrap();
+    }
+    let deps = contexts::Deps {
+        pool: suite.db.pool.clone(),
+        bus: suite.bus.clone(),
+        secrets: suite.ring.clone(),
+        keys: suite.keys.clone(),
+        public_url: "https://ci.example/".into(),
+        live: Arc::new(LocalLive::new()),
+        deliveries: Some(Quota { burst: 2, per_second: 0.0 }),
+    };
+    let stop = CancellationToken::new();
+    let _end = stop.clone().drop_guard();
+    suite.service = contexts::start(deps, stop).await.unwrap();
+    for allowed in [true, true, false] {
+        let task = Task::of(suite.ready(&one, &[], None).await);
+        let (status, body) = suite.get(task.id, &task.fence(&suite)).await;
+        match allowed {
+            true => assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body)),
+            false => assert_eq!((status.as_u16(), &*problem(&body)), (429, "rate_limited")),
+        }
+    }
+    let task = Task::of(suite.ready(&other, &[], None).await);
+    assert_eq!(suite.get(task.id, &task.fence(&suite)).await.0, 200, "another organisation");
 }
 
 #[tokio::test]
