@@ -21,9 +21,11 @@ use executors::Environment as _;
 use model::status::JobStatus;
 use std::{
     path::Path,
+    pin::pin,
     sync::{Arc, OnceLock},
     time::Duration,
 };
+use tokio::time::timeout;
 
 const NO_KEYS: &str = "Nobody can enter this job by SSH: who asked for the rerun had no SSH key registered. \
     `gantry user-key add` registers one; then rerun the job with SSH again.";
@@ -123,7 +125,7 @@ async fn stand(
     if !lease.spec.containers {
         let ready = async {
             permit(lease, control).await?;
-            fetch_secrets(lease, control, key).await
+            fetch_secrets(lease, control, key, spin_up).await
         };
         let (sandbox, ready) = tokio::join!(preparing.ready(), ready);
         let environment = sandbox.map_err(|e| e.to_string())?;
@@ -143,7 +145,7 @@ async fn stand(
     let mut secrets = None;
     if early {
         permit(lease, control).await?;
-        secrets = Some(fetch_secrets(lease, control, key).await?);
+        secrets = Some(fetch_secrets(lease, control, key, spin_up).await?);
     }
     let engine = launch.engine.as_ref();
     let (docker, services) =
@@ -154,7 +156,7 @@ async fn stand(
             Some(secrets) => Ok(secrets),
             None => {
                 permit(lease, control).await?;
-                fetch_secrets(lease, control, key).await
+                fetch_secrets(lease, control, key, spin_up).await
             }
         }
     };
@@ -275,11 +277,32 @@ async fn run_steps(
     Ok(report)
 }
 
-async fn fetch_secrets(lease: &Lease, control: &Control, key: &TaskKey) -> Result<Secrets, Halt> {
+/// Nobody sees a job stand still for longer without being told why (reliability F4, F33).
+const UNTOLD: Duration = Duration::from_secs(5);
+
+async fn fetch_secrets(
+    lease: &Lease,
+    control: &Control,
+    key: &TaskKey,
+    spin_up: &mut OwnStep,
+) -> Result<Secrets, Halt> {
     if !lease.spec.has_secrets {
         return Ok(Secrets::default());
     }
-    let sealed: SealedSecrets = control.get("secrets").await.map_err(|gone| match gone {
+    let mut asked = pin!(control.get("secrets"));
+    let answer = match timeout(UNTOLD, &mut asked).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let _ = spin_up
+                .note("Waiting for variables and keys: the service that has them does not give them now.");
+            let answer = asked.await;
+            if answer.is_ok() {
+                let _ = spin_up.note("They are here.");
+            }
+            answer
+        }
+    };
+    let sealed: SealedSecrets = answer.map_err(|gone| match gone {
         Gone::Refused(Failure::Problem { problem, .. })
             if matches!(problem.code.as_str(), "context_not_found" | "context_unauthorized") =>
         {

@@ -28,14 +28,15 @@ use tokio_util::task::AbortOnDropHandle;
 const WAIT: Duration = Duration::from_secs(20);
 
 /// The file. Keys that do nothing here are read too, so that files of other runners go on to work.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 struct Config {
     api: Api,
-    #[serde(default)]
     runner: Runner,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 struct Api {
     /// The token of the resource class.
     auth_token: String,
@@ -153,6 +154,17 @@ fn read(file: &Path) -> anyhow::Result<Config> {
     let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
     let mut config: Config = serde_saphyr::from_str(&text)
         .with_context(|| format!("{} is not a runner's configuration", file.display()))?;
+    from_environment(&mut config, |name| std::env::var(name).ok())?;
+    for (key, value, name) in [
+        ("api.auth_token", &config.api.auth_token, "API_AUTH_TOKEN"),
+        ("api.url", &config.api.url, "API_URL"),
+    ] {
+        anyhow::ensure!(
+            !value.is_empty(),
+            "{} has no {key}, and {VARIABLES}{name} is not set",
+            file.display()
+        );
+    }
     let runner = &mut config.runner;
     anyhow::ensure!(
         ["namespace", "none"].contains(&runner.isolation.as_str()),
@@ -164,6 +176,50 @@ fn read(file: &Path) -> anyhow::Result<Config> {
         runner.name = hostname();
     }
     Ok(config)
+}
+
+/// What the names of variables that stand for keys of the file begin with (services §9).
+const VARIABLES: &str = "CIRCLECI_RUNNER_";
+
+/// Sets what variables say in the place of the file.
+fn from_environment(config: &mut Config, of: impl Fn(&str) -> Option<String>) -> anyhow::Result<()> {
+    let given = |name: &str| {
+        let name = format!("{VARIABLES}{name}");
+        of(&name).filter(|text| !text.is_empty()).map(|text| (name, text))
+    };
+    let time = |(name, text): (String, String)| {
+        humantime::parse_duration(&text)
+            .with_context(|| format!("{name} is a duration such as `5h`, not `{text}`"))
+    };
+    let Config { api, runner } = config;
+    for (place, name) in [
+        (&mut api.auth_token, "API_AUTH_TOKEN"),
+        (&mut api.url, "API_URL"),
+        (&mut runner.name, "NAME"),
+        (&mut runner.ssh.advertise_addr, "SSH_ADVERTISE_ADDR"),
+    ] {
+        if let Some((_, text)) = given(name) {
+            *place = text;
+        }
+    }
+    if let Some((_, text)) = given("WORK_DIR").or_else(|| given("WORKING_DIRECTORY")) {
+        runner.working_directory = text.into();
+    }
+    if let Some((name, text)) = given("COMMAND_PREFIX") {
+        // A list as in the file, or words as in a shell.
+        let words = serde_json::from_str(&text).ok().or_else(|| shlex::split(&text));
+        runner.command_prefix = words.with_context(|| format!("{name} is not a list of words: {text}"))?;
+    }
+    if let Some((name, text)) = given("MODE") {
+        runner.mode = match text.as_str() {
+            "continuous" => Mode::Continuous,
+            "single-task" => Mode::SingleTask,
+            _ => anyhow::bail!("{name} is `continuous` or `single-task`, not `{text}`"),
+        };
+    }
+    runner.max_run_time = given("MAX_RUN_TIME").map(time).transpose()?.or(runner.max_run_time);
+    runner.idle_timeout = given("IDLE_TIMEOUT").map(time).transpose()?.or(runner.idle_timeout);
+    Ok(())
 }
 
 fn hostname() -> String {
@@ -301,5 +357,45 @@ async fn unclaim(client: &Client, task: &RunnerTask) {
     match client.call(call).await {
         Ok(_) => tracing::info!(task = %task.task_id, "the task was given back"),
         Err(failure) => tracing::warn!(task = %task.task_id, error = %failure, "the task was not given back"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn with(variables: &[(&str, &str)]) -> anyhow::Result<Config> {
+        let known: HashMap<&str, &str> = variables.iter().copied().collect();
+        let text = "api: { auth_token: of-file, url: https://file }\nrunner: { name: file, cleanup_working_directory: true }\n";
+        let mut config: Config = serde_saphyr::from_str(text).unwrap();
+        from_environment(&mut config, |name| known.get(name).map(|text| (*text).to_owned()))?;
+        Ok(config)
+    }
+
+    #[test]
+    fn variables_stand_for_keys_of_the_file() {
+        let config = with(&[
+            ("CIRCLECI_RUNNER_API_AUTH_TOKEN", "of-variable"),
+            ("CIRCLECI_RUNNER_API_URL", ""),
+            ("CIRCLECI_RUNNER_WORK_DIR", "/work/%s"),
+            ("CIRCLECI_RUNNER_COMMAND_PREFIX", "sudo -niHu 'a b' --"),
+            ("CIRCLECI_RUNNER_MODE", "single-task"),
+            ("CIRCLECI_RUNNER_MAX_RUN_TIME", "5h"),
+        ])
+        .unwrap();
+        assert_eq!((&*config.api.auth_token, &*config.api.url), ("of-variable", "https://file"));
+        assert_eq!((&*config.runner.name, config.runner.mode), ("file", Mode::SingleTask));
+        assert_eq!(config.runner.working_directory, Path::new("/work/%s"));
+        assert_eq!(config.runner.command_prefix, ["sudo", "-niHu", "a b", "--"]);
+        assert_eq!(config.runner.max_run_time, Some(Duration::from_secs(5 * 3600)));
+        let listed = with(&[("CIRCLECI_RUNNER_COMMAND_PREFIX", r#"["nice", "-n", "10"]"#)]).unwrap();
+        assert_eq!(listed.runner.command_prefix, ["nice", "-n", "10"]);
+
+        for (name, wrong) in [("MODE", "twice"), ("IDLE_TIMEOUT", "soon"), ("COMMAND_PREFIX", "'open")] {
+            let name = format!("CIRCLECI_RUNNER_{name}");
+            let said = with(&[(&name, wrong)]).unwrap_err();
+            assert!(format!("{said:#}").contains(&name), "{said:#}");
+        }
     }
 }

@@ -220,6 +220,11 @@ impl Place {
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).arg("--task-dir").arg(folder);
         command.env(PLACEMENT, placement(folder));
+        // The token of the class is not for agents.
+        std::env::vars_os()
+            .map(|(name, _)| name)
+            .filter(|name| name.to_string_lossy().starts_with(super::VARIABLES))
+            .for_each(|name| _ = command.env_remove(name));
         command.stdin(input).process_group(0).spawn()
     }
 

@@ -8,7 +8,7 @@ mod suite;
 
 use agent_api::{JobUser, Source};
 use model::plan::{Step, When};
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, sync::atomic::Ordering};
 use suite::{Suite, eventually, lease, run, step};
 
 #[tokio::test]
@@ -370,6 +370,23 @@ async fn secrets_reach_the_steps_and_not_the_log() {
     assert_eq!(suite.finished(suite.agent("none", None, vec![])).await, "success");
     assert!(suite.log(101).starts_with("**REDACTED**x abc\n**REDACTED**"), "{}", suite.log(101));
     assert!(suite.log(99).contains("  PASSWORD=**REDACTED**\n"));
+}
+
+#[tokio::test]
+async fn a_job_says_that_it_waits_for_its_secrets() {
+    let secrets = vec![("PASSWORD".to_owned(), "correct horse".to_owned())];
+    let suite = Suite::with_secrets(lease(vec![run("test \"$PASSWORD\"")]), secrets);
+    suite.withheld.store(true, Ordering::SeqCst);
+    let agent = suite.agent("none", None, vec![]);
+    suite
+        .until("the job says that it waits", |seen| {
+            let said = seen.steps.get(&0).and_then(|step| seen.streams.get(&step.step_id));
+            said.is_some_and(|said| String::from_utf8_lossy(said).contains("Waiting for variables and keys"))
+        })
+        .await;
+    suite.withheld.store(false, Ordering::SeqCst);
+    assert_eq!(suite.finished(agent).await, "success");
+    assert!(suite.log(0).contains("They are here."), "{}", suite.log(0));
 }
 
 fn is_root() -> bool {

@@ -26,7 +26,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     process::Stdio,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{net::UnixListener, process::Child, sync::watch, task::JoinHandle};
@@ -68,6 +71,8 @@ pub struct Suite {
     cancel: watch::Sender<bool>,
     pub lease: Mutex<Lease>,
     pub secrets: Vec<(String, String)>,
+    /// Whether it gives the secrets to nobody now.
+    pub withheld: AtomicBool,
     pub source: Mutex<Option<Source>>,
     /// For jobs that ask for containers.
     pub engine: Mutex<Option<agent_api::Engine>>,
@@ -160,6 +165,7 @@ impl Suite {
             cancel: watch::Sender::new(false),
             lease: Mutex::new(lease),
             secrets,
+            withheld: AtomicBool::new(false),
             source: Mutex::default(),
             engine: Mutex::default(),
             ssh: Mutex::default(),
@@ -397,6 +403,9 @@ async fn commands(State(suite): State<Arc<Suite>>) -> Response {
 async fn secrets(State(suite): State<Arc<Suite>>, headers: HeaderMap) -> Response {
     if let Err(refused) = check(&suite, &headers) {
         return refused;
+    }
+    if suite.withheld.load(Ordering::SeqCst) {
+        return problem(503, "unavailable", None);
     }
     let public = STANDARD.decode(&suite.seen.lock().unwrap().claims[0].public_key).unwrap();
     let ephemeral = PrivateKey::generate(&X25519).unwrap();
