@@ -45,7 +45,7 @@ pub fn bus(config: &Config, databases: &Databases, keys: &Keys) -> Bus {
     match config.bus.kind {
         BusKind::Local => Bus::local(databases.clone()),
         BusKind::Amqp => {
-            let key = SigningKey::new(&keys.sign("bus messages", b""));
+            let key = SigningKey::new(&keys.of("bus messages"));
             Bus::networked(databases.clone(), Arc::new(Amqp::new(&config.bus.url, key)))
         }
     }

@@ -51,7 +51,7 @@ impl World {
         let ask = Bootstrap { token_sha256: hex::encode(Sha256::digest(TOKEN)) };
         bus.ask(&Actor::service("test"), &ask).await.unwrap();
         let blobs = tempfile::tempdir().unwrap();
-        blobs::FsBlobs::open(blobs.path(), b"a key of this test").await.unwrap();
+        blobs::FsBlobs::open(blobs.path(), &["a key of this test"]).await.unwrap();
         let operator = Operator {
             bus: bus.clone(),
             databases: pool.clone().into(),

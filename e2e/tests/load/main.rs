@@ -8,6 +8,7 @@
 
 mod client;
 mod consumer;
+mod keys;
 mod outage;
 mod rolling;
 mod share;
@@ -30,12 +31,13 @@ const LIMIT: Duration = Duration::from_secs(3600);
 /// What a part does, and whether a short run has it.
 type Part = (&'static str, bool, for<'a> fn(&'a World) -> LocalBoxFuture<'a, anyhow::Result<()>>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("share", true, |world| Box::pin(share::work_is_shared(world))),
     ("rolling", true, |world| Box::pin(rolling::restarts_go_unnoticed(world))),
     ("storm", false, |world| Box::pin(storm::kills_lose_nothing(world))),
     ("outage", false, |world| Box::pin(outage::jobs_go_on_without_the_broker(world))),
     ("consumer", false, |world| Box::pin(consumer::others_do_not_wait_for_a_consumer(world))),
+    ("keys", false, |world| Box::pin(keys::a_new_key_goes_unnoticed(world))),
     ("upgrade", false, |world| Box::pin(upgrade::builds_change_unnoticed(world))),
 ];
 

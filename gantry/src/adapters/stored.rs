@@ -34,7 +34,7 @@ impl Stored {
     /// The folder cannot be made, or the bucket is missing or does not open.
     pub async fn open(config: &Config, layout: &Layout, keys: &Keys) -> anyhow::Result<Self> {
         if config.blobs.kind == BlobsKind::Fs {
-            let files = FsBlobs::open(&layout.join("blobs"), &keys.sign("blob urls", b"")).await;
+            let files = FsBlobs::open(&layout.join("blobs"), &keys.of("blob urls")).await;
             return Ok(Self::Fs(files.context("the blobs' folder")?));
         }
         let bucket = bucket(config)?;

@@ -94,7 +94,8 @@ impl Default for Contexts {
 #[serde(default, deny_unknown_fields)]
 pub struct Keys {
     /// File with the signing key: 32 random bytes, or these as 64 hexadecimal digits (`openssl rand -hex 32`). All processes of
-    /// an installation need the same one, or they refuse each other's messages. Empty: `keys/signing` in the data folder, made
+    /// an installation need the same one, or they refuse each other's messages. With several, a line each, the first one signs
+    /// and all are believed, so that a key can be replaced while jobs run. Empty: `keys/signing` in the data folder, made
     /// where it is missing, which is right where all processes share that folder.
     pub signing: String,
 }

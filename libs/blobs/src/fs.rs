@@ -44,7 +44,8 @@ pub struct FsBlobs(Arc<Inner>);
 struct Inner {
     objects: PathBuf,
     temporary: PathBuf,
-    key: hmac::Key,
+    /// Of URLs: the first one signs, all are believed.
+    keys: Vec<hmac::Key>,
     /// Folders of objects that are known to be on disk.
     folders: Mutex<HashSet<PathBuf>>,
 }
@@ -56,11 +57,12 @@ impl std::fmt::Debug for FsBlobs {
 }
 
 impl FsBlobs {
-    /// Opens or makes the folder, and sweeps what a crash left half written. `signing_key` signs URLs.
+    /// Opens or makes the folder, and sweeps what a crash left half written. The first of the signing keys
+    /// signs URLs; those that another one signed are good too.
     ///
     /// # Errors
     /// The folder cannot be made or read.
-    pub async fn open(folder: &Path, signing_key: &[u8]) -> Result<Self> {
+    pub async fn open(folder: &Path, signing_keys: &[impl AsRef<[u8]>]) -> Result<Self> {
         let (objects, temporary) = (folder.join("objects"), folder.join("tmp"));
         tokio::fs::create_dir_all(&objects).await?;
         tokio::fs::create_dir_all(&temporary).await?;
@@ -69,17 +71,16 @@ impl FsBlobs {
             tracing::info!(file = %leftover.path().display(), "removing an unfinished blob");
             tokio::fs::remove_file(leftover.path()).await?;
         }
-        let key = hmac::Key::new(hmac::HMAC_SHA256, signing_key);
-        Ok(Self(Arc::new(Inner { objects, temporary, key, folders: Mutex::default() })))
+        let keys = signing_keys.iter().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())).collect();
+        Ok(Self(Arc::new(Inner { objects, temporary, keys, folders: Mutex::default() })))
     }
 
     /// The folder of a running instance, to be read only: nothing is swept, and no URL can be signed.
     pub fn open_for_audit(folder: &Path) -> Self {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &[]);
         Self(Arc::new(Inner {
             objects: folder.join("objects"),
             temporary: folder.join("tmp"),
-            key,
+            keys: Vec::new(),
             folders: Mutex::default(),
         }))
     }
@@ -108,14 +109,24 @@ impl FsBlobs {
     pub(crate) fn allows_download(&self, key: &Key, name: &str, expires: i64, signature: &str) -> bool {
         let Ok(mac) = B64.decode(signature) else { return false };
         let input = Self::download_input(key, name, expires);
-        hmac::verify(&self.0.key, input.as_bytes(), &mac).is_ok() && Utc::now().timestamp() < expires
+        self.is_signed(&input, &mac) && Utc::now().timestamp() < expires
+    }
+
+    /// Without a key there is none, and nobody takes the URL.
+    fn signature(&self, input: &str) -> String {
+        let mac = self.0.keys.first().map(|key| hmac::sign(key, input.as_bytes()));
+        mac.map(|mac| B64.encode(mac.as_ref())).unwrap_or_default()
+    }
+
+    fn is_signed(&self, input: &str, mac: &[u8]) -> bool {
+        self.0.keys.iter().any(|key| hmac::verify(key, input.as_bytes(), mac).is_ok())
     }
 
     /// Whether `signature` allows this at this moment.
     pub(crate) fn allows(&self, key: &Key, method: Method, expires: i64, signature: &str) -> bool {
         let Ok(mac) = B64.decode(signature) else { return false };
         let input = Self::mac_input(key, method, expires);
-        hmac::verify(&self.0.key, input.as_bytes(), &mac).is_ok() && Utc::now().timestamp() < expires
+        self.is_signed(&input, &mac) && Utc::now().timestamp() < expires
     }
 
     pub(crate) async fn open_blob(&self, key: &Key) -> Result<Option<(File, Meta)>> {
@@ -301,15 +312,13 @@ impl Blobs for FsBlobs {
     fn sign_download(&self, key: &Key, expires: DateTime<Utc>, name: &str) -> String {
         let expires = expires.timestamp();
         let name = B64.encode(name);
-        let mac = hmac::sign(&self.0.key, Self::download_input(key, &name, expires).as_bytes());
-        let signature = B64.encode(mac.as_ref());
+        let signature = self.signature(&Self::download_input(key, &name, expires));
         format!("/blobs/{key}?name={name}&expires={expires}&signature={signature}")
     }
 
     fn sign(&self, key: &Key, method: Method, expires: DateTime<Utc>) -> Signed {
         let expires = expires.timestamp();
-        let mac = hmac::sign(&self.0.key, Self::mac_input(key, method, expires).as_bytes());
-        let signature = B64.encode(mac.as_ref());
+        let signature = self.signature(&Self::mac_input(key, method, expires));
         let url = match method {
             Method::Get => format!("/blobs/{key}?expires={expires}&signature={signature}"),
             Method::Put { size, sha256 } => {

@@ -190,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn signed_urls_allow_what_they_say_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = FsBlobs::open(folder.path(), &[1; 32]).await.unwrap();
+        let blobs = FsBlobs::open(folder.path(), &[[1u8; 32]]).await.unwrap();
         let key = Key::new("artifacts/one").unwrap();
         let (later, past) = (Utc::now() + TimeDelta::minutes(5), Utc::now() - TimeDelta::seconds(2));
         let method = Method::Put { size: 5, sha256: digest(b"hello") };
@@ -223,6 +223,13 @@ mod tests {
         assert_eq!(send(&blobs, "GET", &url, Some("bytes=-2"), b"").await, (206, b"lo".to_vec()));
         assert_eq!(send(&blobs, "GET", &url, Some("bytes=5-"), b"").await.0, 416);
 
+        // While the key is replaced, what the older one signed is good; afterwards no more.
+        let both = FsBlobs::open(folder.path(), &[[2u8; 32], [1u8; 32]]).await.unwrap();
+        assert_eq!(send(&both, "GET", &url, None, b"").await.0, 200);
+        let new = FsBlobs::open(folder.path(), &[[2u8; 32]]).await.unwrap();
+        assert_eq!(send(&new, "GET", &url, None, b"").await.0, 403);
+        assert_eq!(send(&new, "GET", &both.sign(&key, Method::Get, later).url, None, b"").await.0, 200);
+
         let url = blobs.sign_download(&key, later, "ü \"x\".html");
         let request = Request::builder().uri(&url).body(HttpBody::empty()).unwrap();
         let response = blobs.router().oneshot(request).await.unwrap();
@@ -238,12 +245,12 @@ mod tests {
     #[tokio::test]
     async fn what_a_crash_left_half_written_is_swept_and_was_never_visible() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = FsBlobs::open(folder.path(), &[1; 32]).await.unwrap();
+        let blobs = FsBlobs::open(folder.path(), &[[1u8; 32]]).await.unwrap();
         let kept = Key::new("kept").unwrap();
         blobs.put(&kept, body("kept"), digest(b"kept")).await.unwrap();
         std::fs::write(folder.path().join("tmp/0198"), b"half").unwrap();
         drop(blobs);
-        let blobs = FsBlobs::open(folder.path(), &[1; 32]).await.unwrap();
+        let blobs = FsBlobs::open(folder.path(), &[[1u8; 32]]).await.unwrap();
         assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
         assert_eq!(blobs.get(&kept, None).await.unwrap().bytes().await.unwrap(), b"kept");
     }
@@ -251,6 +258,6 @@ mod tests {
     #[tokio::test]
     async fn the_file_system_adapter_keeps_the_contract() {
         let folder = tempfile::tempdir().unwrap();
-        crate::contract::suite(&FsBlobs::open(folder.path(), &[1; 32]).await.unwrap()).await;
+        crate::contract::suite(&FsBlobs::open(folder.path(), &[[1u8; 32]]).await.unwrap()).await;
     }
 }

@@ -11,10 +11,18 @@ use std::{fmt, sync::Arc};
 
 /// Header of the signature, in hexadecimal digits.
 const HEADER: &str = "gantry-signature";
+/// Header that says which key made it.
+const KEY_ID: &str = "gantry-key";
 
-/// The key that all services of an installation share.
+/// The keys that all services of an installation share: the first one signs, all are believed.
 #[derive(Clone)]
-pub struct SigningKey(Arc<hmac::Key>);
+pub struct SigningKey(Arc<Vec<Named>>);
+
+struct Named {
+    /// Of the key, and tells nothing of it.
+    id: String,
+    key: hmac::Key,
+}
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,18 +31,31 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// HMAC-SHA-256 under these secret bytes.
-    pub fn new(secret: &[u8]) -> Self {
-        Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, secret)))
+    /// HMAC-SHA-256 under these secret bytes, the newest key first.
+    ///
+    /// # Panics
+    /// There is no key.
+    pub fn new(secrets: &[impl AsRef<[u8]>]) -> Self {
+        assert!(!secrets.is_empty(), "messages are signed with a key");
+        let named = |secret: &[u8]| {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+            let id = hex::encode(&hmac::sign(&key, b"key id").as_ref()[..4]);
+            Named { id, key }
+        };
+        Self(Arc::new(secrets.iter().map(|secret| named(secret.as_ref())).collect()))
     }
 
     /// Adds the signature of a message for `address` (its routing key or queue) to its headers.
     pub(crate) fn sign(&self, address: &str, payload: &[u8], headers: &mut FieldTable) {
-        let tag = self.tag(address, payload);
-        headers.insert(HEADER.into(), AMQPValue::LongString(LongString::from(hex::encode(tag))));
+        let Named { id, key } = &self.0[0];
+        let tag = hmac::sign(key, &message(address, payload));
+        for (name, text) in [(HEADER, hex::encode(tag)), (KEY_ID, id.clone())] {
+            headers.insert(name.into(), AMQPValue::LongString(LongString::from(text)));
+        }
     }
 
-    /// Whether a message for `address` carries our signature.
+    /// Whether a message for `address` carries our signature. One without the name of a key is of a process that knows
+    /// one key only.
     ///
     /// # Errors
     /// It does not.
@@ -44,13 +65,19 @@ impl SigningKey {
         payload: &[u8],
         properties: &BasicProperties,
     ) -> Result<(), BrokerError> {
+        let refused = |what: String| BrokerError::Unavailable(format!("{what} was refused"));
+        let named = header(properties, KEY_ID);
+        let mut keys =
+            self.0.iter().filter(|key| named.as_ref().is_none_or(|named| key.id == *named)).peekable();
+        if let (None, Some(named)) = (keys.peek(), &named) {
+            return Err(refused(format!("a message signed with another key ({named:.8})")));
+        }
         let given = header(properties, HEADER).and_then(|text| hex::decode(text).ok()).unwrap_or_default();
-        hmac::verify(&self.0, &message(address, payload), &given)
-            .map_err(|_| BrokerError::Unavailable("a message without our signature was refused".to_owned()))
-    }
-
-    fn tag(&self, address: &str, payload: &[u8]) -> hmac::Tag {
-        hmac::sign(&self.0, &message(address, payload))
+        let all = message(address, payload);
+        match keys.any(|key| hmac::verify(&key.key, &all, &given).is_ok()) {
+            true => Ok(()),
+            false => Err(refused("a message without our signature".to_owned())),
+        }
     }
 }
 

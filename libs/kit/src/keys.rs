@@ -1,7 +1,8 @@
-//! The installation's signing key and the short-lived tokens that services hand to agents.
+//! The installation's signing keys and the short-lived tokens that services hand to agents.
 //!
 //! A token is `base64url(JSON claims) "." base64url(MAC)`; the MAC is HMAC-SHA-256 under a key derived for
-//! one purpose, so that a token of one kind never passes for another.
+//! one purpose, so that a token of one kind never passes for another. The newest key signs, and what an older one signed is
+//! believed as long as that one is there.
 
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
@@ -66,7 +67,8 @@ pub enum KeyFileError {
     },
     /// It holds something else.
     #[error(
-        "{} holds {bytes} bytes and no key: a key is 32 random bytes, or these as 64 hexadecimal digits (openssl rand -hex 32)",
+        "{} holds {bytes} bytes and no key: a key is 32 random bytes, or these as 64 hexadecimal digits (openssl rand -hex 32), \
+         each key on a line of its own",
         path.display()
     )]
     NoKey {
@@ -79,7 +81,10 @@ pub enum KeyFileError {
 
 /// The key ring of one installation; cheap to clone.
 #[derive(Clone)]
-pub struct Keys(Arc<[u8; 32]>);
+pub struct Keys(Arc<Ring>);
+
+/// Newest first; never empty.
+type Ring = Vec<[u8; 32]>;
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -90,26 +95,23 @@ impl std::fmt::Debug for Keys {
 impl Keys {
     /// Keys from 32 secret bytes.
     pub fn from_bytes(key: [u8; 32]) -> Self {
-        Self(Arc::new(key))
+        Self(Arc::new(vec![key]))
     }
 
     /// Reads the key file, or makes it (mode 0600) with fresh random bytes.
     ///
     /// # Errors
-    /// The file cannot be read or written, or has another length than 32 bytes.
-    pub fn load_or_create(path: &Path) -> io::Result<Self> {
-        match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => create(path)?,
-            other => drop(other?),
+    /// The file cannot be read or written, or holds something else.
+    pub fn load_or_create(path: &Path) -> Result<Self, KeyFileError> {
+        let failed = |source| KeyFileError::Unreadable { path: path.to_owned(), source };
+        if !path.try_exists().map_err(failed)? {
+            create(path).map_err(failed)?;
         }
         // Also what this process made: another may have been faster, and what lies there first counts.
-        let key: [u8; 32] = fs::read(path)?.try_into().map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{} is not a key of 32 bytes", path.display()))
-        })?;
-        Ok(Self::from_bytes(key))
+        Self::load(path)
     }
 
-    /// Reads a key file that must be there: 32 bytes, or 64 hexadecimal digits.
+    /// Reads a key file that must be there: 32 bytes, or lines of 64 hexadecimal digits, the newest key first.
     ///
     /// # Errors
     /// It cannot be read, or holds something else.
@@ -117,27 +119,27 @@ impl Keys {
         let found =
             fs::read(path).map_err(|source| KeyFileError::Unreadable { path: path.to_owned(), source })?;
         // Bytes first: a key may happen to end with what looks like the end of a line.
-        let key = <[u8; 32]>::try_from(found.as_slice()).ok().or_else(|| {
-            let mut key = [0; 32];
-            hex::decode_to_slice(found.trim_ascii(), &mut key).ok().map(|()| key)
-        });
-        key.map(Self::from_bytes)
+        let ring = match <[u8; 32]>::try_from(found.as_slice()) {
+            Ok(key) => Some(vec![key]),
+            Err(_) => lines(&found),
+        };
+        ring.map(|ring| Self(Arc::new(ring)))
             .ok_or_else(|| KeyFileError::NoKey { path: path.to_owned(), bytes: found.len() })
     }
 
-    fn derived(&self, purpose: &str) -> hmac::Key {
-        let root = hmac::Key::new(hmac::HMAC_SHA256, &*self.0);
-        hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, purpose.as_bytes()).as_ref())
+    /// The keys of one purpose, the newest first, for parts that sign by themselves.
+    pub fn of(&self, purpose: &str) -> Vec<Vec<u8>> {
+        self.0.iter().map(|key| mac(&derived(key, purpose), b"")).collect()
     }
 
     /// MAC of `data` for one purpose.
     pub fn sign(&self, purpose: &str, data: &[u8]) -> Vec<u8> {
-        hmac::sign(&self.derived(purpose), data).as_ref().to_vec()
+        mac(&derived(&self.0[0], purpose), data)
     }
 
     /// Whether `mac` is the MAC of `data` for this purpose; in constant time.
     pub fn verify(&self, purpose: &str, data: &[u8], mac: &[u8]) -> bool {
-        hmac::verify(&self.derived(purpose), data, mac).is_ok()
+        self.0.iter().any(|key| hmac::verify(&derived(key, purpose), data, mac).is_ok())
     }
 
     /// A token that carries `claims`.
@@ -156,6 +158,28 @@ impl Keys {
         let (body, mac) = (B64.decode(body).ok()?, B64.decode(mac).ok()?);
         self.verify(purpose, &body, &mac).then(|| serde_json::from_slice(&body).ok())?
     }
+}
+
+fn derived(key: &[u8; 32], purpose: &str) -> hmac::Key {
+    let root = hmac::Key::new(hmac::HMAC_SHA256, key);
+    hmac::Key::new(hmac::HMAC_SHA256, &mac(&root, purpose.as_bytes()))
+}
+
+fn mac(key: &hmac::Key, data: &[u8]) -> Vec<u8> {
+    hmac::sign(key, data).as_ref().to_vec()
+}
+
+/// Keys as digits, each on a line of its own.
+fn lines(text: &[u8]) -> Option<Ring> {
+    let ring: Option<Ring> = text
+        .trim_ascii()
+        .split(|byte| *byte == b'\n')
+        .map(|line| {
+            let mut key = [0; 32];
+            hex::decode_to_slice(line.trim_ascii(), &mut key).ok().map(|()| key)
+        })
+        .collect();
+    ring.filter(|ring| !ring.is_empty())
 }
 
 /// Puts fresh random bytes at `path`, complete or not at all, unless something lies there already.
@@ -216,11 +240,41 @@ mod tests {
         assert_eq!(mac, Keys::from_bytes([7; 32]).sign("test", b"x"));
         fs::write(&path, format!("{}\n", "07".repeat(32))).unwrap();
         assert_eq!(Keys::load(&path).unwrap().sign("test", b"x"), mac);
-        for wrong in ["", "0707", "a secret that somebody mistook for a key!"] {
+        for wrong in
+            ["", "0707", "a secret that somebody mistook for a key!", &format!("{}\n07", "07".repeat(32))]
+        {
             fs::write(&path, wrong).unwrap();
             let said = said(&path);
             assert!(said.contains(&format!("{} bytes", wrong.len())), "{said}");
             assert!(wrong.is_empty() || !said.contains(wrong), "{said}");
         }
+    }
+
+    #[test]
+    fn an_older_key_is_believed_until_it_is_taken_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("signing");
+        let (old, new) = ("07".repeat(32), "08".repeat(32));
+        let with = |text: String| {
+            fs::write(&path, text).unwrap();
+            Keys::load(&path).unwrap()
+        };
+        let claims = PlacementClaims { task_id: TaskId::new(), epoch: 1 };
+        let opens =
+            |keys: &Keys, token: &str| keys.open_claims::<PlacementClaims>("placement", token).is_some();
+        // First everybody believes the new one, then it signs, then the old one goes.
+        let (before, both, after, alone) = (
+            with(format!("{old}\n")),
+            with(format!("{old}\n{new}\n")),
+            with(format!("{new}\r\n{old}\n")),
+            with(new.clone()),
+        );
+        for (signs, believes) in
+            [(&before, &both), (&both, &before), (&both, &after), (&after, &both), (&after, &alone)]
+        {
+            assert!(opens(believes, &signs.seal_claims("placement", &claims)));
+        }
+        assert!(!opens(&alone, &both.seal_claims("placement", &claims)));
+        assert_eq!(after.of("x"), [with(new).of("x"), with(old).of("x")].concat());
     }
 }

@@ -136,7 +136,7 @@ impl World {
             .await
             .unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let blobs: Arc<dyn Blobs> = Arc::new(FsBlobs::open(folder.path(), b"key").await.unwrap());
+        let blobs: Arc<dyn Blobs> = Arc::new(FsBlobs::open(folder.path(), &["key"]).await.unwrap());
         let things =
             Things { store, batch: 4, dies: Arc::default(), reached: Arc::default(), moved: Arc::default() };
         Self { pool, things, blobs, folder }

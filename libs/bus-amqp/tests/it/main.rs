@@ -37,14 +37,25 @@ impl Ask for Double {
     type Reply = u32;
 }
 
+#[derive(Clone, Serialize, Deserialize)]
+struct Again(u32);
+impl Ask for Again {
+    const SERVICE: &'static str = "again";
+    const NAME: &'static str = "number.double_again";
+    type Reply = u32;
+}
+
 struct Doubler;
 #[async_trait::async_trait]
 impl Responder for Doubler {
     async fn respond(&self, req: Request) -> Result<serde_json::Value, RequestError> {
-        bus::route::<Double, _, _>(&req, |ask, _| async move {
-            ask.0.checked_mul(2).ok_or_else(|| Refusal::new("invalid", "too large").into())
-        })
-        .await
+        let twice = |number: u32| {
+            number.checked_mul(2).ok_or_else(|| RequestError::from(Refusal::new("invalid", "too large")))
+        };
+        if req.name == Again::NAME {
+            return bus::route::<Again, _, _>(&req, |ask, _| async move { twice(ask.0) }).await;
+        }
+        bus::route::<Double, _, _>(&req, |ask, _| async move { twice(ask.0) }).await
     }
 }
 
@@ -73,8 +84,18 @@ async fn a_request_reaches_another_process_and_its_refusal_comes_back() {
         asker.ask(&me, &Double(u32::MAX)).await,
         Err(RequestError::Refused(Refusal::new("invalid", "too large")))
     );
-    let stranger = Bus::networked(pool, Arc::new(Amqp::new(&url, SigningKey::new(b"another key"))));
+    let stranger = Bus::networked(pool.clone(), Arc::new(Amqp::new(&url, SigningKey::new(&["another key"]))));
     assert!(stranger.ask(&me, &Double(1)).await.is_err(), "a request without our signature is not executed");
+
+    // While a key is replaced: both are believed on either side, the first one signs.
+    let with = |keys: &[&str]| Bus::networked(pool.clone(), Arc::new(Amqp::new(&url, SigningKey::new(keys))));
+    let (ours, new) = ("a key of this test", "a new key");
+    assert_eq!(with(&[ours, new]).ask(&me, &Double(4)).await, Ok(8));
+    let first = with(&[new, ours]);
+    assert!(first.ask(&me, &Double(5)).await.is_err(), "its owner does not know the new key yet");
+    let second = with(&[ours, new]);
+    second.respond("again", Arc::new(Doubler));
+    until("it is answered", LIMIT, async || first.ask(&me, &Again(21)).await == Ok(42)).await;
 }
 
 #[derive(Clone, Serialize, Deserialize)]

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub fn adapter(url: &str) -> Arc<Amqp> {
-    Arc::new(Amqp::new(url, SigningKey::new(b"a key of this test")))
+    Arc::new(Amqp::new(url, SigningKey::new(&["a key of this test"])))
 }
 
 /// Two services of a fresh database.

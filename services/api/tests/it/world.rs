@@ -285,7 +285,7 @@ impl World {
         let secrets = Arc::new(secrets::Keyring::open_or_create(git_root.path().join("keyring")).unwrap());
         let mut config = gantry_api::Config::new("http://gantry.test/", git_root.path().join("git"));
         set(&mut config);
-        let blobs = blobs::FsBlobs::open(&git_root.path().join("blobs"), b"key").await.unwrap();
+        let blobs = blobs::FsBlobs::open(&git_root.path().join("blobs"), &["key"]).await.unwrap();
         let deps = gantry_api::Deps {
             pool: db.pool.clone(),
             bus: bus.clone(),

@@ -119,7 +119,7 @@ impl World {
         let others = Arc::new(Others::default());
         let folder = tempfile::tempdir().unwrap();
         let mut world = Self {
-            blobs: Arc::new(FsBlobs::open(folder.path(), &[1; 32]).await.unwrap()),
+            blobs: Arc::new(FsBlobs::open(folder.path(), &[[1u8; 32]]).await.unwrap()),
             _folder: folder,
             // Its common tables only; the conductor brings its own to the same schema.
             log: Store::open(pool.clone(), "conductor", &NO_MIGRATIONS).await.unwrap(),

@@ -141,7 +141,7 @@ impl World {
             default_branch: "main".to_owned(),
         };
         let folder = tempfile::tempdir().unwrap();
-        let blobs: Arc<dyn Blobs> = Arc::new(FsBlobs::open(folder.path(), b"key").await.unwrap());
+        let blobs: Arc<dyn Blobs> = Arc::new(FsBlobs::open(folder.path(), &["key"]).await.unwrap());
         let files = (blobs, folder);
         let (service, stop, router) = Self::boot(&pool, &bus, &keys, &files, config).await;
         let dispatcher = Store::open(pool.clone(), "dispatcher", &gantry_dispatcher::MIGRATOR).await.unwrap();

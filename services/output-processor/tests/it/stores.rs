@@ -61,7 +61,7 @@ async fn ok(world: &World, agent: &Agent, route: &str, body: Value) -> Value {
 
 /// The store that URLs are of.
 async fn store(world: &World) -> FsBlobs {
-    FsBlobs::open(&world.folder.path().join("blobs"), &[1; 32]).await.unwrap()
+    FsBlobs::open(&world.folder.path().join("blobs"), &[[1u8; 32]]).await.unwrap()
 }
 
 async fn put(store: &FsBlobs, url: &str, bytes: &[u8]) -> u16 {

@@ -117,7 +117,7 @@ impl World {
     /// Two processes on one database and one folder, which reach each other.
     pub async fn two(config: Config) -> (Self, Self) {
         let mut first = Self::make(config).await;
-        let blobs = FsBlobs::open(&first.folder.path().join("blobs"), &[1; 32]).await.unwrap();
+        let blobs = FsBlobs::open(&first.folder.path().join("blobs"), &[[1u8; 32]]).await.unwrap();
         first.shared = Some(Arc::new(blobs));
         let mut second = Self {
             database: Arc::clone(&first.database),
@@ -141,7 +141,7 @@ impl World {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let blobs = match &self.shared {
             Some(blobs) => Arc::clone(blobs),
-            None => Arc::new(FsBlobs::open(&self.folder.path().join("blobs"), &[1; 32]).await.unwrap()),
+            None => Arc::new(FsBlobs::open(&self.folder.path().join("blobs"), &[[1u8; 32]]).await.unwrap()),
         };
         let deps = Deps {
             pool: self.database.pool.clone(),

@@ -56,7 +56,8 @@ async fn suite_with(retention: pipelines::Retention) -> Suite {
     Git::new(&git_root).repository("local", "demo").unwrap().init("main").await.unwrap();
     std::fs::create_dir_all(folder.path().join("work/.circleci")).unwrap();
     sh(&folder.path().join("work"), "git init -q -b main .");
-    let blobs: Arc<dyn Blobs> = Arc::new(FsBlobs::open(&folder.path().join("blobs"), b"key").await.unwrap());
+    let blobs: Arc<dyn Blobs> =
+        Arc::new(FsBlobs::open(&folder.path().join("blobs"), &["key"]).await.unwrap());
     let api = Store::open(db.pool.clone(), "api", &NO_MIGRATIONS).await.unwrap();
     bus.register_source(&api);
     let stop = CancellationToken::new();

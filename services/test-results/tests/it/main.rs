@@ -43,7 +43,7 @@ impl World {
     }
 
     async fn blobs(&self) -> FsBlobs {
-        FsBlobs::open(&self.folder.path().join("blobs"), &[1; 32]).await.unwrap()
+        FsBlobs::open(&self.folder.path().join("blobs"), &[[1u8; 32]]).await.unwrap()
     }
 
     /// An upload that waits to be read.
