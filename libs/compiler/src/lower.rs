@@ -120,7 +120,8 @@ impl Ctx<'_> {
         let entry = map.get("caches")?;
         let days =
             entry.value.as_str().and_then(|text| text.strip_suffix('d')).filter(|d| !d.starts_with('0'));
-        let days = days.and_then(|days| days.parse().ok()).filter(|days| *days <= 30);
+        let digits = days.filter(|days| days.bytes().all(|byte| byte.is_ascii_digit()));
+        let days = digits.and_then(|days| days.parse().ok()).filter(|days| *days <= 30);
         if days.is_none() {
             let message = format!(
                 "{} does not match pattern ^([1-9]|[12][0-9]|30)d$: caches are kept from 1 to 30 days",
