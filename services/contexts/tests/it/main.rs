@@ -52,15 +52,7 @@ async fn after_a_rotation_values_are_sealed_anew_by_themselves() {
     suite.set(Scope::Project(project.id), "A", "value").await.unwrap();
     let newest = suite.ring.rotate().await.unwrap();
     // As another process does that starts, or each once an hour.
-    let deps = contexts::Deps {
-        pool: suite.db.pool.clone(),
-        bus: suite.bus.clone(),
-        secrets: suite.ring.clone(),
-        keys: suite.keys.clone(),
-        public_url: "https://ci.example/".into(),
-        live: Arc::new(LocalLive::new()),
-        deliveries: None,
-    };
+    let deps = suite.deps();
     let stop = CancellationToken::new();
     let _end = stop.clone().drop_guard();
     contexts::start(deps, stop).await.unwrap();
@@ -115,6 +107,19 @@ async fn suite() -> Suite {
 }
 
 impl Suite {
+    /// What another process of the service has.
+    fn deps(&self) -> contexts::Deps {
+        contexts::Deps {
+            pool: self.db.pool.clone(),
+            bus: self.bus.clone(),
+            secrets: self.ring.clone(),
+            keys: self.keys.clone(),
+            public_url: "https://ci.example/".into(),
+            live: Arc::new(LocalLive::new()),
+            deliveries: None,
+        }
+    }
+
     async fn set(&self, scope: Scope, name: &str, value: &str) -> Result<VariableInfo, RequestError> {
         let sealed = B64.encode(self.ring.encrypt(contexts::REQUEST_LABEL, value.as_bytes()).await.unwrap());
         self.bus.ask(&self.user, &SetVariable { scope, name: name.into(), sealed }).await
@@ -442,15 +447,8 @@ async fn secrets_of_an_organisation_are_opened_only_so_fast() {
     for project in [&one, &other] {
         suite.set(Scope::Project(project.id), "A", "value").await.unwrap();
     }
-    let deps = contexts::Deps {
-        pool: suite.db.pool.clone(),
-        bus: suite.bus.clone(),
-        secrets: suite.ring.clone(),
-        keys: suite.keys.clone(),
-        public_url: "https://ci.example/".into(),
-        live: Arc::new(LocalLive::new()),
-        deliveries: Some(Quota { burst: 2, per_second: 0.0 }),
-    };
+    let quota = Quota { burst: 2, per_second: 0.0 };
+    let deps = contexts::Deps { deliveries: Some(quota), ..suite.deps() };
     let stop = CancellationToken::new();
     let _end = stop.clone().drop_guard();
     suite.service = contexts::start(deps, stop).await.unwrap();
