@@ -145,6 +145,7 @@ impl Suite {
                         config.contexts.deliveries_per_second,
                         config.contexts.deliveries_burst,
                     ),
+                    refuse_unmaskable: config.contexts.refuse_unmaskable,
                 },
                 stop.clone(),
             )
@@ -452,7 +453,9 @@ fn edge(config: &Config, place: &Place) -> api::Config {
     api::Config {
         requests: (ours.requests_per_second, ours.requests_burst),
         changes: (ours.changes_per_second, ours.changes_burst),
+        org_requests: (ours.org_requests_per_second, ours.org_requests_burst),
         max_streams: ours.max_streams,
+        max_streams_of_session: ours.max_streams_of_session,
         ..api::Config::new(place.url.clone(), place.layout.join("git"))
     }
 }

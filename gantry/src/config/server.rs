@@ -55,19 +55,29 @@ pub struct Api {
     pub changes_per_second: u32,
     /// Of those, at once.
     pub changes_burst: u32,
+    /// Requests about one organisation per second, of everybody; 0: no limit.
+    pub org_requests_per_second: u32,
+    /// Of those, at once.
+    pub org_requests_burst: u32,
     /// Live streams that are open at once, of everybody and each process.
     pub max_streams: usize,
+    /// Of those, with one token, in all processes: a browser with its pages, or a program; 0: no limit.
+    pub max_streams_of_session: usize,
 }
 
 impl Default for Api {
     fn default() -> Self {
-        let api::Config { requests, changes, max_streams, .. } = api::Config::new("", "");
+        let api::Config { requests, changes, org_requests, max_streams, max_streams_of_session, .. } =
+            api::Config::new("", "");
         Self {
             requests_per_second: requests.0,
             requests_burst: requests.1,
             changes_per_second: changes.0,
             changes_burst: changes.1,
+            org_requests_per_second: org_requests.0,
+            org_requests_burst: org_requests.1,
             max_streams,
+            max_streams_of_session,
         }
     }
 }
@@ -81,11 +91,14 @@ pub struct Contexts {
     pub deliveries_per_second: u32,
     /// Of those, at once.
     pub deliveries_burst: u32,
+    /// Whether a context takes no value that output cannot be masked of: fewer than 4 bytes, or a word such as `true`. Else
+    /// whoever sets one is warned.
+    pub refuse_unmaskable: bool,
 }
 
 impl Default for Contexts {
     fn default() -> Self {
-        Self { deliveries_per_second: 50, deliveries_burst: 200 }
+        Self { deliveries_per_second: 50, deliveries_burst: 200, refuse_unmaskable: false }
     }
 }
 

@@ -149,6 +149,11 @@ impl Live for RedisLive {
             .map_err(away)
     }
 
+    async fn leave(&self, place: &str, member: &str) -> Result<()> {
+        let mut commands = self.commands().await?;
+        commands.zrem::<_, _, ()>(key(&format!("presence:{place}")), member).await.map_err(away)
+    }
+
     async fn present(&self, place: &str) -> Result<Vec<String>> {
         let mut commands = self.commands().await?;
         let mut members: Vec<String> =

@@ -91,6 +91,10 @@ async fn presence_and_counters_expire(live: &dyn Live) {
         }
     };
     tokio::time::timeout(LIMIT, expired).await.expect("a member leaves after its time");
+    live.leave("contract:viewers", "a").await.expect("leaves");
+    live.leave("contract:viewers", "who was never there").await.expect("leaves");
+    live.leave("contract:nowhere", "a").await.expect("leaves");
+    assert_eq!(live.present("contract:viewers").await.expect("answers"), ["b"]);
     assert_eq!(live.count("contract:counter", 2, LONG).await.expect("counts"), 2);
     assert_eq!(live.count("contract:counter", -5, LONG).await.expect("counts"), -3);
     assert_eq!(live.count("contract:short", 7, Duration::from_millis(1)).await.expect("counts"), 7);

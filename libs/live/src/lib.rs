@@ -84,6 +84,9 @@ pub trait Live: Send + Sync + fmt::Debug {
     /// Says that `member` is present under `key` for the next `ttl`.
     async fn touch(&self, key: &str, member: &str, ttl: Duration) -> Result<()>;
 
+    /// Says that `member` is not present under `key` any more.
+    async fn leave(&self, key: &str, member: &str) -> Result<()>;
+
     /// Who is present under `key`, sorted.
     async fn present(&self, key: &str) -> Result<Vec<String>>;
 

@@ -133,6 +133,17 @@ impl Live for LocalLive {
         Ok(())
     }
 
+    async fn leave(&self, key: &str, member: &str) -> Result<()> {
+        let mut state = self.state();
+        if let Some(members) = state.presence.get_mut(key) {
+            members.remove(member);
+            if members.is_empty() {
+                state.presence.remove(key);
+            }
+        }
+        Ok(())
+    }
+
     async fn present(&self, key: &str) -> Result<Vec<String>> {
         let now = Instant::now();
         let state = self.state();

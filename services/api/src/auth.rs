@@ -10,6 +10,9 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use contracts::{Actor, domain::User};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use tokio::sync::OnceCell;
 
 /// The authenticated caller.
 #[derive(Clone, Debug)]
@@ -20,6 +23,10 @@ pub struct Caller {
     pub fresh: bool,
     /// `Idempotency-Key` of the request.
     pub idempotency_key: Option<String>,
+    /// The same for everything that comes with one token; it does not tell which.
+    pub session: String,
+    /// Whether the organisation that the request is about lets it pass; asked once per request.
+    pub passed: Arc<OnceCell<bool>>,
 }
 
 impl Caller {
@@ -43,7 +50,8 @@ impl Caller {
         let Holder { user, fresh } = app.holder(&token, intent).await?;
         let idempotency_key =
             headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
-        Ok(Self { user, fresh, idempotency_key })
+        let session = hex::encode(&Sha256::digest(&token)[..16]);
+        Ok(Self { user, fresh, idempotency_key, session, passed: Arc::default() })
     }
 }
 

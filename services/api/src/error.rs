@@ -72,7 +72,9 @@ impl From<RequestError> for Fail {
                     "invalid" => StatusCode::BAD_REQUEST,
                     "rate_limited" => StatusCode::TOO_MANY_REQUESTS,
                     "disk_full" => StatusCode::SERVICE_UNAVAILABLE,
-                    "limit_reached" | "idempotency_key_reused" => StatusCode::UNPROCESSABLE_ENTITY,
+                    "limit_reached" | "idempotency_key_reused" | "value_too_short_to_mask" => {
+                        StatusCode::UNPROCESSABLE_ENTITY
+                    }
                     _ => StatusCode::CONFLICT,
                 };
                 Self::new(status, &refusal.code, refusal.message)

@@ -35,7 +35,13 @@ use axum::{
 use futures::StreamExt;
 use mutations::Mutation;
 use serde_json::{Value, json};
-use std::{collections::HashMap, convert::Infallible, str::FromStr, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use subscriptions::Subscription;
 use types::{Job, Pipeline, PipelineConnection, Project, ProjectConnection, Step, Viewer, Workflow};
 use uuid::Uuid;
@@ -366,17 +372,17 @@ async fn follow(schema: Suite, app: App, caller: Caller, body: Bytes) -> Respons
         Ok(request) => request,
         Err(response) => return response,
     };
-    let Ok(permit) = app.streams.clone().try_acquire_owned() else {
-        let message = "too many live streams are open ([api] max_streams)";
-        return Problem(Fail::new(StatusCode::TOO_MANY_REQUESTS, "limit_reached", message)).into_response();
+    let open = match app.streams.open(&caller).await {
+        Ok(open) => open,
+        Err(fail) => return Problem(fail).into_response(),
     };
     let stop = app.stop.clone();
     let events = schema
         .execute_stream(request.data(caller))
         .take_until(async move { stop.cancelled().await })
         .map(move |response| {
-            // The permit lives as long as the stream.
-            let _held = &permit;
+            // It is open as long as it is read.
+            let _open = &open;
             let data = serde_json::to_string(&response).unwrap_or_default();
             Ok::<_, Infallible>(Event::default().event("next").data(data))
         })
@@ -397,20 +403,25 @@ async fn socket(
     upgrade: WebSocketUpgrade,
 ) -> Response {
     let known = Caller::of(&app, &headers, &uri).await.ok();
-    let Ok(permit) = app.streams.clone().try_acquire_owned() else {
-        return StatusCode::TOO_MANY_REQUESTS.into_response();
+    let place = match app.streams.place() {
+        Ok(place) => place,
+        Err(fail) => return Problem(fail).into_response(),
     };
     upgrade
         .max_message_size(limits::MESSAGE)
         .max_frame_size(limits::MESSAGE)
         .protocols(["graphql-transport-ws", "graphql-ws"])
         .on_upgrade(move |socket| async move {
-            let _held = permit;
+            let _held = place;
             let stop = app.stop.clone();
+            // Counted from when it is known whose it is, and no longer than it is open.
+            let present = Arc::new(OnceLock::new());
+            let counted = Arc::clone(&present);
             let serve = GraphQLWebSocket::new(socket, schema, protocol)
                 .on_connection_init(move |payload: Value| async move {
                     let mut data = async_graphql::Data::default();
                     if let Some(caller) = known {
+                        let _ = counted.set(app.streams.present(&caller).await?);
                         data.insert(caller);
                         return Ok(data);
                     }
@@ -422,7 +433,9 @@ async fn socket(
                             headers.insert(name, value);
                         }
                     }
-                    data.insert(Caller::of(&app, &headers, &uri).await?);
+                    let caller = Caller::of(&app, &headers, &uri).await?;
+                    let _ = counted.set(app.streams.present(&caller).await?);
+                    data.insert(caller);
                     Ok(data)
                 })
                 .serve();
@@ -430,6 +443,7 @@ async fn socket(
                 () = serve => {}
                 () = stop.cancelled() => {}
             }
+            drop(present);
         })
 }
 

@@ -22,6 +22,7 @@ mod setup;
 mod ssh_keys;
 mod state;
 mod store;
+mod streams;
 mod text;
 mod traced;
 mod unstable;

@@ -393,19 +393,13 @@ async fn tail(
 ) -> Served {
     let place = place(&app, &caller, &step).await?;
     let job = view::job(&app, &caller, place.job_id).await?;
-    let permit = app.streams.clone().try_acquire_owned().map_err(|_| {
-        Fail::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "limit_reached",
-            "too many live streams are open ([api] max_streams)",
-        )
-    })?;
+    let stream = app.streams.open(&caller).await?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let offset = last.or_else(|| path::number(&uri, "offset")).unwrap_or(0);
     let pieces = follow(app, caller, place.step.step_id, OrgId(job.org_id), offset);
     let events = pieces.flat_map(move |piece| {
-        // The permit lives as long as the stream.
-        let _held = &permit;
+        // It is open as long as it is read.
+        let _open = &stream;
         let events = match piece {
             Ok(piece) => {
                 let mut events = Vec::new();

@@ -1,9 +1,9 @@
-//! How often one person may ask and change (security §5.2): token buckets that all processes of the edge share.
+//! How often one person may ask and change, and an organisation be asked about (security §5.2): token buckets that all processes of the edge share.
 
-use crate::{error::Fail, state::Config};
+use crate::{auth::Caller, error::Fail, state::Config};
 use axum::{extract::Request, http::HeaderValue, middleware::Next, response::Response};
 use contracts::Refusal;
-use ids::UserId;
+use ids::{OrgId, UserId};
 use live::{Limiter, Live, Quota, Taken};
 use std::sync::{Arc, OnceLock};
 
@@ -12,6 +12,7 @@ pub struct Rates {
     limiter: Limiter,
     requests: Option<Quota>,
     changes: Option<Quota>,
+    organisations: Option<Quota>,
 }
 
 impl Rates {
@@ -19,7 +20,8 @@ impl Rates {
     pub fn new(live: Arc<dyn Live>, config: &Config) -> Self {
         let quota = |(per_second, burst)| Quota::of(per_second, burst);
         let (requests, changes) = (quota(config.requests), quota(config.changes));
-        Self { limiter: Limiter::new(live), requests, changes }
+        let organisations = quota(config.org_requests);
+        Self { limiter: Limiter::new(live), requests, changes, organisations }
     }
 
     /// Counts a request of a person, and notes for the answer how many are left.
@@ -39,6 +41,20 @@ impl Rates {
         Err(Fail::rate_limited(too_many("requests", quota), quota.until(taken.left, 1.0)))
     }
 
+    /// Counts a request about an organisation: the first that it is about, once.
+    ///
+    /// # Errors
+    /// 429 `rate_limited`: there were too many.
+    pub async fn organisation(&self, caller: &Caller, org: OrgId) -> Result<(), Fail> {
+        let Some(quota) = self.organisations else { return Ok(()) };
+        let take = async || self.limiter.take(&format!("api:org:{org}"), quota).await.allowed;
+        if *caller.passed.get_or_init(take).await {
+            return Ok(());
+        }
+        let message = too_many("org_requests", quota);
+        Err(Fail::rate_limited(message, quota.until(0.0, 1.0)))
+    }
+
     /// Counts a change that a person asks for.
     ///
     /// # Errors
@@ -55,8 +71,9 @@ impl Rates {
 }
 
 fn too_many(what: &str, Quota { burst, per_second }: Quota) -> String {
+    let said = what.replace("org_requests", "requests about this organisation");
     format!(
-        "too many {what}: {per_second} per second and {burst} at once ([api] {what}_per_second, {what}_burst); try again later"
+        "too many {said}: {per_second} per second and {burst} at once ([api] {what}_per_second, {what}_burst); try again later"
     )
 }
 

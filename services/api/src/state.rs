@@ -1,6 +1,6 @@
 //! What every handler has.
 
-use crate::{auth::Caller, error::Fail, rates::Rates, store::Views};
+use crate::{auth::Caller, error::Fail, rates::Rates, store::Views, streams::Streams};
 use blobs::Blobs;
 use bus::{AskOptions, Bus};
 use contracts::{Actor, RequestError, domain::User, request::Ask};
@@ -14,7 +14,7 @@ use secrets::Secrets;
 use std::{
     collections::HashMap, future::Future, hash::Hash, ops::Deref, path::PathBuf, sync::Arc, time::Duration,
 };
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// How long a verified token or permission is believed.
@@ -37,6 +37,10 @@ pub struct Config {
     pub decision_wait: Duration,
     /// Open live streams at most; beyond it a new one is refused.
     pub max_streams: usize,
+    /// Of those, of one session in all processes; 0: no limit.
+    pub max_streams_of_session: usize,
+    /// Requests about one organisation: per second, and at once; 0 per second: no limit.
+    pub org_requests: (u32, u32),
     /// Requests of one person: per second, and at once; 0 per second: no limit.
     pub requests: (u32, u32),
     /// Changes that one person asks for, likewise.
@@ -53,6 +57,8 @@ impl Config {
             git_root: git_root.into(),
             decision_wait: Duration::from_secs(3),
             max_streams: 1000,
+            max_streams_of_session: 10,
+            org_requests: (1000, 2000),
             requests: (150, 300),
             changes: (20, 60),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -85,7 +91,7 @@ pub struct Inner {
     pub git: vcs::Git,
     pub live: Arc<dyn Live>,
     pub rates: Rates,
-    pub streams: Arc<Semaphore>,
+    pub streams: Streams,
     pub stop: CancellationToken,
     /// One at a time compares a repository's refs with what was delivered.
     pub repositories: Mutex<HashMap<uuid::Uuid, Arc<Mutex<()>>>>,
@@ -115,8 +121,12 @@ impl App {
             blobs: deps.blobs,
             git: vcs::Git::new(&deps.config.git_root),
             rates: Rates::new(Arc::clone(&deps.live), &deps.config),
+            streams: Streams::new(
+                Arc::clone(&deps.live),
+                deps.config.max_streams,
+                deps.config.max_streams_of_session,
+            ),
             live: deps.live,
-            streams: Arc::new(Semaphore::new(deps.config.max_streams)),
             config: deps.config,
             stop,
             repositories: Mutex::default(),
@@ -159,7 +169,11 @@ impl App {
 
     /// Refuses what the caller may not do in an organisation. Reading says "not found", so that nothing is
     /// told about what exists.
+    ///
+    /// # Errors
+    /// Also 429 `rate_limited`: there were too many requests about the organisation.
     pub async fn allow(&self, caller: &Caller, permission: Permission, org: OrgId) -> Result<(), Fail> {
+        self.rates.organisation(caller, org).await?;
         if caller.user.admin {
             return Ok(());
         }

@@ -55,6 +55,8 @@ pub struct Deps {
     pub live: Arc<dyn Live>,
     /// How often secrets of one organisation are opened; `None`: as often as jobs ask.
     pub deliveries: Option<Quota>,
+    /// Whether a context takes no value that cannot be masked.
+    pub refuse_unmaskable: bool,
 }
 
 /// The running service.
@@ -68,13 +70,21 @@ pub struct Service {
 /// # Errors
 /// The schema cannot be migrated.
 pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Service> {
-    let Deps { pool, bus, secrets, keys, public_url, live, deliveries } = deps;
+    let Deps { pool, bus, secrets, keys, public_url, live, deliveries, refuse_unmaskable } = deps;
     let store = Store::open(pool, NAME, &MIGRATOR).await?;
     let (signing, signs) = watch::channel(false);
     let base: Arc<str> = Arc::from(public_url.trim_end_matches('/'));
     let limiter = Arc::new(Limiter::new(live));
-    let state =
-        State { store: store.clone(), secrets, keys, base: Arc::clone(&base), signs, limiter, deliveries };
+    let state = State {
+        store: store.clone(),
+        secrets,
+        keys,
+        base: Arc::clone(&base),
+        signs,
+        limiter,
+        deliveries,
+        refuse_unmaskable,
+    };
     bus.register_source(&store);
     bus.respond(NAME, Arc::new(state.clone()));
     let host = base.split_once("://").map_or(&*base, |(_, host)| host).to_owned();
@@ -124,6 +134,7 @@ pub(crate) struct State {
     pub(crate) signs: watch::Receiver<bool>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) deliveries: Option<Quota>,
+    pub(crate) refuse_unmaskable: bool,
 }
 
 #[async_trait]

@@ -32,6 +32,14 @@ pub(crate) async fn set(state: &State, request: &Request, ask: SetVariable) -> R
     if std::str::from_utf8(&value).is_err() || value.contains(&0) {
         return Err(Refusal::new("invalid", "a value is UTF-8 text without NUL").into());
     }
+    if state.refuse_unmaskable && matches!(ask.scope, Scope::Context(_)) && !masking::is_maskable(&value) {
+        let message = format!(
+            "output would show this value: what has fewer than {} bytes or is a word of logic cannot be masked, and contexts \
+             take no such values here ([contexts] refuse_unmaskable); write it into the configuration if it is no secret",
+            masking::MIN_LEN
+        );
+        return Err(Refusal::new("value_too_short_to_mask", message).into());
+    }
     let place = Place::of(&ask.scope);
     // A value is sealed anew each time it is sent: a repeat is known by what it says, under a keyed digest.
     let mut known = request.clone();

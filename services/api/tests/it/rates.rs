@@ -7,7 +7,7 @@ use axum::{
 };
 use live::{Live, LocalLive};
 use serde_json::json;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tower::ServiceExt;
 
 /// Status and headers of a request.
@@ -81,4 +81,56 @@ async fn a_rate_of_nothing_is_no_limit() {
     for _ in 0..400 {
         assert_eq!(get(&world, "/api/v2/me", TOKEN).await.0, StatusCode::OK);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_about_one_organisation_are_counted_whoever_asks() {
+    let world = World::with(Arc::new(LocalLive::default()), |config| config.org_requests = (1, 2)).await;
+    history(&world).await;
+    let path = "/api/v2/project/git/local/demo";
+    assert_eq!(get(&world, path, TOKEN).await.0, StatusCode::OK);
+    assert_eq!(get(&world, path, READER).await.0, StatusCode::OK);
+    for token in [TOKEN, READER] {
+        let (status, headers) = get(&world, path, token).await;
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(headers["retry-after"], "1");
+    }
+    let (_, body) = world.get(path).await;
+    assert!(body["message"].as_str().unwrap().contains("[api] org_requests_per_second"), "{body}");
+    // What is about no organisation goes on.
+    assert_eq!(get(&world, "/api/v2/me", READER).await.0, StatusCode::OK);
+}
+
+async fn two_streams_and_no_more(live: Arc<dyn Live>) {
+    let world = World::with(live, |config| config.max_streams_of_session = 2).await;
+    let path = format!("/logs/{}/tail", history(&world).await.step);
+    // One whose body nobody reads stays open.
+    let open = async |token: &str| {
+        let request = Request::get(&path).header("circle-token", token).body(Body::empty()).unwrap();
+        world.router.clone().oneshot(request).await.unwrap()
+    };
+    let (first, second) = (open(TOKEN).await, open(TOKEN).await);
+    assert_eq!((first.status(), second.status()), (StatusCode::OK, StatusCode::OK));
+    let (status, body) = world.get(&path).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{body}");
+    assert_eq!(body["code"], "limit_reached");
+    assert!(body["message"].as_str().unwrap().contains("[api] max_streams_of_session"), "{body}");
+    assert_eq!(open(READER).await.status(), StatusCode::OK, "another session has its own");
+    drop(first);
+    testkit::until(
+        "the stream that was closed is not counted any more",
+        Duration::from_secs(20),
+        async || open(TOKEN).await.status() == StatusCode::OK,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_has_so_many_streams() {
+    two_streams_and_no_more(Arc::new(LocalLive::default())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_live_state_a_process_counts_its_own_streams() {
+    two_streams_and_no_more(Arc::new(NoLive)).await;
 }

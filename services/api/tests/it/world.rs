@@ -543,6 +543,10 @@ impl Live for NoLive {
         Err(live::Error("away".to_owned()))
     }
 
+    async fn leave(&self, _: &str, _: &str) -> live::Result<()> {
+        Err(live::Error("away".to_owned()))
+    }
+
     async fn present(&self, _: &str) -> live::Result<Vec<String>> {
         Err(live::Error("away".to_owned()))
     }

@@ -89,6 +89,7 @@ async fn suite() -> Suite {
         public_url: "https://ci.example/".into(),
         live: Arc::new(LocalLive::new()),
         deliveries: None,
+        refuse_unmaskable: false,
     };
     let service = contexts::start(deps, stop.clone()).await.unwrap();
     let user = Actor::User { id: UserId::new() };
@@ -117,6 +118,7 @@ impl Suite {
             public_url: "https://ci.example/".into(),
             live: Arc::new(LocalLive::new()),
             deliveries: None,
+            refuse_unmaskable: false,
         }
     }
 
@@ -462,6 +464,28 @@ async fn secrets_of_an_organisation_are_opened_only_so_fast() {
     }
     let task = Task::of(suite.ready(&other, &[], None).await);
     assert_eq!(suite.get(task.id, &task.fence(&suite)).await.0, 200, "another organisation");
+}
+
+#[tokio::test]
+async fn a_context_takes_no_value_that_cannot_be_masked_where_that_is_wanted() {
+    let mut suite = suite().await;
+    let project = project();
+    let context = suite.context(project.org_id, "a").await.id;
+    suite.set(Scope::Context(context), "BEFORE", "yes").await.unwrap();
+    let deps = contexts::Deps { refuse_unmaskable: true, ..suite.deps() };
+    let stop = CancellationToken::new();
+    let _end = stop.clone().drop_guard();
+    suite.bus = deps.bus.clone();
+    suite.service = contexts::start(deps, stop).await.unwrap();
+    for value in ["yes", "abc"] {
+        let refused = suite.set(Scope::Context(context), "SHORT", value).await.unwrap_err();
+        assert!(
+            matches!(&refused, RequestError::Refused(why) if why.code == "value_too_short_to_mask"),
+            "{refused}"
+        );
+    }
+    suite.set(Scope::Context(context), "LONG", "abcd").await.unwrap();
+    suite.set(Scope::Project(project.id), "SHORT", "yes").await.unwrap();
 }
 
 #[tokio::test]
