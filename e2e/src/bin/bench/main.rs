@@ -77,7 +77,7 @@ impl Bench {
     /// A suite with so many slots on a data folder of that name.
     pub async fn suite(&self, data: &str, slots: u32) -> anyhow::Result<Suite> {
         let config = self.work.join(format!("{data}-{slots}.toml"));
-        fs::write(&config, format!("[dispatcher]\nslots = {slots}\n"))?;
+        fs::write(&config, format!("[dispatcher]\nslots = {slots}\n[api]\nmax_streams_of_session = 0\n"))?;
         let config = config.to_str().context("the folder's name is no text")?.to_owned();
         Suite::up(&self.work.join(data), &["--config", &config]).await
     }
@@ -102,8 +102,8 @@ async fn main() -> anyhow::Result<()> {
         bench.note("trigger", figure);
         let figure = jobs::seen(&suite, &bench.work).await?;
         bench.note("trigger_to_output_seen", figure);
-        let figure = trace::one_job(&database::Database::of(&bench.work.join("data"))?)?;
-        bench.note("one_job", figure);
+        let figure = trace::spans(&database::Database::of(&bench.work.join("data"))?)?;
+        bench.note("spans", figure);
         suite.down().await?;
     }
     if arguments.wants("throughput") {

@@ -40,12 +40,20 @@ const MESSAGES: u32 = 4;
 const IDLE_MIB: u64 = 600;
 const CLASS: &str = "local/bench";
 
+/// The same in one process, in the same run.
+struct Embedded {
+    /// From a trigger to the first effect, median.
+    first: Duration,
+    spans: Value,
+}
+
 /// Starts the stack, measures, ends it.
 pub async fn measure(bench: &Bench, jobs: usize, limits: &Limits) -> anyhow::Result<Value> {
     let embedded = bench.suite("beside", SLOTS).await?;
     let first = jobs::triggers(&embedded, &bench.work, "beside", None).await;
+    let spans = trace::spans(&Database::of(&bench.work.join("beside"))?);
     embedded.down().await?;
-    let embedded = median(&mut first?.firsts);
+    let embedded = Embedded { first: median(&mut first?.firsts), spans: spans? };
 
     let programs = binary().parent().context("the program has no folder")?.to_owned();
     let programs = programs.to_str().context("the folder's name is no text")?;
@@ -66,7 +74,7 @@ async fn figures(
     bench: &Bench,
     jobs: usize,
     limits: &Limits,
-    embedded: Duration,
+    embedded: Embedded,
 ) -> anyhow::Result<Value> {
     let idle = idle(stack).await?;
     let mut message = message(stack.port("amqp")?).await?;
@@ -74,23 +82,23 @@ async fn figures(
     let nomad = nomad(stack, &bench.work).await?;
     let mut placed = jobs::triggers(suite, &bench.work, "placed", None).await?.firsts;
     let database = Database::at(stack.port("postgres")?);
-    let one_placed = trace::one_job(&database)?;
+    let spans_placed = trace::spans(&database)?;
     let agents = format!("http://127.0.0.1:{}", stack.port("agents")?);
     let mut taken = on_a_runner(suite, bench, &agents).await?;
-    let one_taken = trace::one_job(&database)?;
+    let spans_taken = trace::spans(&database)?;
     let (placed_p50, taken_p50) = (median(&mut placed), median(&mut taken));
     let placed_bar = nomad.as_ref().map(|nomad| nomad.running + OVER_NOMAD);
-    let taken_bar = ON_A_RUNNER.min(embedded + message_p50 * MESSAGES);
+    let taken_bar = ON_A_RUNNER.min(embedded.first + message_p50 * MESSAGES);
     let watched = watched(stack)?;
     let throughput = jobs::throughput(suite, &bench.work, "many-stack", jobs, (limits, &watched)).await?;
     Ok(json!({
         "idle": idle,
         "message": { "p50_ms": ms(message_p50), "p95_ms": ms(percentile(&mut message, 95)) },
         "nomad": nomad.map(|nomad| json!({ "running_p50_ms": ms(nomad.running), "first_effect_p50_ms": ms(nomad.effect) })),
-        "trigger_placed": { "first_effect": spread(&mut placed), "bar_p50_ms": placed_bar.map(ms), "p50_ms": ms(placed_p50), "one_job": one_placed },
+        "trigger_placed": { "first_effect": spread(&mut placed), "bar_p50_ms": placed_bar.map(ms), "p50_ms": ms(placed_p50), "spans": spans_placed },
         "trigger_on_a_runner": {
-            "first_effect": spread(&mut taken), "p50_ms": ms(taken_p50), "bar_p50_ms": ms(taken_bar), "embedded_p50_ms": ms(embedded),
-            "one_job": one_taken,
+            "first_effect": spread(&mut taken), "p50_ms": ms(taken_p50), "bar_p50_ms": ms(taken_bar), "embedded_p50_ms": ms(embedded.first),
+            "spans": spans_taken, "embedded_spans": embedded.spans,
         },
         "throughput": throughput,
     }))

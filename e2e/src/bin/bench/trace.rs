@@ -1,21 +1,24 @@
-//! Where the time of one job goes: its events, span by span, from the one trace that they share.
+//! Where the time of a job goes: its events, span by span, from the one trace that they share.
 
 use crate::database::Database;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-/// Events of the newest pipeline in the order of their commits, with milliseconds since the first.
-const SPANS: &str = "WITH newest AS (SELECT correlation_id AS id, trace FROM pipelines.events WHERE kind = 'pipeline.created' \
-        ORDER BY xid DESC LIMIT 1), \
+/// Events of the newest pipelines in the order of their commits: milliseconds since the first of their trace, medians.
+const SPANS: &str = "WITH newest AS (SELECT split_part(trace, '-', 2) AS trace FROM pipelines.events \
+        WHERE kind = 'pipeline.created' ORDER BY xid DESC LIMIT 40), \
     said AS ( \
-        SELECT 'pipelines' AS service, kind, occurred_at, trace FROM pipelines.events UNION ALL \
-        SELECT 'conductor', kind, occurred_at, trace FROM conductor.events UNION ALL \
-        SELECT 'dispatcher', kind, occurred_at, trace FROM dispatcher.events) \
-    SELECT s.service, s.kind, round((extract(epoch FROM s.occurred_at - min(s.occurred_at) OVER ()) * 1000)::numeric, 2) \
-    FROM said s, newest n WHERE split_part(s.trace, '-', 2) = split_part(n.trace, '-', 2) ORDER BY s.occurred_at";
+        SELECT 'pipelines' AS service, kind, occurred_at, split_part(trace, '-', 2) AS trace FROM pipelines.events UNION ALL \
+        SELECT 'conductor', kind, occurred_at, split_part(trace, '-', 2) FROM conductor.events UNION ALL \
+        SELECT 'dispatcher', kind, occurred_at, split_part(trace, '-', 2) FROM dispatcher.events), \
+    since AS ( \
+        SELECT service, kind, extract(epoch FROM occurred_at - min(occurred_at) OVER (PARTITION BY trace)) * 1000 AS at \
+        FROM said JOIN newest USING (trace)) \
+    SELECT service, kind, round((percentile_cont(0.5) WITHIN GROUP (ORDER BY at))::numeric, 2) AS median FROM since \
+    GROUP BY service, kind ORDER BY median";
 
-/// The spans of the newest pipeline's job.
-pub fn one_job(database: &Database) -> anyhow::Result<Value> {
+/// The spans of the newest forty pipelines' jobs, their medians.
+pub fn spans(database: &Database) -> anyhow::Result<Value> {
     let rows = database.run(SPANS)?;
     let mut spans = Vec::new();
     let mut before = 0.0;
