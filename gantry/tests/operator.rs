@@ -6,7 +6,7 @@ use axum::{
     http::{Method, Request, StatusCode},
 };
 use bus::{Bus, Fault, Group};
-use contracts::{Actor, Envelope, NewEvent, domain::Bootstrap, domain::OrgCreated};
+use contracts::{Actor, Envelope, Event, NewEvent, domain::Bootstrap, domain::OrgCreated};
 use eventstore::{Key, Store, Tx};
 use gantry_server::{
     adapters::Stored,
@@ -214,8 +214,8 @@ impl Group for Stubborn {
         "permissions.stubborn"
     }
 
-    fn wants(&self, _: &str) -> bool {
-        true
+    fn wants(&self) -> &'static [&'static str] {
+        &[OrgCreated::TYPE]
     }
 
     fn locks(&self, _: &Envelope) -> Vec<Key> {

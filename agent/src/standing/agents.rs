@@ -29,7 +29,7 @@ use tokio::{
 const FRESH: Duration = Duration::from_secs(3600);
 
 /// How long after a task was taken the agent of the next one is started: its first step runs by then.
-const CALM: Duration = Duration::from_millis(50);
+const CALM: Duration = Duration::from_millis(200);
 /// The variable by which an agent knows the name of its placement.
 const PLACEMENT: &str = "GANTRY_PLACEMENT";
 

@@ -7,14 +7,13 @@ use crate::{
     unavailable,
 };
 use bus::broker::{BrokerError, Outgoing};
-use eventstore::Position;
 use futures::future::try_join_all;
 use lapin::{
     BasicProperties, Channel, Confirmation,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::{AMQPValue, FieldTable, LongString},
 };
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 use tokio::time::timeout;
 
 /// Time in which the broker has to confirm a batch.
@@ -22,10 +21,10 @@ const CONFIRM: Duration = Duration::from_secs(10);
 /// `delivery_mode`: the message is written to disk.
 const PERSISTENT: u8 = 2;
 
-/// Headers that say where an event stands.
+/// Headers that say where an event stands, and what was published before it.
 pub(crate) const AT: &str = "gantry-at";
-pub(crate) const AFTER: &str = "gantry-after";
-pub(crate) const AFTER_IN_LANE: &str = "gantry-after-in-lane";
+pub(crate) const BEFORE: &str = "gantry-before";
+pub(crate) const BEFORE_IN_LANE: &str = "gantry-before-in-lane";
 
 /// A channel that confirms.
 pub(crate) async fn open(link: &Link) -> Result<Channel, BrokerError> {
@@ -47,13 +46,9 @@ pub(crate) async fn publish(
             let payload = serde_json::to_vec(message).map_err(unavailable)?;
             let mut headers = FieldTable::default();
             // A position is not signed: a wrong one makes a reader look into the log, no more.
-            headers.insert(AT.into(), position_value(outgoing.at));
-            if let Some(after) = outgoing.after {
-                headers.insert(AFTER.into(), position_value(after));
-            }
-            if let Some(after) = outgoing.after_in_lane {
-                headers.insert(AFTER_IN_LANE.into(), position_value(after));
-            }
+            headers.insert(AT.into(), text(outgoing.at));
+            headers.insert(BEFORE.into(), text(&outgoing.before));
+            headers.insert(BEFORE_IN_LANE.into(), text(&outgoing.before_in_lane));
             key.sign(&address, &payload, &mut headers);
             let properties = BasicProperties::default()
                 .with_delivery_mode(PERSISTENT)
@@ -86,12 +81,6 @@ pub(crate) async fn publish(
     timeout(CONFIRM, all).await.map_err(|_| unavailable("it did not confirm in time"))?
 }
 
-fn position_value(position: Position) -> AMQPValue {
-    AMQPValue::LongString(LongString::from(format!("{}.{}", position.xid, position.seq)))
-}
-
-/// Reads what [`position_value`] wrote.
-pub(crate) fn position(text: &str) -> Option<Position> {
-    let (xid, seq) = text.split_once('.')?;
-    Some(Position { xid: xid.parse().ok()?, seq: seq.parse().ok()? })
+fn text(value: impl Display) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(value.to_string()))
 }

@@ -3,12 +3,12 @@
 use crate::{
     declare::declared,
     link::Link,
-    publish::{AFTER, AFTER_IN_LANE, AT, position},
+    publish::{AT, BEFORE, BEFORE_IN_LANE},
     signature::{SigningKey, header},
-    topology::{EVENTS, binding, group_arguments, queue_name},
+    topology::{EVENTS, bindings, group_arguments, queue_name, unfiltered},
     unavailable,
 };
-use bus::broker::{BrokerError, Deliveries, Delivery, LaneQueue};
+use bus::broker::{BrokerError, Deliveries, Delivery, LaneQueue, Trail};
 use contracts::Envelope;
 use futures::{FutureExt, StreamExt, stream};
 use lapin::{
@@ -19,6 +19,7 @@ use lapin::{
     },
     types::FieldTable,
 };
+use std::sync::Arc;
 
 /// Messages on their way to one lane.
 const PREFETCH: u16 = 256;
@@ -30,14 +31,16 @@ pub(crate) async fn receive(
 ) -> Result<Deliveries, BrokerError> {
     let name = queue_name(queue);
     let channel = declared(link, &name, QueueDeclareOptions::durable(), group_arguments(queue)).await?;
+    // Nobody waits for each of them: the answer to what follows on this channel comes after all of them.
+    let options = QueueBindOptions { nowait: true };
+    for binding in bindings(queue) {
+        channel
+            .queue_bind(name.as_str().into(), EVENTS.into(), binding.into(), options, FieldTable::default())
+            .await
+            .map_err(unavailable)?;
+    }
     channel
-        .queue_bind(
-            name.as_str().into(),
-            EVENTS.into(),
-            binding(queue).into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        )
+        .queue_unbind(name.as_str().into(), EVENTS.into(), unfiltered(queue).into(), FieldTable::default())
         .await
         .map_err(unavailable)?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(unavailable)?;
@@ -45,12 +48,12 @@ pub(crate) async fn receive(
         .basic_consume(name.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
         .await
         .map_err(unavailable)?;
-    let (key, in_lane) = (key.clone(), queue.lane.is_some());
+    let (key, queue) = (key.clone(), Arc::new(queue.clone()));
     let deliveries = consumer.filter_map(move |message| {
-        let key = key.clone();
+        let (key, queue) = (key.clone(), Arc::clone(&queue));
         async move {
             match message {
-                Ok(message) => read(&key, in_lane, message).await.map(Ok),
+                Ok(message) => read(&key, &queue, message).await.map(Ok),
                 Err(error) => Some(Err(unavailable(error))),
             }
         }
@@ -63,12 +66,13 @@ pub(crate) async fn receive(
 }
 
 /// The delivery in a message; what is not ours is put away.
-async fn read(key: &SigningKey, in_lane: bool, message: Message) -> Option<Delivery> {
+async fn read(key: &SigningKey, queue: &LaneQueue, message: Message) -> Option<Delivery> {
     let read = || -> Result<Delivery, String> {
         key.check(message.routing_key.as_str(), &message.data, &message.properties)
             .map_err(|error| error.to_string())?;
-        let place = |name| header(&message.properties, name).as_deref().and_then(position);
-        let at = place(AT).ok_or("it does not say where it stands in the log")?;
+        let header = |name| header(&message.properties, name);
+        let at = header(AT).and_then(|at| at.parse().ok());
+        let at = at.ok_or("it does not say where it stands in the log")?;
         let envelope: Envelope = serde_json::from_slice(&message.data).map_err(|error| error.to_string())?;
         let acker = message.acker.clone();
         let acknowledge = async move {
@@ -77,7 +81,9 @@ async fn read(key: &SigningKey, in_lane: bool, message: Message) -> Option<Deliv
                 tracing::debug!(%error, "a delivery was not acknowledged");
             }
         };
-        let after = place(if in_lane { AFTER_IN_LANE } else { AFTER });
+        let before = header(if queue.lane.is_some() { BEFORE_IN_LANE } else { BEFORE });
+        let before = before.and_then(|before| before.parse::<Trail>().ok());
+        let after = before.map(|before| before.last_of(&queue.kinds));
         Ok(Delivery { at, after, message: envelope, acknowledge: acknowledge.boxed() })
     };
     match read() {

@@ -47,8 +47,17 @@ fn name_of(group: &str, source: &str, lane: Option<i32>) -> String {
     }
 }
 
-/// The pattern of what goes into a group's queue.
-pub fn binding(queue: &LaneQueue) -> String {
+/// The patterns of what goes into a group's queue: one for each type of event that it wants.
+pub fn bindings(queue: &LaneQueue) -> impl Iterator<Item = String> {
+    let part = match queue.lane {
+        Some(lane) => format!("{}.{lane}", queue.source),
+        None => format!("{}.*", queue.source),
+    };
+    queue.kinds.iter().map(move |kind| format!("{part}.{kind}"))
+}
+
+/// The pattern of all types. Until 2026-11 queues were bound by it, and in a broker that was in use then they still are.
+pub fn unfiltered(queue: &LaneQueue) -> String {
     match queue.lane {
         Some(lane) => format!("{}.{lane}.#", queue.source),
         None => format!("{}.#", queue.source),

@@ -3,10 +3,10 @@
 
 use async_trait::async_trait;
 use contracts::Envelope;
-use eventstore::Position;
+use eventstore::{ParsePositionError, Position};
 use futures::{future::BoxFuture, stream::BoxStream};
 use serde::{Deserialize, Serialize};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -37,12 +37,67 @@ pub struct Outgoing {
     pub at: Position,
     /// The lane of its aggregate, of [`crate::LANES`].
     pub lane: i32,
-    /// The event of the source that was published before it; `None`: not known, readers look into the log.
-    pub after: Option<Position>,
+    /// What was published of the source before it.
+    pub before: Trail,
     /// The same within its lane.
-    pub after_in_lane: Option<Position>,
+    pub before_in_lane: Trail,
     /// The event.
     pub message: Envelope,
+}
+
+/// What was published of a log so far: where it began, and the last event of each type since then. A reader of some of the
+/// types sees by it whether it missed one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trail {
+    since: Position,
+    last: BTreeMap<Arc<str>, Position>,
+}
+
+impl Trail {
+    /// Of a log that is published from here on: nothing is known yet.
+    pub fn since(since: Position) -> Self {
+        Self { since, last: BTreeMap::new() }
+    }
+
+    /// Goes on by an event, and returns what was before it.
+    pub fn pass(&mut self, kind: &str, at: Position) -> Self {
+        let before = self.clone();
+        match self.last.get_mut(kind) {
+            Some(last) => *last = at,
+            None => {
+                self.last.insert(kind.into(), at);
+            }
+        }
+        before
+    }
+
+    /// None of these types was published after this position.
+    pub fn last_of(&self, kinds: &[&str]) -> Position {
+        let last = kinds.iter().filter_map(|kind| self.last.get(*kind)).max();
+        last.copied().unwrap_or(self.since)
+    }
+}
+
+/// As it goes with a message: `XID.SEQ`, and ` TYPE=XID.SEQ` for each type.
+impl fmt::Display for Trail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.since)?;
+        self.last.iter().try_for_each(|(kind, at)| write!(f, " {kind}={at}"))
+    }
+}
+
+impl FromStr for Trail {
+    type Err = ParsePositionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut words = text.split(' ');
+        let since = words.next().unwrap_or_default().parse()?;
+        let last = words.map(|word| {
+            let (kind, at) = word.rsplit_once('=').ok_or(ParsePositionError)?;
+            Ok((kind.into(), at.parse()?))
+        });
+        Ok(Self { since, last: last.collect::<Result<_, _>>()? })
+    }
 }
 
 /// A queue: what one lane of one group has to handle from one source.
@@ -54,6 +109,8 @@ pub struct LaneQueue {
     pub source: &'static str,
     /// One lane of [`crate::LANES`], or `None` for all events of the source.
     pub lane: Option<i32>,
+    /// Types of the events that it gets.
+    pub kinds: Vec<&'static str>,
 }
 
 /// A queue to look at.
@@ -88,7 +145,7 @@ pub struct Depth {
 pub struct Delivery {
     /// Where it stands in the source's log.
     pub at: Position,
-    /// The message before it in this queue's part of the log, if the publisher knew.
+    /// Since then nothing was published for this queue before it, if the publisher knew.
     pub after: Option<Position>,
     /// The event.
     pub message: Envelope,
@@ -139,4 +196,38 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// # Errors
     /// The broker is away.
     async fn depths(&self, queues: &[Watched]) -> Result<Vec<Option<Depth>>, BrokerError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seq: i64) -> Position {
+        Position { xid: 7, seq }
+    }
+
+    #[test]
+    fn a_trail_knows_what_was_last_of_some_types() {
+        let mut trail = Trail::since(at(1));
+        assert_eq!(trail.last_of(&["job.ready"]), at(1), "nothing was published since");
+        assert_eq!(trail.pass("job.ready", at(2)).last_of(&["job.ready"]), at(1));
+        assert_eq!(trail.pass("job.ended", at(3)).last_of(&["job.ready"]), at(2));
+        let before = trail.pass("job.ready", at(4));
+        assert_eq!(before.last_of(&["job.ready"]), at(2));
+        assert_eq!(before.last_of(&["job.ready", "job.ended"]), at(3));
+        assert_eq!(before.last_of(&["job.lost"]), at(1));
+    }
+
+    #[test]
+    fn a_trail_is_read_as_it_was_written() {
+        let mut trail = Trail::since(at(1));
+        assert_eq!(trail.to_string().parse(), Ok(trail.clone()));
+        trail.pass("job.ready", at(2));
+        trail.pass("job.ended", at(3));
+        assert_eq!(trail.to_string(), "7.1 job.ended=7.3 job.ready=7.2");
+        assert_eq!(trail.to_string().parse(), Ok(trail));
+        for wrong in ["", "7", "7.x", "7.1 ", "7.1 job.ready", "7.1 job.ready=3"] {
+            assert_eq!(wrong.parse::<Trail>(), Err(ParsePositionError), "{wrong:?}");
+        }
+    }
 }

@@ -198,8 +198,8 @@ impl Group for Listener {
         self.name
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == Told::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[Told::TYPE]
     }
 
     fn batch(&self) -> usize {

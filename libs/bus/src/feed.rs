@@ -129,6 +129,7 @@ impl Runner {
                 group: self.group.name(),
                 source: self.source,
                 lane: (self.lanes > 1).then_some(lane),
+                kinds: self.group.wants().to_vec(),
             };
             let ended = futures::stream::once(async {
                 Err(BrokerError::Unavailable("the queue's consumer was canceled".to_owned()))
@@ -148,7 +149,7 @@ impl Runner {
         stop: &CancellationToken,
     ) -> Result<(), LaneError> {
         let Delivery { at, after, message, acknowledge } = delivery;
-        let wanted = self.group.wants(&message.kind);
+        let wanted = self.wants(&message);
         let Some(end) = lanes.get_mut(&lane) else { return Ok(()) };
         if at > end.given {
             if after.is_some_and(|after| after <= end.given) {
@@ -175,7 +176,7 @@ impl Runner {
     /// Gives a lane its next event.
     async fn give(&self, end: &mut LaneEnd, at: Position, message: Envelope, stop: &CancellationToken) {
         end.given = at;
-        if !self.group.wants(&message.kind) {
+        if !self.wants(&message) {
             return;
         }
         tokio::select! {
@@ -187,7 +188,7 @@ impl Runner {
         }
     }
 
-    /// Reads the log from where the slowest lane stands until it has no more.
+    /// Reads what the group wants in the log, from where the slowest lane stands until there is no more.
     async fn catch_up(
         &self,
         lanes: &mut BTreeMap<i32, LaneEnd>,
@@ -198,12 +199,12 @@ impl Runner {
         while !stop.is_cancelled() {
             let page = self.page(position).await?;
             for (at, message) in page.events {
-                position = at;
                 let lane = lane_of(&message.aggregate.kind, message.aggregate.id, self.lanes);
                 if let Some(end) = lanes.get_mut(&lane).filter(|end| end.given < at) {
                     self.give(end, at, message, stop).await;
                 }
             }
+            position = page.end;
             if !page.more && !page.unsettled {
                 break;
             }

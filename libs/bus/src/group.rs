@@ -8,7 +8,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use contracts::{Envelope, RequestError};
-use eventstore::{Key, Page, Position, Store, Tx, read_after};
+use eventstore::{Key, Position, Store, Tx, Wanted, read_wanted};
 use futures::future::try_join_all;
 use sqlx::{AssertSqlSafe, Row};
 use std::{
@@ -78,8 +78,8 @@ pub trait Group: Send + Sync {
     /// For example `conductor.pipelines`. Progress is kept under this name: never change it.
     fn name(&self) -> &'static str;
 
-    /// Whether events of this type are handed over.
-    fn wants(&self, kind: &str) -> bool;
+    /// Types of the events that are handed over.
+    fn wants(&self) -> &'static [&'static str];
 
     /// More than 1: so many messages may be handed over at once, in position order, one batch at a time.
     fn batch(&self) -> usize {
@@ -357,14 +357,19 @@ impl Runner {
         }
     }
 
-    /// The next events of the source's log; none while the service has not made its schema yet.
-    pub(crate) async fn page(&self, after: Position) -> Result<Page, LaneError> {
-        match read_after(&self.bus.pool_of(self.source), self.source, after, PAGE).await {
+    pub(crate) fn wants(&self, message: &Envelope) -> bool {
+        self.group.wants().contains(&message.kind.as_str())
+    }
+
+    /// The next events of the source's log that the group wants; none while the service has not made its schema yet.
+    pub(crate) async fn page(&self, after: Position) -> Result<Wanted, LaneError> {
+        let pool = self.bus.pool_of(self.source);
+        match read_wanted(&pool, self.source, self.group.wants(), after, PAGE).await {
             Ok(page) => Ok(page),
             Err(eventstore::Error::Db(sqlx::Error::Database(error)))
                 if error.code().as_deref() == Some("42P01") =>
             {
-                Ok(Page::default())
+                Ok(Wanted { end: after, ..Wanted::default() })
             }
             Err(error) => Err(error.into()),
         }
@@ -409,7 +414,7 @@ impl Runner {
             for (at, envelope) in page.events {
                 position = at;
                 since_mark += 1;
-                if self.group.wants(&envelope.kind) {
+                if self.wants(&envelope) {
                     let lane = lane_of(&envelope.aggregate.kind, envelope.aggregate.id, self.lanes);
                     let Some(end) = lanes.get(&lane) else { continue };
                     tokio::select! {

@@ -3,7 +3,7 @@
 
 use crate::{
     Bus, Inner, LANES,
-    broker::{Broker, Outgoing},
+    broker::{Broker, Outgoing, Trail},
     lane::lane_of,
 };
 use eventstore::{Leader, Position, Store, failpoint};
@@ -24,14 +24,18 @@ const PAGE: u32 = 256;
 const RENEW: Duration = Duration::from_secs(3);
 /// A poll backs up the wake-ups.
 const POLL: Duration = Duration::from_secs(1);
+/// Between two looks while an older transaction holds back what is committed. Without a pause they would take the processor
+/// from the one that they wait for.
+const SETTLE: Duration = Duration::from_millis(2);
 /// Longest wait after a failure.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What was published last, so that readers see gaps.
-#[derive(Default)]
-struct Trail {
-    last: Option<Position>,
-    lanes: HashMap<i32, Position>,
+/// How far the log is published, and what was, so that readers see gaps.
+struct Progress {
+    begun: Position,
+    at: Position,
+    all: Trail,
+    lanes: HashMap<i32, Trail>,
 }
 
 /// Publishes the source's events for as long as the bus lives.
@@ -71,39 +75,40 @@ async fn lead(
     mut woken: tokio::sync::watch::Receiver<u64>,
     leaving: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let (mut renewed, mut trail, mut position) = (None::<Instant>, Trail::default(), None::<Position>);
+    let (mut renewed, mut progress) = (None::<Instant>, None::<Progress>);
+    let mut held = None::<Instant>;
     while Weak::strong_count(bus) > 0 {
         if renewed.is_none_or(|at| at.elapsed() >= RENEW) {
             let before = leader.epoch();
             if !leader.hold().await? {
                 // Another process publishes.
-                (renewed, position) = (None, None);
+                (renewed, progress) = (None, None);
                 if leaving.run_until_cancelled(sleep(POLL)).await.is_none() {
                     return Ok(());
                 }
                 continue;
             }
             if before != leader.epoch() {
-                (trail, position) = (Trail::default(), None);
+                progress = None;
             }
             renewed = Some(Instant::now());
         }
-        let at = match position {
-            Some(at) => at,
-            None => *position.insert(cursor(store).await?),
+        let progress = match &mut progress {
+            Some(progress) => progress,
+            none => none.insert(Progress::since(cursor(store).await?)),
         };
         woken.borrow_and_update();
-        let page = store.read_after(at, PAGE).await?;
+        let page = store.read_after(progress.at, PAGE).await?;
         if let Some((end, _)) = page.events.last() {
             let end = *end;
             let outgoing: Vec<_> =
-                page.events.into_iter().map(|(at, message)| trail.outgoing(store, at, message)).collect();
+                page.events.into_iter().map(|(at, message)| progress.outgoing(store, at, message)).collect();
             broker.publish(&outgoing).await?;
             failpoint("bus.relay.confirmed").await?;
             advance(store, leader, end).await?;
             metrics::counter!("gantry.bus.published", "source" => store.service())
                 .increment(outgoing.len() as u64);
-            position = Some(end);
+            progress.at = end;
         }
         if page.more {
             continue;
@@ -112,7 +117,14 @@ async fn lead(
         if leaving.is_cancelled() {
             return Ok(());
         }
-        let wait = if page.unsettled { Duration::from_millis(2) } else { POLL };
+        // An older transaction is open, mostly one that ends at once; it may be another service's, whose end nobody tells us.
+        let was_held = held.is_some();
+        held = page.unsettled.then(|| held.unwrap_or_else(Instant::now));
+        if was_held || held.is_some() {
+            let seconds = held.map_or(0.0, |since| since.elapsed().as_secs_f64());
+            metrics::gauge!("gantry.bus.horizon_lag_seconds", "source" => store.service()).set(seconds);
+        }
+        let wait = if held.is_some() { SETTLE } else { POLL };
         tokio::select! {
             changed = woken.changed() => if changed.is_err() { return Ok(()) },
             () = leaving.cancelled() => {}
@@ -122,15 +134,21 @@ async fn lead(
     Ok(())
 }
 
-impl Trail {
+impl Progress {
+    fn since(at: Position) -> Self {
+        Self { begun: at, at, all: Trail::since(at), lanes: HashMap::new() }
+    }
+
     fn outgoing(&mut self, store: &Store, at: Position, message: contracts::Envelope) -> Outgoing {
         let lane = lane_of(&message.aggregate.kind, message.aggregate.id, LANES);
+        let begun = self.begun;
+        let in_lane = self.lanes.entry(lane).or_insert_with(|| Trail::since(begun));
         Outgoing {
             source: store.service().to_owned(),
             at,
             lane,
-            after: self.last.replace(at),
-            after_in_lane: self.lanes.insert(lane, at),
+            before: self.all.pass(&message.kind, at),
+            before_in_lane: in_lane.pass(&message.kind, at),
             message,
         }
     }

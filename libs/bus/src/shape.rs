@@ -68,7 +68,11 @@ impl Bus {
                     service: started.service.to_owned(),
                     group: group.name().to_owned(),
                     source: started.source.to_owned(),
-                    events: kinds.iter().filter(|kind| group.wants(kind)).cloned().collect(),
+                    events: kinds
+                        .iter()
+                        .filter(|kind| group.wants().contains(&kind.as_str()))
+                        .cloned()
+                        .collect(),
                 })
             })
             .collect();

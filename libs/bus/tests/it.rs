@@ -54,8 +54,8 @@ impl Group for Player {
     fn name(&self) -> &'static str {
         self.name
     }
-    fn wants(&self, kind: &str) -> bool {
-        kind == Passed::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[Passed::TYPE]
     }
     fn locks(&self, msg: &Envelope) -> Vec<Key> {
         vec![Key::new(self.kind, msg.aggregate.id)]
@@ -280,8 +280,8 @@ impl Group for Gatherer {
     fn name(&self) -> &'static str {
         "east.gatherer"
     }
-    fn wants(&self, kind: &str) -> bool {
-        kind == Passed::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[Passed::TYPE]
     }
     fn batch(&self) -> usize {
         256

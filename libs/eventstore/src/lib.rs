@@ -30,7 +30,7 @@ pub use failpoint::failpoint;
 pub use leader::Leader;
 pub use schema::never_migrate;
 pub use store::{Key, NO_MIGRATIONS, Store, lazy_pool, open_pool, open_pool_with, schema_of, wait_for_pool};
-pub use tail::{Page, Position, envelope_from_row, read_after};
+pub use tail::{Page, ParsePositionError, Position, Wanted, envelope_from_row, read_after, read_wanted};
 pub use tx::{Act, Tx, digest};
 
 /// A message has at most so many bytes; what is larger goes to the blob store.

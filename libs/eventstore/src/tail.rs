@@ -9,6 +9,7 @@ use crate::{Result, store::schema_of};
 use contracts::{Aggregate, Envelope};
 use ids::{MessageId, OrgId, PipelineId, ProjectId, Timestamp};
 use sqlx::{AssertSqlSafe, PgPool, Row, postgres::PgRow};
+use std::{fmt, str::FromStr};
 use uuid::Uuid;
 
 /// A place in a service's log; [`Position::default`] is before its first event.
@@ -20,6 +21,28 @@ pub struct Position {
     pub seq: i64,
 }
 
+/// As messages carry it: `XID.SEQ`.
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.xid, self.seq)
+    }
+}
+
+/// A text is no position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a position is XID.SEQ, two numbers")]
+pub struct ParsePositionError;
+
+impl FromStr for Position {
+    type Err = ParsePositionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (xid, seq) = text.split_once('.').ok_or(ParsePositionError)?;
+        let xid = xid.parse().map_err(|_| ParsePositionError)?;
+        Ok(Self { xid, seq: seq.parse().map_err(|_| ParsePositionError)? })
+    }
+}
+
 /// What [`read_after`] found.
 #[derive(Debug, Default)]
 pub struct Page {
@@ -28,6 +51,19 @@ pub struct Page {
     /// More settled events follow.
     pub more: bool,
     /// Committed events follow that may be read as soon as older transactions end.
+    pub unsettled: bool,
+}
+
+/// What [`read_wanted`] found.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// Events in position order.
+    pub events: Vec<(Position, Envelope)>,
+    /// None of the wanted ones follows up to here but those.
+    pub end: Position,
+    /// More settled ones follow.
+    pub more: bool,
+    /// Committed ones follow that may be read as soon as older transactions end.
     pub unsettled: bool,
 }
 
@@ -94,4 +130,54 @@ pub async fn read_after(pool: &PgPool, service: &str, after: Position, limit: u3
         page.events.push(envelope_from_row(row)?);
     }
     Ok(page)
+}
+
+/// Up to `limit` events of `service` after a position that have one of these types, in position order. The others are not
+/// read, but it is known how far there are none.
+///
+/// # Errors
+/// The database is away, or the service's schema does not exist.
+pub async fn read_wanted(
+    pool: &PgPool,
+    service: &str,
+    kinds: &[&str],
+    after: Position,
+    limit: u32,
+) -> Result<Wanted> {
+    let schema = schema_of(service);
+    // The end first: what is settled then is settled for the second look too.
+    let sql = format!(
+        "SELECT (SELECT e.xid::text || '.' || e.seq FROM {schema}.events e \
+                 WHERE (e.xid, e.seq) > ($1::text::xid8, $2) AND e.xid < pg_snapshot_xmin(pg_current_snapshot()) \
+                 ORDER BY e.xid DESC, e.seq DESC LIMIT 1), \
+                EXISTS (SELECT 1 FROM {schema}.events e \
+                        WHERE (e.xid, e.seq) > ($1::text::xid8, $2) AND e.xid >= pg_snapshot_xmin(pg_current_snapshot()) \
+                          AND e.kind = ANY($3))"
+    );
+    let (settled, unsettled): (Option<String>, bool) = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(after.xid.to_string())
+        .bind(after.seq)
+        .bind(kinds)
+        .fetch_one(pool)
+        .await?;
+    let Some(settled) = settled else { return Ok(Wanted { end: after, unsettled, ..Wanted::default() }) };
+    let settled: Position = settled.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let sql = format!(
+        "SELECT {COLUMNS} FROM {schema}.events e \
+         WHERE (e.xid, e.seq) > ($1::text::xid8, $2) AND (e.xid, e.seq) <= ($3::text::xid8, $4) AND e.kind = ANY($5) \
+         ORDER BY e.xid, e.seq LIMIT $6"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(after.xid.to_string())
+        .bind(after.seq)
+        .bind(settled.xid.to_string())
+        .bind(settled.seq)
+        .bind(kinds)
+        .bind(i64::from(limit))
+        .fetch_all(pool)
+        .await?;
+    let events = rows.iter().map(envelope_from_row).collect::<Result<Vec<_>>>()?;
+    let more = events.len() as u64 >= u64::from(limit);
+    let end = events.last().filter(|_| more).map_or(settled, |(at, _)| *at);
+    Ok(Wanted { events, end, more, unsettled })
 }

@@ -26,8 +26,8 @@ impl Group for ExpiredJobs {
         self.name
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == WorkflowExpired::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[WorkflowExpired::TYPE]
     }
 
     fn batch(&self) -> usize {

@@ -33,8 +33,8 @@ impl Group for Pipelines {
         "conductor.pipelines"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == PipelineCreated::TYPE || kind == PipelineContinued::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[PipelineCreated::TYPE, PipelineContinued::TYPE]
     }
 
     fn locks(&self, _: &Envelope) -> Vec<Key> {
@@ -114,8 +114,8 @@ impl Group for Jobs {
         "conductor.jobs"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == JobStarted::TYPE || kind == JobFinished::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[JobStarted::TYPE, JobFinished::TYPE]
     }
 
     /// One commit for what comes at the same time: many small jobs end together.

@@ -30,8 +30,8 @@ impl Group for Settings {
         "conductor.settings"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == ProjectSettingsChanged::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[ProjectSettingsChanged::TYPE]
     }
 
     fn locks(&self, _: &Envelope) -> Vec<Key> {

@@ -62,8 +62,8 @@ impl Group for Expired {
         "conductor.expired"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == PipelineExpired::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[PipelineExpired::TYPE]
     }
 
     fn batch(&self) -> usize {

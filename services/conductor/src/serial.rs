@@ -86,8 +86,8 @@ impl Group for Groups {
         "conductor.serial"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == TurnWanted::TYPE || kind == TurnDone::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[TurnWanted::TYPE, TurnDone::TYPE]
     }
 
     fn locks(&self, message: &Envelope) -> Vec<Key> {
@@ -209,8 +209,8 @@ impl Group for Turns {
         "conductor.turns"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == TurnGiven::TYPE || kind == PassedOver::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[TurnGiven::TYPE, PassedOver::TYPE]
     }
 
     fn locks(&self, message: &Envelope) -> Vec<Key> {

@@ -24,8 +24,8 @@ impl Group for Jobs {
         "contexts.jobs"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        [JobReady::TYPE, JobEnded::TYPE].contains(&kind)
+    fn wants(&self) -> &'static [&'static str] {
+        &[JobReady::TYPE, JobEnded::TYPE]
     }
 
     fn batch(&self) -> usize {
@@ -147,8 +147,8 @@ impl Group for Grants {
         "contexts.grants"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == RoleGranted::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[RoleGranted::TYPE]
     }
 
     fn locks(&self, _: &Envelope) -> Vec<Key> {

@@ -18,8 +18,8 @@ impl Group for Ready {
         "dispatcher.jobs"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == JobReady::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[JobReady::TYPE]
     }
 
     /// A workflow with many jobs is taken in one commit, not in one for each.

@@ -246,8 +246,8 @@ impl Group for Tasks {
         "output-processor.tasks"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == TaskQueued::TYPE || kind == TaskFinished::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[TaskQueued::TYPE, TaskFinished::TYPE]
     }
 
     fn batch(&self) -> usize {

@@ -74,8 +74,8 @@ impl Group for Users {
         "permissions.users"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == UserCreated::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[UserCreated::TYPE]
     }
 
     fn locks(&self, message: &Envelope) -> Vec<Key> {

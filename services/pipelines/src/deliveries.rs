@@ -23,8 +23,8 @@ impl Group for Deliveries {
         "pipelines.deliveries"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == DeliveryReceived::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[DeliveryReceived::TYPE]
     }
 
     fn locks(&self, message: &Envelope) -> Vec<Key> {

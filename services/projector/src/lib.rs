@@ -110,8 +110,8 @@ impl Group for Views {
         "projector.views"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        WANTED.contains(&kind)
+    fn wants(&self) -> &'static [&'static str] {
+        WANTED
     }
 
     fn batch(&self) -> usize {

@@ -30,8 +30,8 @@ impl Group for Placements {
         "scheduler.placements"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        [TaskQueued::TYPE, TaskFinished::TYPE].contains(&kind)
+    fn wants(&self) -> &'static [&'static str] {
+        &[TaskQueued::TYPE, TaskFinished::TYPE]
     }
 
     /// A lost commit is made again from the same event, and starting is idempotent by name.

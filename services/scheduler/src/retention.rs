@@ -15,8 +15,8 @@ impl Group for Expired {
         "scheduler.expired"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == WorkflowExpired::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[WorkflowExpired::TYPE]
     }
 
     fn locks(&self, _: &Envelope) -> Vec<Key> {

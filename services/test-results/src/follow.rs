@@ -17,8 +17,8 @@ impl Group for Jobs {
         "test-results.jobs"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == JobReady::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[JobReady::TYPE]
     }
 
     fn batch(&self) -> usize {
@@ -83,8 +83,8 @@ impl Group for Reports {
         "test-results.reports"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == ReportsStored::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[ReportsStored::TYPE]
     }
 
     fn batch(&self) -> usize {

@@ -90,8 +90,8 @@ impl Group for Ear {
         self.name
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == Told::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[Told::TYPE]
     }
 
     fn locks(&self, _: &Envelope) -> Vec<Key> {

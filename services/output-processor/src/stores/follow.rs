@@ -32,8 +32,8 @@ impl Group for Jobs {
         "output-processor.jobs"
     }
 
-    fn wants(&self, kind: &str) -> bool {
-        kind == JobReady::TYPE
+    fn wants(&self) -> &'static [&'static str] {
+        &[JobReady::TYPE]
     }
 
     fn batch(&self) -> usize {
