@@ -59,6 +59,13 @@ impl Fail {
     pub fn forbidden() -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "Permission denied")
     }
+
+    /// What is not there and what is another's, said in these words. A limit and a store that is away stay what
+    /// they are: to call them "not found" would tell a client to give up.
+    #[must_use]
+    pub fn hidden_as(self, shown: Self) -> Self {
+        if matches!(self.status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN) { shown } else { self }
+    }
 }
 
 impl From<RequestError> for Fail {

@@ -76,9 +76,8 @@ pub async fn place(app: &App, caller: &Caller, step: &str) -> Result<StepPlace, 
         },
         Err(error) => return Err(error.into()),
     };
-    let job = view::job(app, caller, place.job_id)
-        .await
-        .map_err(|fail| if fail.code == "not_found" { Fail::not_found("Step") } else { fail })?;
+    let job =
+        view::job(app, caller, place.job_id).await.map_err(|fail| fail.hidden_as(Fail::not_found("Step")))?;
     app.allow(caller, Permission::Read, OrgId(job.org_id)).await?;
     Ok(place)
 }

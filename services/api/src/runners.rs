@@ -49,13 +49,10 @@ fn class_json(class: &RunnerClass) -> Value {
 
 /// The class of this name or id, if the caller has the right in its organisation; else there is none.
 async fn class(app: &App, caller: &Caller, reference: &str, permission: Permission) -> Answer<RunnerClass> {
-    let missing = || Fail::not_found("Resource class");
-    let class =
-        app.ask(caller, &GetRunnerClass { reference: reference.to_owned() }).await.map_err(|error| {
-            let fail = Fail::from(error);
-            if fail.code == "not_found" { missing() } else { fail }
-        })?;
-    app.allow(caller, Permission::Read, class.org_id).await.map_err(|_| missing())?;
+    let missing = |fail: Fail| fail.hidden_as(Fail::not_found("Resource class"));
+    let ask = GetRunnerClass { reference: reference.to_owned() };
+    let class = app.ask(caller, &ask).await.map_err(|error| missing(error.into()))?;
+    app.allow(caller, Permission::Read, class.org_id).await.map_err(missing)?;
     app.allow(caller, permission, class.org_id).await?;
     Ok(class)
 }
@@ -172,7 +169,9 @@ async fn create_token(State(app): State<App>, caller: Caller, bytes: Bytes) -> A
 async fn delete_token(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Answer {
     let id: RunnerTokenId = view::id(&id, "Token")?;
     let token = app.ask(&caller, &GetRunnerToken { id }).await?;
-    app.allow(&caller, Permission::Read, token.org_id).await.map_err(|_| Fail::not_found("Token"))?;
+    app.allow(&caller, Permission::Read, token.org_id)
+        .await
+        .map_err(|fail| fail.hidden_as(Fail::not_found("Token")))?;
     app.allow(&caller, Permission::Admin, token.org_id).await?;
     app.command(&caller, &DeleteRunnerToken { id }).await?;
     Ok(Json(json!({ "message": "Token deleted." })).into_response())

@@ -627,12 +627,10 @@ async fn create_context(State(app): State<App>, caller: Caller, bytes: Bytes) ->
 /// A context that the caller may use; an unknown one is as forbidden as a foreign one (api-v2 §0.6).
 async fn permitted(app: &App, caller: &Caller, text: &str, permission: Permission) -> Answer<ContextInfo> {
     let id = text.parse::<ContextId>().map_err(|_| Fail::forbidden())?;
-    let context = app.ask(caller, &GetContext { id }).await.map_err(|error| {
-        let fail = Fail::from(error);
-        if fail.code == "not_found" { Fail::forbidden() } else { fail }
-    })?;
+    let unknown = |fail: Fail| fail.hidden_as(Fail::forbidden());
+    let context = app.ask(caller, &GetContext { id }).await.map_err(|error| unknown(error.into()))?;
     match context.org_id {
-        Some(org) => app.allow(caller, permission, org).await.map_err(|_| Fail::forbidden())?,
+        Some(org) => app.allow(caller, permission, org).await.map_err(unknown)?,
         None if caller.user.admin => {}
         None => return Err(Fail::forbidden()),
     }

@@ -27,6 +27,7 @@ pub fn id<T: FromStr>(text: &str, what: &str) -> Result<T, Fail> {
 
 /// The project with this reference: from the view, else from its owner.
 pub async fn project(app: &App, caller: &Caller, reference: &str) -> Result<Project, Fail> {
+    let missing = |fail: Fail| fail.hidden_as(Fail::not_found("Project"));
     let row: Option<ProjectRow> =
         match Uuid::parse_str(reference).ok().or_else(|| path::short_project(reference)) {
             Some(id) => app.views.project(id).await?,
@@ -34,12 +35,12 @@ pub async fn project(app: &App, caller: &Caller, reference: &str) -> Result<Proj
         };
     let project = match row {
         Some(row) => row.into(),
-        None => app.ask(caller, &GetProject { reference: reference.to_owned() }).await.map_err(|error| {
-            let fail = Fail::from(error);
-            if fail.code == "not_found" { Fail::not_found("Project") } else { fail }
-        })?,
+        None => app
+            .ask(caller, &GetProject { reference: reference.to_owned() })
+            .await
+            .map_err(|error| missing(error.into()))?,
     };
-    app.allow(caller, Permission::Read, project.org_id).await.map_err(|_| Fail::not_found("Project"))?;
+    app.allow(caller, Permission::Read, project.org_id).await.map_err(missing)?;
     Ok(project)
 }
 
@@ -53,7 +54,7 @@ async fn visible<T>(
     let row = row.ok_or_else(|| Fail::not_found(what))?;
     app.allow(caller, Permission::Read, OrgId(org(&row)))
         .await
-        .map_err(|fail| if fail.code == "not_found" { Fail::not_found(what) } else { fail })?;
+        .map_err(|fail| fail.hidden_as(Fail::not_found(what)))?;
     Ok(row)
 }
 

@@ -114,7 +114,7 @@ async fn two_streams_and_no_more(live: Arc<dyn Live>) {
     let (status, body) = world.get(&path).await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{body}");
     assert_eq!(body["code"], "limit_reached");
-    assert!(body["message"].as_str().unwrap().contains("[api] max_streams_of_session"), "{body}");
+    assert!(body["detail"].as_str().unwrap().contains("[api] max_streams_of_session"), "{body}");
     assert_eq!(open(READER).await.status(), StatusCode::OK, "another session has its own");
     drop(first);
     testkit::until(
