@@ -1,13 +1,15 @@
 //! Self-hosted runners behind links that fail (execution §25, reliability R-15…R-18): each in a network namespace of its
-//! own, which a proxy connects with the server's loopback.
+//! own, which a proxy connects with the server's loopback. On the stack a runner is told to carry bytes to the S3 store
+//! itself: what it finds at the store's port of its own loopback is a balancer, whose way goes over the same cable.
 
 use crate::support::{LIMIT, World};
 use anyhow::{Context, ensure};
-use gantry_e2e::{SHORT_LEASES, binary, until};
+use gantry_e2e::{SHORT_LEASES, Suite, binary, stack, until};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use std::{
-    fs,
+    env, fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -33,9 +35,11 @@ const SLOW: Line = Line { delay: Duration::from_millis(50), bytes_per_second: 25
 struct Link {
     name: String,
     near: String,
+    /// Address of the near end.
+    here: String,
     /// Of the server, as it is seen from there.
     url: String,
-    _proxy: JoinSet<()>,
+    proxy: JoinSet<()>,
 }
 
 fn run(words: &[&str]) -> anyhow::Result<()> {
@@ -61,17 +65,38 @@ impl Link {
         run(&["ip", "link", "set", &near, "up"])?;
         run(&["ip", "-n", &name, "addr", "add", &format!("{there}/30"), "dev", &far])?;
         run(&["ip", "-n", &name, "link", "set", &far, "up"])?;
-        let listener = TcpListener::bind((here.as_str(), 0)).await?;
-        let url = format!("http://{}", listener.local_addr()?);
-        let server = server.trim_start_matches("http://").to_owned();
-        let mut proxy = JoinSet::new();
-        proxy.spawn(async move {
+        let mut link = Self { name, near, here, url: String::new(), proxy: JoinSet::new() };
+        link.url = format!("http://{}", link.bring(server.trim_start_matches("http://"), line).await?);
+        Ok(Some(link))
+    }
+
+    /// Lets the far end reach an address of loopback here; where, as it is seen from there.
+    async fn bring(&mut self, server: &str, line: Line) -> anyhow::Result<SocketAddr> {
+        let listener = TcpListener::bind((self.here.as_str(), 0)).await?;
+        let address = listener.local_addr()?;
+        let server = server.to_owned();
+        self.proxy.spawn(async move {
             let mut carried = JoinSet::new();
             while let Ok((runner, _)) = listener.accept().await {
                 carried.spawn(carry(runner, server.clone(), line));
             }
         });
-        Ok(Some(Self { name, near, url, _proxy: proxy }))
+        Ok(address)
+    }
+
+    /// The same port of the far end's own loopback leads there.
+    async fn mirror(&mut self, port: u16, folder: &Path) -> anyhow::Result<tokio::process::Child> {
+        let address = self.bring(&format!("127.0.0.1:{port}"), FAST).await?;
+        run(&["ip", "-n", &self.name, "link", "set", "lo", "up"])?;
+        let file = folder.join(format!("{}.cfg", self.name));
+        let config = format!(
+            "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n\
+             listen mirror\n  bind 127.0.0.1:{port}\n  server there {address}\n"
+        );
+        fs::write(&file, config)?;
+        let mut command = tokio::process::Command::new("ip");
+        command.args(["netns", "exec", &self.name, "haproxy", "-db", "-f"]).arg(file);
+        Ok(command.kill_on_drop(true).spawn()?)
     }
 
     fn cut(&self) -> anyhow::Result<()> {
@@ -141,7 +166,7 @@ fn config(jobs: &[(&str, String)]) -> String {
     let body = |command: &String| {
         json!({
             "machine": true, "resource_class": CLASS,
-            "steps": [{ "run": { "name": "work", "command": command } }],
+            "steps": [{ "run": { "name": "work", "command": command } }, { "store_artifacts": { "path": "kept" } }],
         })
     };
     let all: serde_json::Map<_, _> = jobs.iter().map(|(name, c)| ((*name).to_owned(), body(c))).collect();
@@ -184,25 +209,61 @@ async fn counted(file: &Path, least: u64) -> anyhow::Result<()> {
 async fn a_link_that_comes_back_in_time_costs_nothing() -> anyhow::Result<()> {
     let (world, token) = world().await?;
     let Some(link) = Link::new(0, &world.suite.url, FAST).await? else { return world.suite.down().await };
-    let _runner = link.runner(&world, &token)?;
+    comes_back(&world, &link, &token, 100).await?;
+    world.suite.down().await
+}
+
+/// The same, from one machine to services of their own on real servers.
+// Rules: runner.short-cut
+#[tokio::test]
+async fn a_link_that_comes_back_in_time_costs_nothing_on_the_stack() -> anyhow::Result<()> {
+    let (Some(suite), Some(folder)) = (Suite::stack().await?, env::var_os("GANTRY_STACK")) else {
+        eprintln!("left out: GANTRY_TEST_STACK and GANTRY_STACK are not set");
+        return Ok(());
+    };
+    let world = World { suite, work: tempfile::tempdir()? };
+    let ports = Path::new(&folder).join("ports");
+    let port =
+        |name: &str| stack::port(&ports, name).with_context(|| format!("the stack has no port {name}"));
+    let token = world.suite.runner_token(CLASS).await?;
+    let token = token["token"].as_str().context("no token")?;
+    let Some(mut link) = Link::new(5, &format!("127.0.0.1:{}", port("agents")?), FAST).await? else {
+        return Ok(());
+    };
+    let _store = link.mirror(port("s3")?, world.work.path()).await?;
+    comes_back(&world, &link, token, 400).await
+}
+
+/// A job writes on while the line is away in each way, for as long as so many lines take it.
+async fn comes_back(world: &World, link: &Link, token: &str, away: u64) -> anyhow::Result<()> {
+    let _runner = link.runner(world, token)?;
     let (lines, go) = (world.work.path().join("lines"), world.work.path().join("go"));
     let command = format!(
-        "i=0; until [ -e {go} ]; do i=$((i+1)); echo line $i; echo $i > {lines}.new; mv {lines}.new {lines}; sleep 0.02; done; echo end",
+        "i=0; until [ -e {go} ]; do i=$((i+1)); echo line $i; echo $i > {lines}.new; mv {lines}.new {lines}; sleep 0.02; done; echo kept > kept; echo end",
         go = go.display(),
         lines = lines.display()
     );
     let pipeline = world.push("cut", &config(&[("build", command)])).await?;
     counted(&lines, 20).await?;
-    link.cut()?;
-    // It goes on writing meanwhile.
-    counted(&lines, count(&lines) + 100).await?;
-    link.mend()?;
+    let ways: [&dyn Fn() -> anyhow::Result<()>; 3] =
+        [&|| link.cut(), &|| link.drop_all("INPUT"), &|| link.drop_all("OUTPUT")];
+    for take in ways {
+        take()?;
+        // It goes on writing meanwhile.
+        counted(&lines, count(&lines) + away).await?;
+        link.mend()?;
+        counted(&lines, count(&lines) + 20).await?;
+    }
     fs::write(&go, "")?;
-    let workflow = ended(&world, &pipeline).await?;
+    let workflow = ended(world, &pipeline).await?;
     ensure!(workflow["status"] == "success", "{workflow}");
     let wanted: String = (1..=count(&lines)).map(|i| format!("line {i}\n")).chain(["end\n".into()]).collect();
-    ensure!(output(&world, "cut").await? == wanted, "a line was lost or doubled");
-    world.suite.down().await
+    ensure!(output(world, "cut").await? == wanted, "a line was lost or doubled");
+    let kept = world.suite.items("/api/v2/project/git/local/cut/1/artifacts").await?;
+    let url = kept.first().and_then(|artifact| artifact["url"].as_str()).context("no artifact")?;
+    let path = url.strip_prefix(world.suite.url.as_str()).unwrap_or(url);
+    ensure!(world.suite.bytes(path).await? == b"kept\n", "the artifact is another");
+    Ok(())
 }
 
 // Rules: runner.unreachable

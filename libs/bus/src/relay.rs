@@ -18,8 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Name under which the cursor lies in the source's own schema.
 const CURSOR: &str = "relay";
-/// Events that are published between two commits of the cursor; at most so many are unconfirmed.
+/// At most so many events are unconfirmed.
 const PAGE: u32 = 256;
+/// The cursor is written so long after the first event that it lacks. Until then a successor publishes again what readers
+/// know already; written after each page it would be a transaction for almost every commit of the source.
+const UNWRITTEN: Duration = Duration::from_millis(250);
 /// How often leadership is renewed.
 const RENEW: Duration = Duration::from_secs(3);
 /// A poll backs up the wake-ups.
@@ -34,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Progress {
     begun: Position,
     at: Position,
+    /// Since when the cursor is behind that.
+    unwritten: Option<Instant>,
     all: Trail,
     lanes: HashMap<i32, Trail>,
 }
@@ -105,16 +110,21 @@ async fn lead(
                 page.events.into_iter().map(|(at, message)| progress.outgoing(store, at, message)).collect();
             broker.publish(&outgoing).await?;
             failpoint("bus.relay.confirmed").await?;
-            advance(store, leader, end).await?;
+            progress.at = end;
+            progress.unwritten.get_or_insert_with(Instant::now);
             metrics::counter!("gantry.bus.published", "source" => store.service())
                 .increment(outgoing.len() as u64);
-            progress.at = end;
+        }
+        let leaves = leaving.is_cancelled() && !page.more;
+        if progress.unwritten.is_some_and(|since| leaves || since.elapsed() >= UNWRITTEN) {
+            advance(store, leader, progress.at).await?;
+            progress.unwritten = None;
         }
         if page.more {
             continue;
         }
         // What is committed from here on, the next leader publishes.
-        if leaving.is_cancelled() {
+        if leaves {
             return Ok(());
         }
         // An older transaction is open, mostly one that ends at once; it may be another service's, whose end nobody tells us.
@@ -125,10 +135,11 @@ async fn lead(
             metrics::gauge!("gantry.bus.horizon_lag_seconds", "source" => store.service()).set(seconds);
         }
         let wait = if held.is_some() { SETTLE } else { POLL };
+        let unwritten = progress.unwritten.map_or(POLL, |since| UNWRITTEN.saturating_sub(since.elapsed()));
         tokio::select! {
             changed = woken.changed() => if changed.is_err() { return Ok(()) },
             () = leaving.cancelled() => {}
-            () = sleep(wait) => {}
+            () = sleep(wait.min(unwritten)) => {}
         }
     }
     Ok(())
@@ -136,7 +147,7 @@ async fn lead(
 
 impl Progress {
     fn since(at: Position) -> Self {
-        Self { begun: at, at, all: Trail::since(at), lanes: HashMap::new() }
+        Self { begun: at, at, unwritten: None, all: Trail::since(at), lanes: HashMap::new() }
     }
 
     fn outgoing(&mut self, store: &Store, at: Position, message: contracts::Envelope) -> Outgoing {

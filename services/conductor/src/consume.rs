@@ -55,8 +55,10 @@ impl Group for Pipelines {
         Ok(())
     }
 
-    async fn after_commit(&self, _batch: &[Envelope]) {
-        self.due.notify_one();
+    async fn after_commit(&self, batch: &[Envelope]) {
+        if batch.iter().any(redundant::may_be_noted) {
+            self.due.notify_one();
+        }
     }
 }
 

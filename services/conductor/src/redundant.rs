@@ -11,10 +11,15 @@ use crate::{
 };
 use async_trait::async_trait;
 use bus::{Fault, Group};
-use contracts::{Envelope, Event as _, domain::ProjectSettingsChanged, pipelines::PipelineCreated};
+use contracts::{
+    Envelope, Event as _,
+    domain::{Project, ProjectSettingsChanged},
+    pipelines::{PipelineCreated, Trigger, Vcs},
+};
 use eventstore::{Key, Tx, trace};
 use ids::{MessageId, WorkflowId};
 use model::workflow::Walk;
+use serde::Deserialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -55,15 +60,31 @@ impl Group for Settings {
     }
 }
 
+/// What of a new pipeline decides whether older ones become redundant: its plan, which is large, does not.
+#[derive(Deserialize)]
+struct Newest {
+    project: Project,
+    trigger: Trigger,
+    vcs: Vcs,
+}
+
+/// The branch whose older pipelines a new one may make redundant.
+fn branch<'a>(project: &Project, trigger: &Trigger, vcs: &'a Vcs) -> Option<&'a str> {
+    let branch = vcs.branch.as_deref()?;
+    let pushed = matches!(trigger.kind.as_str(), "webhook" | "api");
+    (pushed && branch != project.default_branch).then_some(branch)
+}
+
+/// Whether [`note`] may have noted this one.
+pub(crate) fn may_be_noted(message: &Envelope) -> bool {
+    Newest::deserialize(&message.body)
+        .is_ok_and(|Newest { project, trigger, vcs }| branch(&project, &trigger, &vcs).is_some())
+}
+
 /// Notes that the older workflows of a pipeline's branch have become redundant, if the project wants them gone:
 /// of branches other than the default one, for pushes and the API, never for schedules.
 pub(crate) async fn note(tx: &mut Tx, message: &Envelope, pipeline: &PipelineCreated) -> Result<()> {
-    let Some(branch) = &pipeline.vcs.branch else { return Ok(()) };
-    if *branch == pipeline.project.default_branch
-        || !matches!(pipeline.trigger.kind.as_str(), "webhook" | "api")
-    {
-        return Ok(());
-    }
+    let Some(branch) = branch(&pipeline.project, &pipeline.trigger, &pipeline.vcs) else { return Ok(()) };
     sqlx::query(
         "INSERT INTO conductor.newer_pipelines (pipeline_id, project_id, branch, pipeline_number, cause, trace) \
          SELECT $1, s.project_id, $3, $4, $5, $6 FROM conductor.project_settings s \

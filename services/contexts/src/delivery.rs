@@ -10,7 +10,6 @@ use crate::{
     variables::{self, Place},
 };
 use agent_api::{MintToken, MintedToken, Problem, SealedSecrets, Secrets};
-use anyhow::Context;
 use axum::{
     Json, Router,
     extract::{Path, State as Extract},
@@ -33,6 +32,8 @@ use uuid::Uuid;
 
 /// What a job of a setup configuration finds its pipeline's key in (config-language §19).
 const CONTINUATION_KEY: &str = "CIRCLE_CONTINUATION_KEY";
+/// What it finds the tokens in that it shows to others, in both forms.
+const TOKENS: [&str; 2] = ["CIRCLE_OIDC_TOKEN", "CIRCLE_OIDC_TOKEN_V2"];
 /// How long a repeat, whose first answer may have been lost, still gets an answer.
 const REPEAT: Duration = Duration::from_secs(60);
 /// Whom one token is for, at most.
@@ -153,14 +154,13 @@ async fn mint(
     let job = job(&state, &claims).await?;
     counted(&state, &job).await?;
     oidc::ready(&state).await?;
+    let signer = oidc::signer(&state).await?;
     let mut tx = state.store.begin(&[]).await?;
     let contexts = contexts_of(tx.conn(), &job).await?;
     let subject = Subject { job_id: claims.job_id, job: &job, contexts: &contexts };
     let now = state.store.now();
     let content = oidc::claims(&state.base, &subject, Form::V2, &ask.audience, ask.root_issuer, now);
-    let signer = oidc::signer(tx.conn()).await?;
-    let pem = state.secrets.decrypt(&signer.label, &signer.sealed).await?;
-    let mut signed = signer.sign(&pem, &[content])?;
+    let mut signed = signer.sign(&[content])?;
     let detail = json!({"task_id": claims.task_id, "epoch": claims.epoch, "audience": ask.audience});
     tx.act(of(Act::new("oidc.token_minted", Actor::service(NAME), detail), &claims, &job)).await?;
     tx.commit().await?;
@@ -269,6 +269,7 @@ async fn answer(
     public_key: &str,
     job: &Job,
 ) -> Result<Json<SealedSecrets>, Denied> {
+    let signer = oidc::signer(state).await?;
     // One transaction sees one state of all variables: a job never gets half of a change.
     let mut tx = state.store.begin(&[Key::new("delivery", claims.task_id.uuid())]).await?;
     let late: Option<bool> = sqlx::query_scalar(
@@ -318,8 +319,13 @@ async fn answer(
             places.push(Place::of(&Scope::Context(id)));
         }
     }
+    let subject = Subject { job_id: claims.job_id, job, contexts: &used };
+    let now = state.store.now();
+    let forms = [Form::V1, Form::V2].map(|form| oidc::claims(&state.base, &subject, form, &[], false, now));
+    // Some milliseconds of processor, while the database is asked for the rest.
+    let signing = tokio::task::spawn_blocking(move || signer.sign(&forms));
+
     let sealed = variables::sealed(tx.conn(), &places).await?;
-    let signer = oidc::signer(tx.conn()).await?;
     let mut keys = match &job.ssh_keys {
         Some(wanted) => ssh_keys::additional(tx.conn(), job.project, wanted).await?,
         None => Vec::new(),
@@ -331,11 +337,10 @@ async fn answer(
     let unnoted = sealed.iter().any(|variable| variable.unnoted);
     // All of it is opened by one request to whoever keeps the keys; no row is held meanwhile.
     let labels: Vec<String> = keys.iter().map(ssh_keys::Sealed::label).collect();
-    let mut all: Vec<(&str, &[u8])> = vec![(&signer.label, &signer.sealed)];
-    all.extend(sealed.iter().map(|variable| (variable.label.as_str(), variable.value.as_slice())));
+    let mut all: Vec<(&str, &[u8])> =
+        sealed.iter().map(|variable| (variable.label.as_str(), variable.value.as_slice())).collect();
     all.extend(labels.iter().zip(&keys).map(|(label, key)| (label.as_str(), key.sealed.as_slice())));
     let mut opened = state.secrets.decrypt_all(&all).await?.into_iter();
-    let pem = opened.next().context("the key of the tokens was not opened")?;
     let mut variables: Vec<(String, Zeroizing<Vec<u8>>)> =
         sealed.into_iter().map(|variable| variable.name).zip(opened.by_ref()).collect();
     let ssh_keys = keys.into_iter().zip(opened).map(|(key, private)| key.opened(&private));
@@ -346,19 +351,28 @@ async fn answer(
         let key = state.keys.seal_claims(ContinuationClaims::PURPOSE, &ContinuationClaims { pipeline_id });
         variables.push((CONTINUATION_KEY.to_owned(), Zeroizing::new(key.into_bytes())));
     }
-    let subject = Subject { job_id: claims.job_id, job, contexts: &used };
-    let now = state.store.now();
-    let forms = [Form::V1, Form::V2].map(|form| oidc::claims(&state.base, &subject, form, &[], false, now));
-    let tokens = signer.sign(&pem, &forms)?;
-    for (name, token) in ["CIRCLE_OIDC_TOKEN", "CIRCLE_OIDC_TOKEN_V2"].into_iter().zip(tokens) {
-        variables.push((name.to_owned(), Zeroizing::new(token.into_bytes())));
-    }
     let key_names: Vec<&str> = ssh_keys.iter().chain(&checkout_key).map(|key| key.sha256.as_str()).collect();
-    let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).chain(TOKENS).collect();
     let detail = json!({
         "task_id": claims.task_id, "epoch": claims.epoch, "acting_user": job.acting_user,
         "project_id": job.project, "contexts": used, "names": names, "ssh_keys": key_names,
     });
+    if unnoted {
+        variables::note_use(tx.conn(), &places).await?;
+    }
+    sqlx::query(
+        "INSERT INTO contexts.deliveries (task_id, epoch, job_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+    )
+    .bind(claims.task_id.uuid())
+    .bind(claims.epoch)
+    .bind(claims.job_id.uuid())
+    .execute(tx.conn())
+    .await?;
+    tx.act(of(Act::new("context.secrets.accessed", Actor::service(NAME), detail), claims, job)).await?;
+
+    for (name, token) in TOKENS.into_iter().zip(signing.await??) {
+        variables.push((name.to_owned(), Zeroizing::new(token.into_bytes())));
+    }
     let sealed = {
         let mut plain = Secrets { variables: Vec::with_capacity(variables.len()), ssh_keys, checkout_key };
         for (name, value) in &variables {
@@ -379,18 +393,6 @@ async fn answer(
         })?
     };
 
-    if unnoted {
-        variables::note_use(tx.conn(), &places).await?;
-    }
-    sqlx::query(
-        "INSERT INTO contexts.deliveries (task_id, epoch, job_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-    )
-    .bind(claims.task_id.uuid())
-    .bind(claims.epoch)
-    .bind(claims.job_id.uuid())
-    .execute(tx.conn())
-    .await?;
-    tx.act(of(Act::new("context.secrets.accessed", Actor::service(NAME), detail), claims, job)).await?;
     tx.commit().await?;
     Ok(Json(sealed))
 }

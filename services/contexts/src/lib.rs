@@ -81,6 +81,7 @@ pub async fn start(deps: Deps, stop: CancellationToken) -> anyhow::Result<Servic
         keys,
         base: Arc::clone(&base),
         signs,
+        signers: oidc::Signers::new(),
         limiter,
         deliveries,
         refuse_unmaskable,
@@ -132,6 +133,7 @@ pub(crate) struct State {
     pub(crate) base: Arc<str>,
     /// Whether a key signs OIDC tokens.
     pub(crate) signs: watch::Receiver<bool>,
+    pub(crate) signers: oidc::Signers,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) deliveries: Option<Quota>,
     pub(crate) refuse_unmaskable: bool,

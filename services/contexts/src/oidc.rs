@@ -16,10 +16,10 @@ use contracts::{Request, contexts::GetJwks};
 use eventstore::Key;
 use ids::{ContextId, JobId, OidcKeyId};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
+use moka::future::Cache;
 use secrets::Zeroizing;
 use serde_json::{Map, Value, json};
-use sqlx::PgConnection;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -30,6 +30,8 @@ const SIGNS: TimeDelta = TimeDelta::days(30);
 const KEPT: TimeDelta = TimeDelta::hours(25);
 /// How long a token is valid.
 pub(crate) const LIFE: TimeDelta = TimeDelta::hours(1);
+/// How long an opened key is kept: far less than it goes on to be published after its last token.
+const OPEN: Duration = Duration::from_secs(30);
 /// Between two looks at the keys' ages.
 const LOOK: Duration = Duration::from_secs(3600);
 /// How long the first key takes at most.
@@ -99,29 +101,42 @@ fn issuer(base: &str, org: &str) -> String {
     format!("{base}/org/{org}")
 }
 
-/// The key whose time it is, as it lies.
+/// The key whose time it is, opened.
 pub(crate) struct Signer {
     id: Uuid,
-    /// What it is bound to.
-    pub(crate) label: String,
-    pub(crate) sealed: Vec<u8>,
+    pem: Zeroizing<Vec<u8>>,
+}
+
+/// The key that signs, kept open for some seconds: every job needs it, and to have it opened is a request to whoever
+/// keeps the keys, on the way of the job. Once those are out of reach no token is signed [`OPEN`] later.
+#[derive(Clone)]
+pub(crate) struct Signers(Cache<(), Arc<Signer>>);
+
+impl Signers {
+    pub(crate) fn new() -> Self {
+        Self(Cache::builder().max_capacity(1).time_to_live(OPEN).build())
+    }
 }
 
 /// The key that signs now.
-pub(crate) async fn signer(conn: &mut PgConnection) -> anyhow::Result<Signer> {
-    let row: Option<(Uuid, Vec<u8>)> = sqlx::query_as(
-        "SELECT id, sealed FROM contexts.oidc_keys WHERE signs_from <= now() ORDER BY signs_from DESC LIMIT 1",
-    )
-    .fetch_optional(conn)
-    .await?;
-    let (id, sealed) = row.context("no key signs OIDC tokens")?;
-    Ok(Signer { id, label: label(id), sealed })
+pub(crate) async fn signer(state: &State) -> anyhow::Result<Arc<Signer>> {
+    let open = state.signers.0.try_get_with((), async {
+        let row: Option<(Uuid, Vec<u8>)> = sqlx::query_as(
+            "SELECT id, sealed FROM contexts.oidc_keys WHERE signs_from <= now() ORDER BY signs_from DESC LIMIT 1",
+        )
+        .fetch_optional(state.store.pool())
+        .await?;
+        let (id, sealed) = row.context("no key signs OIDC tokens")?;
+        let pem = state.secrets.decrypt(&label(id), &sealed).await?;
+        anyhow::Ok(Arc::new(Signer { id, pem }))
+    });
+    open.await.map_err(|error| anyhow!("{error:#}"))
 }
 
 impl Signer {
-    /// Signs claims; `pem` is what the sealed key says.
-    pub(crate) fn sign(&self, pem: &[u8], claims: &[Value]) -> anyhow::Result<Vec<String>> {
-        let key = EncodingKey::from_rsa_pem(pem)?;
+    /// Signs claims.
+    pub(crate) fn sign(&self, claims: &[Value]) -> anyhow::Result<Vec<String>> {
+        let key = EncodingKey::from_rsa_pem(&self.pem)?;
         let mut header = Header::new(Algorithm::RS256);
         header.kid = Some(self.id.to_string());
         claims.iter().map(|claims| Ok(jsonwebtoken::encode(&header, claims, &key)?)).collect()

@@ -61,15 +61,27 @@ impl Group for Placements {
         Ok(())
     }
 
-    async fn after_commit(&self, _batch: &[Envelope]) {
-        self.0.wanted.notify_one();
-        self.0.ending.notify_one();
+    async fn after_commit(&self, batch: &[Envelope]) {
+        let queued = || batch.iter().filter(|message| message.is::<TaskQueued>());
+        let queued = || queued().filter_map(|message| message.body_as::<TaskQueued>().ok());
+        if queued().any(|queued| wants_agent(&queued)) {
+            self.0.wanted.notify_one();
+        }
+        // Whose first epoch begins has no agent that is to end.
+        if batch.iter().any(|message| message.is::<TaskFinished>()) || queued().any(|queued| queued.epoch > 1)
+        {
+            self.0.ending.notify_one();
+        }
     }
 }
 
+/// Whether an agent is to be placed for it: a self-hosted runner starts its own (execution §25).
+fn wants_agent(queued: &TaskQueued) -> bool {
+    !queued.resource_class.contains('/')
+}
+
 async fn want(tx: &mut Tx, queued: &TaskQueued, trace: Option<String>) -> sqlx::Result<()> {
-    // A self-hosted runner took it and starts its agent (execution §25).
-    if queued.resource_class.contains('/') {
+    if !wants_agent(queued) {
         return Ok(());
     }
     // The agent of an earlier epoch can no longer do anything.

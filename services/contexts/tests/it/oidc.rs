@@ -99,12 +99,12 @@ async fn no_lease_no_token() {
 
 #[tokio::test]
 async fn an_older_key_verifies_its_tokens_after_the_next_one_signs() {
-    let suite = suite().await;
+    let mut suite = suite().await;
     let project = project();
     let keys = suite.oidc_keys(2).await;
-    let signer = async || {
+    let signer = async |suite: &Suite| {
         let task = Task::of(suite.ready(&project, &[], None).await);
-        let (_, body) = suite.get(task.id, &task.fence(&suite)).await;
+        let (_, body) = suite.get(task.id, &task.fence(suite)).await;
         let token = task.opened(&body).variables.pop().unwrap().1;
         suite
             .claims(
@@ -115,13 +115,17 @@ async fn an_older_key_verifies_its_tokens_after_the_next_one_signs() {
             .await;
         jsonwebtoken::decode_header(&token).unwrap().kid.unwrap()
     };
-    let before = signer().await;
+    let before = signer(&suite).await;
     // The month passes.
     sqlx::query("UPDATE contexts.oidc_keys SET signs_from = signs_from - interval '30 days 1 hour'")
         .execute(&suite.db.pool)
         .await
         .unwrap();
-    let after = signer().await;
+    assert_eq!(signer(&suite).await, before, "a process keeps the key for some seconds");
+    let stop = CancellationToken::new();
+    let _end = stop.clone().drop_guard();
+    suite.service = contexts::start(suite.deps(), stop).await.unwrap();
+    let after = signer(&suite).await;
     assert_ne!(before, after);
     assert!(keys.find(&after).is_some(), "it was published before it signed");
     assert!(suite.oidc_keys(2).await.find(&before).is_some());
